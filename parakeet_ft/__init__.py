@@ -1,0 +1,1 @@
+"""parakeet-ft"""

@@ -1,0 +1,125 @@
+"""Manifests: one JSON object a line, the only file that knows NeMo's manifest format.
+
+A relative `audio_filepath` is relative to the manifest that names it, as in NeMo.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from parakeet_ft.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Utterance:
+    """One stretch of audio and what is said in it. `duration` and `offset` are in seconds; `extra` keeps all other fields."""
+
+    audio_filepath: str
+    duration: float
+    text: str
+    offset: float = 0.0
+    speaker: str | None = None
+    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def to_json(self) -> str:
+        record: dict[str, Any] = {"audio_filepath": self.audio_filepath, "duration": round(self.duration, 4), "text": self.text}
+        if self.offset:
+            record["offset"] = round(self.offset, 4)
+        if self.speaker is not None:
+            record["speaker"] = self.speaker
+        return json.dumps(record | self.extra, ensure_ascii=False)
+
+
+class ManifestError(UserError):
+    """A manifest that cannot be used; the message says which line, what was found and what was expected."""
+
+
+def _parse(line: str, where: str) -> Utterance:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ManifestError(f"{where} is not JSON ({error.msg}): {line[:80]!r}. Expected one JSON object a line with audio_filepath, "
+                            "duration and text.") from None
+    if not isinstance(record, dict):
+        raise ManifestError(f"{where} holds a {type(record).__name__}, expected a JSON object with audio_filepath, duration and text.")
+    missing = [key for key in ("audio_filepath", "duration", "text") if key not in record]
+    if missing:
+        raise ManifestError(f"{where} lacks {', '.join(missing)}; it has {', '.join(record) or 'nothing'}.")
+    if not isinstance(record["audio_filepath"], str):
+        raise ManifestError(f"{where}: audio_filepath is {record['audio_filepath']!r}, expected a path.")
+    if not isinstance(record["text"], str):
+        raise ManifestError(f"{where}: text is {record['text']!r}, expected a string.")
+    numbers = {}
+    for key, lowest in (("duration", 1e-9), ("offset", 0.0)):
+        value = record.get(key) or 0.0
+        if isinstance(value, bool) or not isinstance(value, int | float) or not lowest <= value < float("inf"):
+            raise ManifestError(f"{where}: {key} is {record.get(key)!r}, expected seconds{' above 0' if key == 'duration' else ''}.")
+        numbers[key] = float(value)
+    speaker = record.get("speaker")
+    known = {field.name for field in dataclasses.fields(Utterance)}
+    return Utterance(audio_filepath=record["audio_filepath"], text=record["text"], **numbers,
+                     speaker=None if speaker is None else str(speaker), extra={k: v for k, v in record.items() if k not in known})
+
+
+def stream_manifest(path: str | os.PathLike) -> Iterator[Utterance]:
+    """Yield the utterances of a manifest with absolute audio paths. Raises ManifestError with the number of the bad line."""
+    path = Path(path)
+    if not path.is_file():
+        raise ManifestError(f"No manifest at {path}. Expected a file of JSON lines; `python data_prep/from_table.py TABLE --out DIR` makes one.")
+    with path.open(encoding="utf-8") as lines:
+        try:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    utterance = _parse(line, f"{path} line {number}")
+                    yield dataclasses.replace(utterance, audio_filepath=os.path.normpath(path.parent / utterance.audio_filepath))
+        except UnicodeDecodeError as error:
+            raise ManifestError(f"{path} is not UTF-8 text (byte {error.start} of a block): is it a manifest?") from None
+
+
+def read_manifest(path: str | os.PathLike) -> list[Utterance]:
+    """Read a whole manifest with absolute audio paths. Raises ManifestError if it is missing, malformed or empty."""
+    utterances = list(stream_manifest(path))
+    if not utterances:
+        raise ManifestError(f"{path} holds no utterance. Expected at least one JSON line with audio_filepath, duration and text.")
+    return utterances
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+    """A temporary path beside `path`, fsynced and renamed to it on success, removed on failure: a file that exists is whole."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_manifest(utterances: Iterable[Utterance], path: str | os.PathLike) -> int:
+    """Write a manifest atomically; returns the number of utterances. Audio paths are written as given."""
+    count = 0
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as out:
+        for count, utterance in enumerate(utterances, 1):
+            out.write(utterance.to_json() + "\n")
+    return count
+
+
+def missing_audio(utterances: Iterable[Utterance]) -> list[str]:
+    """Paths of audio files that do not exist, each once, in order."""
+    return [path for path in dict.fromkeys(u.audio_filepath for u in utterances) if not os.path.isfile(path)]
+
+
+def manifest_hash(path: str | os.PathLike) -> str:
+    """SHA-256 of the manifest's bytes, the identity of a data set in run.json."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()

@@ -1,0 +1,61 @@
+"""What lies between a mouth and a recogniser: level, noise, band limits, radio. Pure: float32 (samples,) in and out, 16 kHz."""
+
+from __future__ import annotations
+
+import numpy as np
+
+RATE_HZ = 16000
+
+
+def coloured_noise(num_samples: int, rng: np.random.Generator, *, slope: float) -> np.ndarray:
+    """Noise of unit power whose spectrum falls as f**-slope (0 white, 0.5 pink, 1 brown)."""
+    spectrum = np.fft.rfft(rng.standard_normal(num_samples))
+    spectrum[1:] /= np.arange(1, len(spectrum)) ** slope
+    spectrum[0] = 0
+    noise = np.fft.irfft(spectrum, num_samples)
+    return (noise / max(noise.std(), 1e-9)).astype(np.float32)
+
+
+def add_noise(samples: np.ndarray, noise: np.ndarray, *, snr_db: float) -> np.ndarray:
+    """Add `noise` (same length) at a signal-to-noise ratio in dB."""
+    power = max(float(np.square(samples).mean()), 1e-9)
+    scale = np.sqrt(power / 10 ** (snr_db / 10) / max(float(np.square(noise).mean()), 1e-9))
+    return samples + np.float32(scale) * noise
+
+
+def shape_spectrum(samples: np.ndarray, *, low_hz: float = 0.0, high_hz: float = RATE_HZ / 2, tilt_db: tuple[float, ...] = ()) -> np.ndarray:
+    """Band-limit to low_hz..high_hz and apply gains in dB at points equally spaced from 0 Hz to 8 kHz."""
+    spectrum = np.fft.rfft(samples)
+    frequency = np.linspace(0, RATE_HZ / 2, len(spectrum))
+    gain = np.ones(len(spectrum))
+    if tilt_db:
+        gain = 10 ** (np.interp(frequency, np.linspace(0, RATE_HZ / 2, len(tilt_db)), tilt_db) / 20)
+    if low_hz > 0:
+        gain *= 1 / (1 + np.exp(-(frequency - low_hz) / 25))
+    if high_hz < RATE_HZ / 2:
+        gain *= 1 / (1 + np.exp(np.minimum((frequency - high_hz) / 50, 60)))
+    return np.fft.irfft(spectrum * gain, len(samples)).astype(np.float32)
+
+
+def radio(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """VHF voice radio: 300-3,400 Hz, overdriven and clipped, with band-passed hiss at 8 to 20 dB, at a random level."""
+    voice = shape_spectrum(samples, low_hz=300, high_hz=3400)
+    drive = rng.uniform(1.5, 4.0) / max(float(np.abs(voice).max()), 1e-6)
+    voice = np.clip(voice * drive, -1, 1)
+    hiss = shape_spectrum(coloured_noise(len(voice), rng, slope=rng.uniform(0, 0.4)), low_hz=300, high_hz=3400)
+    noisy = shape_spectrum(add_noise(voice, hiss, snr_db=rng.uniform(8, 20)), low_hz=300, high_hz=3400)
+    return (noisy / max(float(np.abs(noisy).max()), 1e-6) * rng.uniform(0.2, 0.9)).astype(np.float32)
+
+
+def vary(samples: np.ndarray, rng: np.random.Generator, noise: np.ndarray) -> np.ndarray:
+    """Training variation of general speech: random spectrum (a third limited to 4 kHz), noise from a pool, level.
+
+    noise: (n,) with n greater than the utterance's length; a random stretch of it is used.
+    """
+    telephone = rng.random() < 1 / 3
+    samples = shape_spectrum(samples, low_hz=rng.uniform(60, 300) if telephone else 0.0, high_hz=rng.uniform(3300, 4000) if telephone else 8000,
+                             tilt_db=tuple(rng.uniform(-8, 8, size=6)))
+    if rng.random() < 0.8:
+        start = rng.integers(0, len(noise) - len(samples))
+        samples = add_noise(samples, noise[start:start + len(samples)], snr_db=rng.uniform(5, 40))
+    return samples * np.float32(10 ** (rng.uniform(-20, 3) / 20))
