@@ -60,10 +60,14 @@ def unseen_voices() -> list[Voice]:
 def domain_voices() -> dict[str, list[Voice]]:
     """Speakers of the demo domain by split, none of them in `base_voice`; disjoint between splits."""
     variants = [v for i, v in enumerate(_VARIANTS) if i % 6 == 4]
-    speakers = [Voice("espeak-ng", f"{(['en-gb-scotland'] + _ACCENTS)[i % 9]}+{v}", 35 + 4 * (i % 8), 0.94 + 0.03 * (i % 5))
-                for i, v in enumerate(variants)]
-    return {"train": [*speakers[:-6], Voice("flite", "awb")], "dev": speakers[-6:-3],
-            "test": [*speakers[-3:], Voice("festival", "ked_diphone")]}
+
+    def person(i: int, variant: str) -> Voice:
+        return Voice("espeak-ng", f"{(['en-gb-scotland'] + _ACCENTS)[i % 9]}+{variant}", 30 + 7 * i % 40, 0.92 + 0.03 * (i % 6))
+
+    train = [person(i, variants[i % (len(variants) - 6)]) for i in range(2 * (len(variants) - 6))]
+    rest = [person(i, variant) for i, variant in enumerate(variants[-6:], len(train))]
+    return {"train": [*train, *[Voice("flite", "awb", 20), Voice("flite", "awb", 70, 1.06)]], "dev": rest[:3],
+            "test": [*rest[3:], Voice("festival", "ked_diphone")]}
 
 
 def synthesize(text: str, voice: Voice, *, rng: random.Random) -> np.ndarray:
