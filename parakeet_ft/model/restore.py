@@ -1,0 +1,45 @@
+"""A local .nemo, hub id or bundled name -> a model on the CPU that carries nothing of its first training's data."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from parakeet_ft.model.facts import describe, family
+from parakeet_ft.model.source import check_archive, check_source, fetch
+
+if TYPE_CHECKING:
+    from nemo.collections.asr.models import ASRModel
+
+__all__ = ["check_source", "describe", "family", "restore"]
+
+
+def restore(source: str) -> ASRModel:
+    """The model of `source`, on the CPU, in float32 and, as NeMo leaves it, in train mode.
+
+    `source` is what `check_source` accepts. Raises UserError as it does, and if a download fails. The .nemo must stay where it is until
+    `save_to`, which copies the tokenizer from it. Data sets of the checkpoint's own training are removed from its configuration, and
+    NeMo's printing of references and predictions is off.
+    """
+    path = fetch(source)
+    check_archive(path)
+    import torch
+    from nemo.collections.asr.models import ASRModel
+
+    model = ASRModel.restore_from(str(path), map_location=torch.device("cpu"))
+    forget_training(model)
+    return model
+
+
+def forget_training(model: ASRModel) -> None:
+    """Remove the checkpoint's data sets, and switch off the printing of predictions, for good: also in the exported file."""
+    from omegaconf import open_dict
+
+    with open_dict(model.cfg):
+        model.cfg.train_ds = None
+        # Not None: transcribe() reads it (nemo/collections/asr/models/ctc_bpe_models.py, _setup_transcribe_dataloader, 3.0.0).
+        model.cfg.validation_ds = {}
+        model.cfg.test_ds = None
+        model.cfg.log_prediction = False
+    for name in ("wer", "ctc_wer"):
+        if hasattr(model, name):
+            getattr(model, name).log_prediction = False
