@@ -1,0 +1,179 @@
+"""The stages as command-line flags, and the run that every script of data_prep/ ends in: prepare, table, report, exit code."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from parakeet_ft.data.filters import Limits
+from parakeet_ft.data.manifest import Utterance
+from parakeet_ft.data.parallel import num_cores, open_executor
+from parakeet_ft.data.prepare import AudioStage, Source, Stages, prepare
+from parakeet_ft.data.splits import SplitRules
+from parakeet_ft.data.summary import Summary, print_summary
+from parakeet_ft.data.text import TextRules, load_replacements
+from parakeet_ft.errors import UserError
+
+
+def make_parser(doc: str, *, out: bool = True) -> argparse.ArgumentParser:
+    """A parser with the flags of all stages; the script adds what names its corpus."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    if out:
+        parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the manifests, audio/ and report.html")
+        _add_split_flags(parser.add_argument_group("splits"))
+    _add_audio_flags(parser.add_argument_group("audio"))
+    _add_text_flags(parser.add_argument_group("text"))
+    _add_filter_flags(parser.add_argument_group("filters ('off' switches one off)"))
+    add_run_flags(parser.add_argument_group("run"))
+    return parser
+
+
+def _number(text: str) -> float | None:
+    return None if text in ("off", "none") else float(text)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _add_split_flags(group) -> None:
+    group.add_argument("--dev-share", type=float, default=SplitRules.dev_share, help="share of the speakers (or sentences) for dev; default %(default)s")
+    group.add_argument("--test-share", type=float, default=SplitRules.test_share, help="the same for test; default %(default)s")
+    group.add_argument("--dev-speakers", type=_names, default=(), metavar="A,B", help="speakers whose utterances are dev")
+    group.add_argument("--test-speakers", type=_names, default=(), metavar="A,B", help="speakers whose utterances are test")
+    group.add_argument("--split-by", default="auto", metavar="WHAT",
+                       help="what must not be in two splits: speaker, sentence, a further field (session ...), or `given` for the corpus's own "
+                            "splits; auto takes given, speaker or sentence, the first that the data has")
+    group.add_argument("--sentence-disjoint", action="store_true", help="drop from train what is said in dev or test too")
+
+
+def _add_audio_flags(group) -> None:
+    group.add_argument("--in-place", action="store_true", help="refer to the original files and convert nothing")
+    group.add_argument("--channel", type=int, help="take this channel, counted from 0; default: the mean of all")
+
+
+def _add_text_flags(group) -> None:
+    group.add_argument("--case", choices=("keep", "lower"), default="keep")
+    group.add_argument("--punctuation", choices=("keep", "strip"), default="keep")
+    group.add_argument("--spell-numbers", metavar="LANGUAGE", help="write numbers in words, in a language of num2words (en, de ...)")
+    group.add_argument("--replacements", metavar="TABLE", help="two tab-separated columns, from and to, applied before all else")
+    group.add_argument("--keep-quotes", action="store_true", help="leave typographic quotes and dashes as they are")
+
+
+def _add_filter_flags(group) -> None:
+    for field, help_text in (("min_duration", "seconds"), ("max_duration", "seconds"), ("min_chars_per_second", ""), ("max_chars_per_second", ""),
+                             ("min_level_dbfs", "RMS below is silence"), ("max_clipped", "share of the samples at full scale")):
+        group.add_argument(f"--{field.replace('_', '-')}", type=_number, default=getattr(Limits, field), metavar="X",
+                           help=f"{help_text}{'; ' if help_text else ''}default %(default)s")
+    group.add_argument("--max-same-text", type=_number, default=None, metavar="N", help="keep a sentence at most N times; default off")
+    group.add_argument("--keep-duplicate-audio", action="store_true", help="keep recordings with the same samples")
+    group.add_argument("--tokenizer", type=Path, metavar="PATH", help="a .nemo, tokenizer.model or its folder: drops what it cannot write, "
+                                                                      "and what CTC cannot align exactly")
+
+
+def add_run_flags(group) -> None:
+    group.add_argument("--jobs", type=int, default=num_cores(), metavar="N", help="processes, or Slurm workers; default %(default)s")
+    group.add_argument("--scheduler", metavar="tcp://HOST:PORT", help="run on this Dask cluster, whose machines see the same files")
+    group.add_argument("--slurm", action="store_true", help="start --jobs Dask workers through Slurm")
+    group.add_argument("--max-dropped", type=float, default=0.05, metavar="SHARE",
+                       help="exit code 1 if a larger share of the utterances is dropped; default %(default)s")
+
+
+def stages_from(args: argparse.Namespace) -> Stages:
+    """The stages that the flags ask for. Raises UserError."""
+    limits = Limits(min_duration=args.min_duration, max_duration=args.max_duration, min_chars_per_second=args.min_chars_per_second,
+                    max_chars_per_second=args.max_chars_per_second, min_level_dbfs=args.min_level_dbfs, max_clipped=args.max_clipped,
+                    max_same_text=None if args.max_same_text is None else int(args.max_same_text),
+                    drop_duplicate_audio=not args.keep_duplicate_audio)
+    text = TextRules(case=args.case, punctuation=args.punctuation, numbers=args.spell_numbers, plain_quotes=not args.keep_quotes,
+                     replacements=load_replacements(args.replacements) if args.replacements else ())
+    rules = SplitRules(dev_share=args.dev_share, test_share=args.test_share, dev_groups=args.dev_speakers, test_groups=args.test_speakers)
+    return Stages(audio=AudioStage(convert=not args.in_place, channel=args.channel, max_duration=args.max_duration), text=text, limits=limits,
+                  splits=rules, split_by=args.split_by, sentence_disjoint=args.sentence_disjoint)
+
+
+def load_encoder(path: Path | None) -> tuple[Callable[[str], Sequence[int]] | None, int]:
+    """(text -> ids, id of <unk>) of a .nemo, a tokenizer.model or the folder of one. Raises UserError."""
+    if path is None:
+        return None, 0
+    from parakeet_ft.tokenizer import load_sentencepiece, read_tokenizer_dir
+
+    if path.suffix == ".nemo":
+        model = _tokenizer_of_nemo(path)
+    elif path.is_file():
+        model = path.read_bytes()
+    else:
+        model = read_tokenizer_dir(path)
+    processor = load_sentencepiece(model, where=str(path))
+    return processor.encode, processor.unk_id()
+
+
+def _tokenizer_of_nemo(path: Path) -> bytes:
+    import tarfile
+
+    try:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                if member.name.endswith("tokenizer.model"):
+                    return archive.extractfile(member).read()
+    except (OSError, tarfile.TarError) as error:
+        raise UserError(f"Cannot read {path}: {error}") from None
+    raise UserError(f"{path} holds no tokenizer.model; expected a NeMo checkpoint with a SentencePiece tokenizer.")
+
+
+@contextmanager
+def progress_bar(total: int, *, what: str) -> Iterator[Callable[[int, float], None]]:
+    """A bar with hours of audio, audio hours per second and the time left; yields advance(utterances, seconds)."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[hours]}"), TimeElapsedColumn(),
+               TextColumn("left"), TimeRemainingColumn())
+    with Progress(*columns, transient=not sys.stderr.isatty(), disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task(what, total=total, hours="")
+        seconds = 0.0
+
+        def advance(count: int, more: float) -> None:
+            nonlocal seconds
+            seconds += more
+            elapsed = progress.tasks[task].elapsed or 1e-9
+            progress.update(task, advance=count, hours=f"{seconds / 3600:.2f} h audio, {seconds / 3600 / elapsed:.4f} h/s")
+        yield advance
+
+
+def run(source: Source, args: argparse.Namespace, *, root: Path, title: str) -> Summary:
+    """Prepare a source as the flags say, print the table, write report.html, and exit with 1 if more than --max-dropped is lost."""
+    stages = stages_from(args)
+    encode, unknown_id = load_encoder(args.tokenizer)
+    total = sum(1 for _ in source())
+    with open_executor(jobs=args.jobs, scheduler=args.scheduler, slurm=args.slurm) as executor, progress_bar(total, what="audio") as advance:
+        summary, ledger = prepare(source, root=root, out=args.out, stages=stages, executor=executor, window=2 * max(1, args.jobs), encode=encode,
+                                  unknown_id=unknown_id, on_progress=advance)
+    ledger.close()
+    print_summary(summary, title=title)
+    print(f"manifests: {' '.join(str(args.out / f'{split}.jsonl') for split in ('train', 'dev', 'test') if summary.count[split])}")
+    finish(summary, max_dropped=args.max_dropped)
+    return summary
+
+
+def finish(summary: Summary, *, max_dropped: float) -> None:
+    """Exit with code 1, saying why, if too much was dropped or nothing is left."""
+    if not summary.num_kept:
+        print("error: no utterance is left.", file=sys.stderr)
+        sys.exit(1)
+    if summary.dropped_share > max_dropped:
+        print(f"error: {100 * summary.dropped_share:.1f} % of the utterances were dropped, more than --max-dropped {max_dropped:g} allows; "
+              "the manifests hold the rest.", file=sys.stderr)
+        sys.exit(1)
+
+
+def absolute(utterances: Iterator[Utterance]) -> Iterator[Utterance]:
+    """Audio paths made absolute from the working directory."""
+    import dataclasses
+    import os
+
+    for utterance in utterances:
+        path = utterance.audio_filepath
+        yield utterance if path.rstrip().endswith("|") else dataclasses.replace(utterance, audio_filepath=os.path.abspath(path))

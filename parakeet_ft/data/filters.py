@@ -1,0 +1,111 @@
+"""Utterance -> reason to drop it, or None. Pure: nothing here opens a file. The reasons are the words of the summary and the report."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+from parakeet_ft.data.audio import Measured
+from parakeet_ft.data.manifest import Utterance
+
+# What each reason means, for the report. Those of decoding are in data/audio.py.
+REASONS = {
+    "missing": "the audio file does not exist", "not_a_file": "the path is a directory or device", "no_permission": "the file may not be read",
+    "zero_bytes": "the file is empty", "unreadable": "no decoder reads the file", "truncated": "the file ends before its header says",
+    "no_samples": "the file has no audio", "beyond_end": "the utterance begins after the end of the file", "pipe_failed": "the command gave no audio",
+    "not_finite": "samples are NaN or infinite", "no_such_channel": "the file lacks the channel asked for",
+    "crashed_decoder": "the decoder crashed on this file", "not_utf8": "the text is not UTF-8", "bad_row": "the row of the table is incomplete",
+    "empty_text": "there is no text", "silent": "the level is below the limit", "clipped": "too many samples at full scale",
+    "too_short": "shorter than the limit", "too_long": "longer than the limit", "too_few_chars": "too few characters a second for speech",
+    "too_many_chars": "too many characters a second for speech", "ctc_unalignable": "more tokens than encoder frames: CTC has no path",
+    "unknown_chars": "the tokenizer cannot write some character", "duplicate_audio": "the same samples came before",
+    "duplicate_text": "the same text came often enough before", "text_in_held_out": "the text is in dev or test",
+    "low_alignment_score": "the transcript does not fit the audio",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """Bounds of what is kept; None switches a filter off. Durations in seconds, levels in dBFS, `max_clipped` a fraction of the samples.
+
+    `max_duration` is what Parakeet's full attention trains on without trouble; `ctc_subsampling` is FastConformer's, over 10 ms frames.
+    """
+
+    min_duration: float | None = 0.1
+    max_duration: float | None = 30.0
+    min_chars_per_second: float | None = 0.3
+    max_chars_per_second: float | None = 40.0
+    min_level_dbfs: float | None = -60.0
+    max_clipped: float | None = 0.05
+    ctc_subsampling: int | None = 8
+    max_same_text: int | None = None
+    drop_duplicate_audio: bool = True
+
+
+def encoder_frames(duration: float, *, subsampling: int = 8) -> int:
+    """Frames that FastConformer's encoder gives for `duration` seconds (NeMo 3.0.0: floor(samples / 160) mel frames, halved up thrice)."""
+    return math.ceil(math.floor(duration * 100 + 1e-6) / subsampling)
+
+
+def ctc_length(pieces: Sequence[int]) -> int:
+    """Frames that CTC needs at least: one a token and a blank between two equal ones."""
+    return len(pieces) + sum(a == b for a, b in zip(pieces, pieces[1:], strict=False))
+
+
+def reason_to_drop(utterance: Utterance, measured: Measured, *, limits: Limits, encode: Callable[[str], Sequence[int]] | None = None,
+                   unknown_id: int = 0) -> tuple[str, str] | None:
+    """(reason, detail) of the first filter that drops the utterance, or None. `encode` is the tokenizer's, text -> ids.
+
+    Non-speech (`non_speech` true among the extra fields) may have no text and be silent.
+    """
+    return (_text_reason(utterance) or _audio_reason(utterance, measured, limits)
+            or _rate_reason(utterance, measured.duration, limits) or _token_reason(utterance, measured.duration, limits, encode, unknown_id))
+
+
+def _text_reason(utterance: Utterance) -> tuple[str, str] | None:
+    if "bad_row" in utterance.extra:
+        return "bad_row", str(utterance.extra["bad_row"])
+    if any("\ud800" <= character <= "\udfff" for character in utterance.text + utterance.audio_filepath):
+        return "not_utf8", repr(utterance.text.encode("utf-8", "surrogateescape")[:80])
+    if not utterance.text.strip() and not utterance.extra.get("non_speech"):
+        return "empty_text", ""
+    return None
+
+
+def _audio_reason(utterance: Utterance, measured: Measured, limits: Limits) -> tuple[str, str] | None:
+    if measured.reason is not None:
+        return measured.reason, measured.detail
+    if limits.min_duration is not None and measured.duration < limits.min_duration:
+        return "too_short", f"{measured.duration:.2f} s"
+    if limits.max_duration is not None and measured.duration > limits.max_duration:
+        return "too_long", f"{measured.duration:.2f} s"
+    if limits.min_level_dbfs is not None and measured.level_dbfs < limits.min_level_dbfs and not utterance.extra.get("non_speech"):
+        return "silent", f"{measured.level_dbfs:.0f} dBFS"
+    if limits.max_clipped is not None and measured.clipped_share > limits.max_clipped:
+        return "clipped", f"{100 * measured.clipped_share:.1f} % of the samples"
+    return None
+
+
+def _rate_reason(utterance: Utterance, duration: float, limits: Limits) -> tuple[str, str] | None:
+    if not utterance.text or not duration:
+        return None
+    rate = len(utterance.text) / duration
+    if limits.min_chars_per_second is not None and rate < limits.min_chars_per_second:
+        return "too_few_chars", f"{rate:.2f} characters a second"
+    if limits.max_chars_per_second is not None and rate > limits.max_chars_per_second:
+        return "too_many_chars", f"{rate:.1f} characters a second"
+    return None
+
+
+def _token_reason(utterance: Utterance, duration: float, limits: Limits, encode: Callable[[str], Sequence[int]] | None,
+                  unknown_id: int) -> tuple[str, str] | None:
+    # Without a tokenizer the number of words is a lower bound: no piece spans two words.
+    ids = encode(utterance.text) if encode else None
+    if ids is not None and unknown_id in ids:
+        return "unknown_chars", utterance.text[:80]
+    if limits.ctc_subsampling is None:
+        return None
+    needed = len(utterance.text.split()) if ids is None else ctc_length(ids)
+    frames = encoder_frames(duration, subsampling=limits.ctc_subsampling)
+    return ("ctc_unalignable", f"{needed} tokens or more, {frames} frames") if needed > frames else None

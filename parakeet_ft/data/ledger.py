@@ -1,0 +1,107 @@
+"""What is known about each stretch of audio and each utterance so far, in one SQLite file: restarts cost nothing, memory stays flat."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from parakeet_ft.data.audio import Measured
+from parakeet_ft.data.manifest import Utterance
+from parakeet_ft.errors import UserError
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS audio (key TEXT PRIMARY KEY, measured TEXT NOT NULL) WITHOUT ROWID;
+DROP TABLE IF EXISTS rows;
+CREATE TABLE rows (number INTEGER PRIMARY KEY, key TEXT, grp TEXT, text_key TEXT, samples_hash TEXT, duration REAL, reason TEXT, detail TEXT,
+                   split TEXT, record TEXT NOT NULL);
+CREATE INDEX rows_text ON rows (text_key);
+CREATE INDEX rows_samples ON rows (samples_hash);
+"""
+# What a kill can lose is the audio of the last second, which is measured again.
+COMMIT_SECONDS = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One utterance as it will be written, with what was found and decided."""
+
+    number: int
+    utterance: Utterance
+    measured: Measured
+    reason: str | None
+    detail: str
+    split: str
+
+
+class Ledger:
+    """Opens or makes the file at `path`. One process writes it."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        try:
+            # autocommit off by hand: transactions span many statements.
+            self.connection = sqlite3.connect(path, isolation_level=None, timeout=1.0)
+            self.connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+            self.connection.execute("PRAGMA cache_size = -65536")
+            self.connection.executescript(SCHEMA)
+            self.connection.execute("BEGIN")
+        except sqlite3.OperationalError as error:
+            raise UserError(f"Cannot use {path}: {error}. Is another run working in the same folder?") from None
+        except sqlite3.DatabaseError as error:
+            raise UserError(f"{path} is damaged ({error}). Remove it; audio that was converted is measured again.") from None
+        self._committed = time.monotonic()
+
+    def close(self) -> None:
+        self.connection.execute("COMMIT")
+        self.connection.close()
+
+    def commit(self, *, now: bool = False) -> None:
+        if now or time.monotonic() - self._committed > COMMIT_SECONDS:
+            self.connection.execute("COMMIT")
+            self.connection.execute("BEGIN")
+            self._committed = time.monotonic()
+
+    def measured(self, key: str) -> Measured | None:
+        found = self.connection.execute("SELECT measured FROM audio WHERE key = ?", (key,)).fetchone()
+        return Measured(*json.loads(found[0])) if found else None
+
+    def store_measured(self, results: Iterable[tuple[str, Measured]]) -> None:
+        self.connection.executemany("INSERT OR REPLACE INTO audio VALUES (?, ?)",
+                                    [(key, json.dumps(dataclasses.astuple(measured))) for key, measured in results])
+        self.commit()
+
+    def count_same(self, column: str, value: str) -> int:
+        """Kept utterances so far with the same `text_key` or `samples_hash`."""
+        return self.connection.execute(f"SELECT COUNT(*) FROM rows WHERE {column} = ? AND reason IS NULL", (value,)).fetchone()[0]
+
+    def add_row(self, number: int, utterance: Utterance, *, key: str, group: str, text_key: str, samples_hash: str,
+                reason: str | None, detail: str, split: str) -> None:
+        fields = [utterance.audio_filepath, utterance.duration, utterance.text, utterance.offset, utterance.speaker, utterance.extra]
+        # ASCII JSON, so that the surrogates of undecodable bytes survive.
+        self.connection.execute("INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                                (number, key, _storable(group), _storable(text_key), samples_hash, utterance.duration, reason, detail, split,
+                                 json.dumps(fields)))
+        self.commit()
+
+    def rows(self) -> Iterator[Row]:
+        """All utterances in the order of the source."""
+        query = ("SELECT number, record, reason, detail, split, measured FROM rows LEFT JOIN audio ON audio.key = rows.key ORDER BY number")
+        for number, record, reason, detail, split, measured in self.connection.execute(query):
+            yield Row(number, Utterance(*json.loads(record)), Measured(*json.loads(measured)) if measured else Measured(), reason, detail, split)
+
+    def group_seconds(self, *, limit: int | None = None) -> dict[str, float]:
+        """Seconds of kept audio by group (speaker, session, sentence)."""
+        return dict(self.connection.execute("SELECT grp, SUM(duration) FROM rows WHERE reason IS NULL GROUP BY grp ORDER BY grp LIMIT ?",
+                                            (-1 if limit is None else limit,)))
+
+    def scalar(self, query: str, *values):
+        return self.connection.execute(query, values).fetchone()[0]
+
+
+def _storable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()

@@ -1,0 +1,133 @@
+"""The same work on processes of this machine, on a Dask cluster, or on Slurm through Dask: any `concurrent.futures` executor."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+from parakeet_ft.errors import UserError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def num_cores() -> int:
+    """Cores that this process may use, which in a container or a batch job are fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class InlineExecutor(Executor):
+    """Runs in this process, for --jobs 1."""
+
+    def submit(self, function, /, *args, **kwargs):
+        future: Future = Future()
+        try:
+            future.set_result(function(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+@contextlib.contextmanager
+def open_executor(*, jobs: int, scheduler: str | None = None, slurm: bool = False) -> Iterator[Callable[[], Executor]]:
+    """Yield a function that gives an executor, a new one if the last broke; all are shut down at the end.
+
+    `scheduler` is the address of a Dask scheduler (tcp://host:port); with `slurm`, dask-jobqueue starts `jobs` workers by sbatch, with
+    queue, memory and time from its own configuration (~/.config/dask/jobqueue.yaml). Raises UserError if the cluster cannot be reached.
+    """
+    with contextlib.ExitStack() as stack:
+        if scheduler or slurm:
+            client = stack.enter_context(_dask_client(scheduler, jobs=jobs))
+            yield lambda: stack.enter_context(client.get_executor())
+        elif jobs <= 1:
+            yield InlineExecutor
+        else:
+            # forkserver: the parent has a progress bar's thread, and a fork would copy its locks.
+            context = multiprocessing.get_context("forkserver")
+            yield lambda: stack.enter_context(ProcessPoolExecutor(jobs, mp_context=context))
+
+
+def _dask_client(scheduler: str | None, *, jobs: int):
+    try:
+        from distributed import Client
+    except ImportError:
+        raise UserError("--scheduler and --slurm need Dask: pip install 'parakeet-ft[dask]'") from None
+    if scheduler:
+        try:
+            return Client(scheduler, timeout=10, set_as_default=False)
+        except (OSError, ValueError) as error:
+            raise UserError(f"No Dask scheduler answers at {scheduler} ({error}). Start one with `dask scheduler`, workers with "
+                            f"`dask worker {scheduler}`, on machines that see the same files.") from None
+    try:
+        from dask_jobqueue import SLURMCluster
+
+        cluster = SLURMCluster()
+    except ImportError:
+        raise UserError("--slurm needs dask-jobqueue: pip install 'parakeet-ft[dask]'") from None
+    except (ValueError, TypeError) as error:
+        raise UserError(f"dask-jobqueue is not configured for this cluster: {error}. Set cores, memory and walltime under "
+                        "jobqueue.slurm in ~/.config/dask/jobqueue.yaml.") from None
+    cluster.scale(jobs)
+    return Client(cluster, set_as_default=False)
+
+
+def chunked(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Lists of `size` items, the last one shorter."""
+    chunk = []
+    for item in items:
+        chunk.append(item)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def map_chunks(function: Callable[[list[Item]], list[Result]], chunks: Iterable[list[Item]], *, executor: Callable[[], Executor], window: int,
+               crashed: Callable[[Item], Result]) -> Iterator[tuple[list[Item], list[Result]]]:
+    """Yield (chunk, function(chunk)) as they finish, with at most `window` chunks under way.
+
+    If a worker process dies, the chunks that were under way are tried again item by item; an item that kills its worker again gets
+    `crashed(item)`. Dask moves the work of a dead worker to others by itself.
+    """
+    waiting, pool = iter(chunks), executor()
+    suspects: deque[list[Item]] = deque()
+    pending: dict[Future, list[Item]] = {}
+    while True:
+        while len(pending) < (1 if suspects else window):
+            chunk = suspects.popleft() if suspects else next(waiting, None)
+            if chunk is None:
+                break
+            pending[pool.submit(function, chunk)] = chunk
+        if not pending:
+            return
+        broken = []
+        for future in wait(pending, return_when=FIRST_COMPLETED).done:
+            chunk = pending.pop(future)
+            try:
+                yield chunk, future.result()
+            except (BrokenProcessPool, *_dask_losses()):
+                broken.append(chunk)
+        if broken:
+            alone = len(broken) == 1 and not pending and len(broken[0]) == 1
+            broken += pending.values()
+            pending.clear()
+            pool = executor()
+            if alone:
+                yield broken[0], [crashed(broken[0][0])]
+            else:
+                suspects.extend([item] for chunk in broken for item in chunk)
+
+
+def _dask_losses() -> tuple[type[BaseException], ...]:
+    import sys
+
+    # Only a process that has a Dask client can meet Dask's exception: nothing is imported for it.
+    distributed = sys.modules.get("distributed")
+    return (distributed.KilledWorker,) if distributed else ()

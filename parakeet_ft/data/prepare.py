@@ -1,0 +1,266 @@
+"""A source -> audio at 16 kHz, train/dev/test manifests, every drop with its reason. The stages are the same for every source.
+
+1. audio, in parallel: probe, decode, measure, convert; finished audio is noted in OUT/.ledger.sqlite and never done again
+2. text, filters, duplicates, in the order of the source
+3. splits
+4. OUT/{train,dev,test}.jsonl, OUT/dropped.jsonl, summary
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor
+from pathlib import Path
+
+from parakeet_ft.data import audio, splits
+from parakeet_ft.data.audio import AudioError, Measured
+from parakeet_ft.data.filters import Limits, reason_to_drop
+from parakeet_ft.data.ledger import Ledger
+from parakeet_ft.data.manifest import Utterance, atomic_path
+from parakeet_ft.data.parallel import chunked, map_chunks
+from parakeet_ft.data.splits import SPLITS, SplitRules
+from parakeet_ft.data.summary import Summary
+from parakeet_ft.data.text import TextRules, normalise, text_key
+from parakeet_ft.errors import UserError
+
+Source = Callable[[], Iterable[Utterance]]
+# Audio files a task: long enough to hide what a task costs, short enough that a kill loses seconds.
+CHUNK = 16
+# Below this many different sentences, keeping them apart between splits leaves nothing to test with.
+FEWEST_SENTENCES = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class AudioStage:
+    """What is done to audio. `channel` counts from 0, None averages all. Longer than `max_duration` seconds is not decoded."""
+
+    convert: bool = True
+    rate_hz: int = 16000
+    channel: int | None = None
+    max_duration: float | None = 30.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Stages:
+    """All that is done to a source. `split_by`: auto, speaker, sentence, given (the field `split`), or the name of an extra field."""
+
+    audio: AudioStage = AudioStage()
+    text: TextRules = TextRules()
+    limits: Limits = Limits()
+    splits: SplitRules = SplitRules()
+    split_by: str = "auto"
+    sentence_disjoint: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class AudioJob:
+    """One stretch of audio to measure and convert; `duration` 0 means to the end of the file, `target` None that nothing is written."""
+
+    key: str
+    path: str
+    offset: float
+    duration: float
+    target: str | None
+    stage: AudioStage
+
+
+def process_audio(job: AudioJob) -> Measured:
+    """Decode, measure, and convert to 16-bit mono FLAC. What is wrong with the audio comes back as a reason, never as an exception."""
+    stage = job.stage
+    try:
+        if stage.max_duration is not None and not audio.is_pipe(job.path):
+            info = audio.probe(job.path)
+            seconds = job.duration or info.duration - job.offset
+            if seconds > stage.max_duration:
+                return Measured(reason="too_long", detail=f"{seconds:.2f} s", duration=seconds, rate_hz=info.rate_hz, channels=info.channels)
+        samples, rate_hz = audio.decode(job.path, offset=job.offset, duration=job.duration or None)
+        mono = audio.to_mono(samples, channel=stage.channel)
+        out_hz = stage.rate_hz if job.target else rate_hz
+        mono16 = audio.to_int16(audio.resample(mono, from_hz=rate_hz, to_hz=out_hz))
+        measured = audio.measure(samples, rate_hz=rate_hz, mono16=mono16, mono16_rate_hz=out_hz)
+        if job.target:
+            audio.write_flac(mono16, Path(job.target), rate_hz=out_hz)
+        return measured
+    except AudioError as error:
+        return Measured(reason=error.reason, detail=str(error))
+
+
+def process_chunk(jobs: Sequence[AudioJob]) -> list[Measured]:
+    return [process_audio(job) for job in jobs]
+
+
+def audio_job(utterance: Utterance, *, root: Path, out: Path, stage: AudioStage) -> AudioJob:
+    """The job of an utterance. Its key changes with the file's size or time and with the stage; its target's name does not."""
+    path = utterance.audio_filepath
+    relative = path if audio.is_pipe(path) else os.path.relpath(path, root)
+    identity = f"{relative}|{utterance.offset:.4f}|{utterance.duration:.4f}".encode("utf-8", "surrogateescape")
+    name = hashlib.blake2b(identity, digest_size=6).hexdigest()
+    try:
+        found = os.stat(path)
+        state = f"{found.st_size}|{found.st_mtime_ns}"
+    except (OSError, ValueError):
+        state = "missing"
+    key = hashlib.blake2b(identity + f"|{state}|{dataclasses.astuple(stage)}".encode(), digest_size=12).hexdigest()
+    stem = re.sub(r"[^\w.-]+", "_", Path(path).stem.encode("ascii", "replace").decode())[:60] or "audio"
+    target = str(out / "audio" / name[:2] / f"{stem}-{name}.flac") if stage.convert else None
+    return AudioJob(key=key, path=path, offset=utterance.offset, duration=utterance.duration, target=target, stage=stage)
+
+
+def run_audio_stage(source: Source, ledger: Ledger, *, root: Path, out: Path, stage: AudioStage, executor: Callable[[], Executor], window: int,
+                    on_progress: Callable[[int, float], None]) -> None:
+    """Measure and convert what the ledger does not know yet. `on_progress` gets (utterances, seconds) as they are done."""
+    def unknown() -> Iterator[AudioJob]:
+        for utterance in source():
+            job = audio_job(utterance, root=root, out=out, stage=stage)
+            measured = ledger.measured(job.key)
+            if measured is None or (measured.reason is None and job.target and not os.path.exists(job.target)):
+                yield job
+            else:
+                on_progress(1, measured.duration)
+
+    def crashed(job: AudioJob) -> Measured:
+        return Measured(reason="crashed_decoder", detail=f"a worker process died while it read {job.path}")
+    for jobs, results in map_chunks(process_chunk, chunked(unknown(), CHUNK), executor=executor, window=window, crashed=crashed):
+        ledger.store_measured((job.key, measured) for job, measured in zip(jobs, results, strict=True))
+        on_progress(len(jobs), sum(measured.duration for measured in results))
+    ledger.commit(now=True)
+
+
+def judge(source: Source, ledger: Ledger, *, root: Path, out: Path, stages: Stages, encode: Callable[[str], Sequence[int]] | None = None,
+          unknown_id: int = 0) -> None:
+    """Text, filters and duplicates: one row a source utterance in the ledger."""
+    limits = stages.limits
+    for number, utterance in enumerate(source()):
+        job = audio_job(utterance, root=root, out=out, stage=stages.audio)
+        measured = ledger.measured(job.key) or Measured(reason="missing")
+        text = utterance.text if _undecodable(utterance.text) else normalise(utterance.text, rules=stages.text)
+        prepared = dataclasses.replace(utterance, audio_filepath=job.target or utterance.audio_filepath, text=text, duration=measured.duration,
+                                       offset=0.0 if job.target else utterance.offset)
+        key = text_key(text) if text and not _undecodable(text) else ""
+        dropped = reason_to_drop(prepared, measured, limits=limits, encode=encode, unknown_id=unknown_id)
+        if dropped is None and limits.drop_duplicate_audio and ledger.count_same("samples_hash", measured.samples_hash):
+            dropped = "duplicate_audio", ""
+        if dropped is None and limits.max_same_text is not None and key and ledger.count_same("text_key", key) >= limits.max_same_text:
+            dropped = "duplicate_text", text[:80]
+        reason, detail = dropped or (None, "")
+        if reason is not None:
+            # A dropped utterance is named by the file that the user knows.
+            prepared = dataclasses.replace(prepared, audio_filepath=utterance.audio_filepath, offset=utterance.offset)
+        ledger.add_row(number, prepared, key=job.key, group="", text_key=key, samples_hash=measured.samples_hash, reason=reason, detail=detail,
+                       split=str(utterance.extra.get("split", "")))
+
+
+def _undecodable(text: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def assign_splits(ledger: Ledger, *, stages: Stages, out: Path) -> list[str]:
+    """Give each kept row its split; returns notes for the user. Groups that no hash reached are pinned in OUT/splits.json."""
+    notes: list[str] = []
+    kind = _split_kind(ledger, stages, notes)
+    if kind == "given":
+        ledger.connection.execute("UPDATE rows SET split = 'train' WHERE split NOT IN ('train', 'dev', 'test')")
+    else:
+        path = {"speaker": "$[4]", "sentence": None}.get(kind, f'$[5]."{kind}"')
+        column = {"sentence": "text_key", "utterance": "samples_hash || number"}.get(kind, f"COALESCE(json_extract(record, '{path}'), text_key)")
+        ledger.connection.execute(f"UPDATE rows SET grp = {column}")
+        rules = _pinned_rules(ledger, stages.splits, out / "splits.json", kind, notes)
+        ledger.connection.create_function("split_of", 1, lambda group: splits.split_of(str(group), rules=rules), deterministic=True)
+        ledger.connection.execute("UPDATE rows SET split = split_of(grp)")
+    if stages.sentence_disjoint:
+        ledger.connection.execute(
+            "UPDATE rows SET reason = 'text_in_held_out', detail = '' WHERE reason IS NULL AND split = 'train' AND text_key != '' AND text_key IN "
+            "(SELECT text_key FROM rows WHERE reason IS NULL AND split IN ('dev', 'test'))")
+    ledger.commit(now=True)
+    return notes
+
+
+def _split_kind(ledger: Ledger, stages: Stages, notes: list[str]) -> str:
+    """What the splits are disjoint by: resolves "auto" from what the data has."""
+    kept = ledger.scalar("SELECT COUNT(*) FROM rows WHERE reason IS NULL")
+    speakers = ledger.scalar("SELECT COUNT(DISTINCT json_extract(record, '$[4]')) FROM rows WHERE reason IS NULL")
+    given = ledger.scalar("SELECT COUNT(*) FROM rows WHERE reason IS NULL AND split IN ('train', 'dev', 'test')")
+    kind = stages.split_by
+    if kind == "auto":
+        kind = "given" if given == kept and kept else "speaker" if speakers > 1 or stages.splits.test_groups or stages.splits.dev_groups else "sentence"
+        if kind == "sentence" and kept:
+            notes.append(("One speaker" if speakers else "No speaker is known") + ", so dev and test hold voices that train holds too: expect a "
+                         "better WER there than on new speakers.")
+    if kind == "speaker" and not speakers:
+        raise UserError("The splits were to be disjoint by speaker, but no utterance has one. Name the column with --speaker-column, or --split-by sentence.")
+    sentences = ledger.scalar("SELECT COUNT(DISTINCT text_key) FROM rows WHERE reason IS NULL") if kind == "sentence" else 0
+    if kind == "sentence" and sentences < FEWEST_SENTENCES and kept > sentences:
+        notes.append(f"Only {sentences} different sentences: the splits are by utterance, and share sentences.")
+        return "utterance"
+    return kind
+
+
+def _pinned_rules(ledger: Ledger, rules: SplitRules, path: Path, kind: str, notes: list[str]) -> SplitRules:
+    """The rules with what earlier runs pinned and what must be pinned now."""
+    stored = json.loads(path.read_text()) if path.is_file() else {}
+    rules = dataclasses.replace(rules, pinned=tuple(sorted(stored.items())))
+    if rules.dev_groups or rules.test_groups:
+        splits.check_named(ledger.group_seconds(), rules=rules)
+    groups = ledger.group_seconds(limit=100_000)
+    if pins := splits.pin_empty_splits(groups, rules=rules):
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(stored | pins, ensure_ascii=False, indent=1, sort_keys=True) + "\n")
+    pinned = stored | pins
+    if pinned and kind == "speaker":
+        notes.append("Few speakers: " + ", ".join(f"{group} -> {split}" for group, split in pinned.items()) + f"; kept in {path.name}.")
+    return dataclasses.replace(rules, pinned=tuple(sorted(pinned.items())))
+
+
+def write_manifests(ledger: Ledger, *, out: Path, summary: Summary | None = None, splits_to_write: Sequence[str] = SPLITS) -> Summary:
+    """Write a manifest for each split that has utterances, and dropped.jsonl; an empty split's old manifest is removed."""
+    summary = summary or Summary()
+    with contextlib.ExitStack() as stack:
+        files = {}
+
+        def write(name: str, line: str) -> None:
+            if name not in files:
+                files[name] = stack.enter_context(open(stack.enter_context(atomic_path(out / f"{name}.jsonl")), "w", encoding="utf-8"))
+            files[name].write(line + "\n")
+        for row in ledger.rows():
+            utterance = row.utterance
+            if row.reason is not None:
+                summary.drop(utterance, reason=row.reason, detail=row.detail)
+                write("dropped", json.dumps({"reason": row.reason, "detail": row.detail, "audio_filepath": utterance.audio_filepath, "text": utterance.text}
+                                            | ({"offset": utterance.offset} if utterance.offset else {}), ensure_ascii=_undecodable(
+                                                utterance.text + utterance.audio_filepath + row.detail)))
+                continue
+            summary.add(utterance, split=row.split, measured=row.measured)
+            extra = {k: v for k, v in utterance.extra.items() if k != "split"}
+            inside = utterance.audio_filepath.startswith(str(out) + os.sep)
+            path = os.path.relpath(utterance.audio_filepath, out) if inside else utterance.audio_filepath
+            write(row.split, dataclasses.replace(utterance, audio_filepath=path, extra=extra).to_json())
+    for name in (*splits_to_write, "dropped"):
+        if name not in files:
+            (out / f"{name}.jsonl").unlink(missing_ok=True)
+    return summary
+
+
+def prepare(source: Source, *, root: Path, out: Path, stages: Stages, executor: Callable[[], Executor], window: int = 4,
+            encode: Callable[[str], Sequence[int]] | None = None, unknown_id: int = 0,
+            on_progress: Callable[[int, float], None] = lambda count, seconds: None) -> tuple[Summary, Ledger]:
+    """Run all stages over a source, which is called twice and must give the same utterances. Returns the summary and the open ledger.
+
+    `root` is the folder that names audio apart from its place on this machine: the same corpus elsewhere gives the same manifests.
+    Raises UserError if the source has no utterance.
+    """
+    out = Path(os.path.abspath(out))
+    ledger = Ledger(out / ".ledger.sqlite")
+    run_audio_stage(source, ledger, root=root, out=out, stage=stages.audio, executor=executor, window=window, on_progress=on_progress)
+    judge(source, ledger, root=root, out=out, stages=stages, encode=encode, unknown_id=unknown_id)
+    if not ledger.scalar("SELECT COUNT(*) FROM rows"):
+        raise UserError(f"The source at {root} has no utterance.")
+    notes = assign_splits(ledger, stages=stages, out=out)
+    summary = write_manifests(ledger, out=out)
+    summary.notes += notes
+    return summary, ledger

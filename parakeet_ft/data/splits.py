@@ -1,0 +1,90 @@
+"""Which split a speaker, session or sentence belongs to: deterministic by hash, so that adding data never moves anything. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable
+
+from parakeet_ft.errors import UserError
+
+SPLITS = ("train", "dev", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitRules:
+    """Shares are fractions of the groups (speakers, sessions or sentences), and so about of the hours. Named groups win over the hash.
+
+    `pinned` are groups that an earlier run put in dev or test because no hash fell there; they stay.
+    """
+
+    dev_share: float = 0.05
+    test_share: float = 0.05
+    dev_groups: tuple[str, ...] = ()
+    test_groups: tuple[str, ...] = ()
+    pinned: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.dev_share < 0 or self.test_share < 0 or self.dev_share + self.test_share >= 1:
+            raise UserError(f"--dev-share {self.dev_share:g} and --test-share {self.test_share:g}: expected two fractions of 0 or more "
+                            "whose sum is below 1.")
+        if both := sorted(set(self.dev_groups) & set(self.test_groups)):
+            raise UserError(f"{', '.join(both)} is named for dev and for test; expected one split for each.")
+
+    def wanted(self) -> list[str]:
+        """The splits that must not stay empty. Naming the speakers of one split leaves the other to its share."""
+        held_out = [name for name, share, named in (("test", self.test_share, self.test_groups), ("dev", self.dev_share, self.dev_groups))
+                    if share > 0 or named]
+        return ["train", *held_out]
+
+
+def fraction(key: str) -> float:
+    """The place of a key in [0, 1), the same on every machine for ever."""
+    return int.from_bytes(hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8, person=b"parakeet-ft").digest(), "big") / 2**64
+
+
+def split_of(group: str, *, rules: SplitRules) -> str:
+    """The split of one group: named, pinned, or by hash; test takes the low end and dev the high end, so changing one share leaves the other."""
+    if group in rules.test_groups:
+        return "test"
+    if group in rules.dev_groups:
+        return "dev"
+    for name, pinned in rules.pinned:
+        if group == name:
+            return pinned
+    place = fraction(group)
+    if place < rules.test_share and not rules.test_groups:
+        return "test"
+    return "dev" if place >= 1 - rules.dev_share and not rules.dev_groups else "train"
+
+
+def pin_empty_splits(groups: dict[str, float], *, rules: SplitRules) -> dict[str, str]:
+    """Groups to pin so that no wanted split stays empty: {group: split}. `groups` maps each to its seconds.
+
+    With few speakers the hash often leaves a split empty. Test first, then dev, gets the one group whose seconds come nearest to the
+    share that was asked for (ties: the lower hash); train keeps at least one group, and is given the largest if it has none.
+    """
+    total, pins = sum(groups.values()), {}
+
+    def split(group: str) -> str:
+        return pins.get(group) or split_of(group, rules=rules)
+    held = {name: [g for g in groups if split_of(g, rules=rules) == name] for name in SPLITS}
+    if not held["train"] and len(groups) > 1:
+        free = [g for g in groups if g not in rules.test_groups + rules.dev_groups]
+        if free:
+            pins[max(free, key=lambda g: (groups[g], -fraction(g)))] = "train"
+    for name, share in (("test", rules.test_share), ("dev", rules.dev_share)):
+        if name not in rules.wanted() or any(split(g) == name for g in groups):
+            continue
+        candidates = [g for g in groups if split(g) == "train"]
+        if len(candidates) > 1:
+            pins[min(candidates, key=lambda g: (round(abs(groups[g] - share * total), 3), fraction(g)))] = name
+    return pins
+
+
+def check_named(groups: Iterable[str], *, rules: SplitRules) -> None:
+    """Raise UserError if a speaker named for dev or test is not in the data."""
+    known = set(groups)
+    if unknown := [g for g in rules.test_groups + rules.dev_groups if g not in known]:
+        some = ", ".join(sorted(known)[:10]) + (" ..." if len(known) > 10 else "")
+        raise UserError(f"No utterance of {', '.join(unknown)}; the data has {some or 'no speakers'}.")
