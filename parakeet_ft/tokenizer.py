@@ -42,7 +42,7 @@ def train_sentencepiece(texts: Iterable[str], *, vocab_size: int, model_type: st
             raise VocabularySizeError(
                 f"vocab_size is {vocab_size}, but the training texts have {int(least[1]) - 1} different characters, and each needs a "
                 f"piece. Set tokenizer.vocab_size to {least[1]} or more, or normalise the texts.", possible=int(least[1])) from None
-        if "sentences_.empty()" in str(error):
+        if "sentences_.empty()" in str(error) or "all_chars_count" in str(error):
             raise UserError("The training texts are empty, expected at least one sentence to train a tokenizer on.") from None
         raise UserError(f"SentencePiece made no {model_type} model of {vocab_size} pieces: {str(error).splitlines()[-1]}") from None
     return out.getvalue()
