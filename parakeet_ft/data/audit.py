@@ -1,0 +1,74 @@
+"""The quick look at manifests before a model is loaded: seconds for a million utterances, and nothing that takes long to import."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Sequence
+
+from parakeet_ft.data import audio
+from parakeet_ft.data.manifest import Utterance, missing_audio
+from parakeet_ft.errors import UserError
+
+# A claimed length may differ from the real one by rounding and by the padding of lossy formats.
+TOLERANCE_SECONDS = 0.2
+TOLERANCE_SHARE = 0.02
+# Above this share of the sample, wrong durations are no accident of a few files, and training would read other audio than the text.
+MAX_WRONG_DURATIONS = 0.1
+
+
+def quick_check(utterances: Sequence[Utterance], *, sample: int = 50, where: str = "The manifest") -> list[str]:
+    """Look for what would waste a training run: absent audio, empty texts, and in a sample unreadable files and wrong durations.
+
+    Returns warnings, one line each, for what training can live with. Raises UserError for: no utterance, any audio file that does not
+    exist, all texts empty, a sampled file that cannot be read, more than a tenth of the sampled durations wrong. `where` names the data
+    in messages. The sample is the same at every call.
+    """
+    if not utterances:
+        raise UserError(f"{where} holds no utterance.")
+    if missing := missing_audio(utterances):
+        first = "".join(f"\n  {path}" for path in missing[:5])
+        raise UserError(f"{where} names {len(missing)} audio files that do not exist{', the first five' if len(missing) > 5 else ''}:{first}\n"
+                        "Relative paths are relative to the manifest's folder.")
+    warnings = _check_texts(utterances, where)
+    chosen = utterances if len(utterances) <= sample else random.Random(0).sample(utterances, sample)
+    return warnings + _check_sample(chosen, where)
+
+
+def _check_texts(utterances: Sequence[Utterance], where: str) -> list[str]:
+    empty = [u for u in utterances if not u.text.strip() and not u.extra.get("non_speech")]
+    if not empty:
+        return []
+    if len(empty) == len(utterances):
+        fields = ", ".join(empty[0].extra) or "none"
+        raise UserError(f"{where}: the text of all {len(empty)} utterances is empty. Is it in another field? The first has these further fields: {fields}.")
+    return [f"{where}: {len(empty)} of {len(utterances)} texts are empty, the first {empty[0].audio_filepath}. Training teaches silence there; "
+            "mark real non-speech with \"non_speech\": true."]
+
+
+def _check_sample(chosen: Sequence[Utterance], where: str) -> list[str]:
+    unreadable, wrong = [], []
+    for utterance in chosen:
+        try:
+            info = audio.probe(utterance.audio_filepath)
+            audio.decode(utterance.audio_filepath, offset=utterance.offset, duration=min(0.1, utterance.duration))
+        except audio.AudioError as error:
+            unreadable.append(f"\n  {error}")
+            continue
+        if (message := wrong_duration(utterance, real=info.duration)) is not None:
+            wrong.append(f"{os.path.basename(utterance.audio_filepath)} {message}")
+    if unreadable:
+        raise UserError(f"{where}: {len(unreadable)} of {len(chosen)} sampled utterances cannot be read:{''.join(unreadable[:5])}\n"
+                        "`python data_prep/check.py MANIFEST` lists them all.")
+    if len(wrong) > MAX_WRONG_DURATIONS * len(chosen):
+        raise UserError(f"{where}: {len(wrong)} of {len(chosen)} sampled durations are wrong: {'; '.join(wrong[:5])}.\n"
+                        "`python data_prep/check.py MANIFEST --write DIR` writes a manifest with real durations.")
+    return [f"{where}: {len(wrong)} of {len(chosen)} sampled durations are wrong: {'; '.join(wrong[:5])}."] if wrong else []
+
+
+def wrong_duration(utterance: Utterance, *, real: float) -> str | None:
+    """What is wrong with a claimed duration (seconds), or None. An utterance may be part of its file, but not end after it."""
+    end = utterance.offset + utterance.duration
+    if end - real > TOLERANCE_SECONDS + TOLERANCE_SHARE * real:
+        return f"ends at {end:.2f} s, its file at {real:.2f} s"
+    return None

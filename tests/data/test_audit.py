@@ -1,0 +1,73 @@
+"""The quick check names what is wrong and lets what is right pass."""
+
+import dataclasses
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+
+from parakeet_ft.data.audit import quick_check
+from parakeet_ft.data.manifest import Utterance
+from parakeet_ft.errors import UserError
+
+
+@pytest.fixture
+def utterances(tmp_path):
+    out = []
+    for i in range(12):
+        soundfile.write(tmp_path / f"{i}.wav", 0.1 * np.random.default_rng(i).standard_normal(16000), 16000)
+        out.append(Utterance(audio_filepath=str(tmp_path / f"{i}.wav"), duration=1.0, text=f"number {i}"))
+    return out
+
+
+def test_sound_utterances_pass_without_a_word(utterances):
+    assert quick_check(utterances) == []
+
+
+def test_no_utterance_is_an_error():
+    with pytest.raises(UserError, match="no utterance"):
+        quick_check([])
+
+
+def test_missing_audio_is_counted_and_five_files_are_named(utterances):
+    gone = [dataclasses.replace(u, audio_filepath=u.audio_filepath + ".gone") for u in utterances[:7]]
+    with pytest.raises(UserError) as error:
+        quick_check(gone + utterances[7:])
+    assert "7 audio files that do not exist" in str(error.value) and str(error.value).count(".gone") == 5
+
+
+def test_some_empty_texts_warn_and_all_empty_texts_stop(utterances):
+    silent = [dataclasses.replace(u, text=" ") for u in utterances]
+    assert "1 of 12 texts are empty" in quick_check(silent[:1] + utterances[1:])[0]
+    with pytest.raises(UserError, match="all 12 utterances is empty.*answer"):
+        quick_check([dataclasses.replace(u, extra={"answer": "x"}) for u in silent])
+    assert quick_check([dataclasses.replace(u, extra={"non_speech": True}) for u in silent]) == []
+
+
+def test_an_unreadable_sample_stops(utterances, tmp_path):
+    (tmp_path / "3.wav").write_text("<html>404</html>")
+    with pytest.raises(UserError, match="1 of 12 sampled utterances cannot be read(.|\n)*3.wav"):
+        quick_check(utterances)
+
+
+def test_wrong_durations_warn_when_few_and_stop_when_many(utterances):
+    longer = [dataclasses.replace(u, duration=3.0) for u in utterances]
+    assert "ends at 3.00 s, its file at 1.00 s" in quick_check(longer[:1] + utterances[1:])[0]
+    with pytest.raises(UserError, match="12 of 12 sampled durations are wrong"):
+        quick_check(longer)
+    assert quick_check([dataclasses.replace(u, offset=0.5, duration=0.5) for u in utterances]) == []
+
+
+def test_the_sample_bounds_the_files_that_are_opened(utterances, monkeypatch):
+    from parakeet_ft.data import audio
+    probed = []
+    monkeypatch.setattr(audio, "probe", lambda path: probed.append(path) or audio.AudioInfo(1.0, 16000, 1))
+    quick_check(utterances * 10, sample=5)
+    assert len(probed) == 5
+
+
+def test_the_check_imports_neither_torch_nor_nemo_nor_pandas():
+    code = "import sys, parakeet_ft.data.audit; print([m for m in ('torch', 'nemo', 'pandas', 'lightning', 'scipy') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
