@@ -53,19 +53,21 @@ def build_model(texts: list[str], tokenizer_dir: Path):
 
 
 class Batches(torch.utils.data.IterableDataset):
-    """Endless batches of at most 40 s: audio (B, T), lengths (B), tokens (B, U), token lengths (B), each utterance varied anew."""
+    """Endless batches of at most 40 s: audio (B, T), lengths (B), tokens (B, U), token lengths (B), each utterance varied anew.
 
-    def __init__(self, utterances: list[Utterance], tokenize, *, seed: int) -> None:
-        self.utterances, self.tokenize, self.seed = utterances, tokenize, seed
+    The variation grows to its full strength over the first 6,000 batches.
+    """
+
+    def __init__(self, utterances: list[Utterance], tokenize, *, seed: int, step: int) -> None:
+        self.utterances, self.tokenize, self.seed, self.step = utterances, tokenize, seed, step
 
     def __iter__(self):
-        rng = np.random.default_rng(self.seed)
+        rng, step = np.random.default_rng([self.seed, self.step]), self.step
         noise = np.concatenate([channel.coloured_noise(RATE_HZ * 60, rng, slope=slope) for slope in (0.0, 0.3, 0.5, 0.8)])
-        epoch = 0
         while True:
-            # The first pass takes the shorter half: CTC leaves its blank plateau sooner on short utterances.
+            # The first passes take the shorter half: CTC leaves its blank plateau sooner on short utterances.
             pool = sorted(self.utterances, key=lambda u: u.duration * rng.uniform(0.9, 1.1))
-            pool = pool[:len(pool) // 2] if epoch == 0 else pool
+            pool = pool[:len(pool) // 2] if step < 2500 else pool
             batches, batch = [], []
             for utterance in pool:
                 if batch and (len(batch) + 1) * max(utterance.duration, max(u.duration for u in batch)) > SECONDS_PER_BATCH:
@@ -74,9 +76,10 @@ class Batches(torch.utils.data.IterableDataset):
                 batch.append(utterance)
             rng.shuffle(batches)
             for batch in batches:
-                audio = [channel.vary(soundfile.read(u.audio_filepath, dtype="float32")[0], rng, noise) for u in batch]
+                strength = min(1.0, step / 6000)
+                audio = [channel.vary(soundfile.read(u.audio_filepath, dtype="float32")[0], rng, noise, strength=strength) for u in batch]
+                step += 1
                 yield collate(audio, [self.tokenize(u.text) for u in batch])
-            epoch += 1
 
 
 def collate(audio: list[np.ndarray], tokens: list[list[int]]) -> tuple[torch.Tensor, ...]:
@@ -124,7 +127,7 @@ def main() -> None:
         step, elapsed = state["step"], state["elapsed"]
         print(f"continuing at step {step}, minute {elapsed / 60:.0f}")
 
-    loader = iter(torch.utils.data.DataLoader(Batches(train, model.tokenizer.text_to_ids, seed=args.seed + step), batch_size=None,
+    loader = iter(torch.utils.data.DataLoader(Batches(train, model.tokenizer.text_to_ids, seed=args.seed, step=step), batch_size=None,
                                               num_workers=1, prefetch_factor=4))
     model.train()
     blank = model.decoder.num_classes_with_blank - 1
@@ -137,7 +140,7 @@ def main() -> None:
             group["lr"] = lr
         audio, lengths, tokens, token_lengths = next(loader)
         features, frames = model.preprocessor(input_signal=audio, length=lengths)
-        if step >= 2500:
+        if step >= 4000:
             features = model.spec_augmentation(input_spec=features, length=frames)
         encoded, frames = model.encoder(audio_signal=features, length=frames)
         log_probs = model.decoder(encoder_output=encoded)

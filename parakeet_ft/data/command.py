@@ -9,9 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from parakeet_ft.data.filters import Limits
+from parakeet_ft.data.leaks import find_leaks
 from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.data.parallel import num_cores, open_executor
 from parakeet_ft.data.prepare import AudioStage, Source, Stages, prepare
+from parakeet_ft.data.report import write_report
 from parakeet_ft.data.splits import SplitRules
 from parakeet_ft.data.summary import Summary, print_summary
 from parakeet_ft.data.text import TextRules, load_replacements
@@ -151,9 +153,13 @@ def run(source: Source, args: argparse.Namespace, *, root: Path, title: str) -> 
     with open_executor(jobs=args.jobs, scheduler=args.scheduler, slurm=args.slurm) as executor, progress_bar(total, what="audio") as advance:
         summary, ledger = prepare(source, root=root, out=args.out, stages=stages, executor=executor, window=2 * max(1, args.jobs), encode=encode,
                                   unknown_id=unknown_id, on_progress=advance)
+    leaks = find_leaks(ledger)
     ledger.close()
+    report = write_report(summary, args.out / "report.html", title=title, leaks=leaks)
     print_summary(summary, title=title)
-    print(f"manifests: {' '.join(str(args.out / f'{split}.jsonl') for split in ('train', 'dev', 'test') if summary.count[split])}")
+    for line in leaks.lines():
+        print(f"shared: {line}")
+    print(f"manifests: {' '.join(str(args.out / f'{split}.jsonl') for split in ('train', 'dev', 'test') if summary.count[split])}\nreport: {report}")
     finish(summary, max_dropped=args.max_dropped)
     return summary
 

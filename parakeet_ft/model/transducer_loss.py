@@ -95,6 +95,8 @@ class _Wavefront(torch.autograd.Function):
         acts, labels, norm, blanks, emissions, lasting, duration_arcs = ctx.saved_tensors
         sizes, blank, num_tokens, clamp = ctx.settings
         visits = blanks + emissions
+        # Gradients below 1e-20 become 0: the exponential of what ends as a denormal is six times slower (measured).
+        visits = visits.masked_fill_(visits < 1e-20, 0)
         grad = torch.empty(acts.shape, dtype=acts.dtype, device=acts.device)
         start = 0
         for b, (frames, length) in enumerate(sizes):

@@ -1,0 +1,207 @@
+"""Command line and conf/ to a checked plain dict: every mistake is found here, before torch or NeMo is imported."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from parakeet_ft.data.manifest import Utterance, missing_audio, read_manifest
+from parakeet_ft.errors import UserError
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+BUNDLED = Path(__file__).resolve().parent / "demo"
+MANIFEST_KEYS = ("train", "validation", "test", "guard_validation", "guard_test")
+
+
+def bundled(path: str | None) -> str | None:
+    """Resolve `bundled:x` to the package's demo data; other paths are returned as they are."""
+    return str(BUNDLED / path.removeprefix("bundled:")) if path and path.startswith("bundled:") else path
+
+
+def options_of(group: str) -> list[str]:
+    """Options of a config group; names with a leading underscore are parts of others."""
+    return sorted(file.stem for file in (CONF / group).glob("*.yaml") if not file.stem.startswith("_"))
+
+
+def groups() -> list[str]:
+    return sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
+
+
+def _given(overrides: list[str]) -> dict[str, str]:
+    return {key.lstrip("+~"): value for key, _, value in (o.partition("=") for o in overrides)}
+
+
+def expand_shorthand(overrides: list[str]) -> list[str]:
+    """Rewrite what users type into Hydra's terms.
+
+    `model=path/to/x.nemo` and `model=org/name` become model=checkpoint model.source=...; data.train=... without data= implies
+    data=manifests, so that nothing of the demo is mixed into a real job; a budget of hours or steps replaces that of epochs.
+    """
+    given, out = _given(overrides), []
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key == "model" and ("/" in value or value.endswith(".nemo")):
+            out += ["model=checkpoint", f"model.source='{value}'"]
+        else:
+            out.append(override)
+    if "data" not in given and any(f"data.{key}" in given for key in ("train", "validation")):
+        out.insert(0, "data=manifests")
+    budgets = [key for key in ("budget.epochs", "budget.hours", "budget.steps") if given.get(key, "null") != "null"]
+    if len(budgets) > 1:
+        raise UserError(f"{' and '.join(budgets)} are both given; a run has one budget: keep one of them.")
+    if budgets and budgets != ["budget.epochs"]:
+        out.append("budget.epochs=null")
+    return out
+
+
+def _flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(config, dict) or not config:
+        return {prefix: config}
+    return {key: value for name, child in config.items() for key, value in _flatten(child, f"{prefix}.{name}" if prefix else name).items()}
+
+
+def compose(name: str, overrides: list[str]) -> dict[str, Any]:
+    """Compose conf/<name>.yaml with Hydra into a plain dict. Raises UserError for unknown groups, options, keys and wrong types."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        groups_only = [o for o in overrides if o.partition("=")[0] in groups()]
+        for override in groups_only:
+            group, _, option = override.partition("=")
+            if option not in options_of(group):
+                raise UserError(f"{group}={option}: no such option. {_nearest(option, options_of(group))}")
+        try:
+            defaults = OmegaConf.to_container(hydra_compose(name, groups_only), resolve=False)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(f"The configuration does not compose: {error}") from None
+        keys = _flatten(defaults)
+        for override in overrides:
+            key, equals, _ = override.partition("=")
+            if key.startswith("hydra") or override in groups_only:
+                continue
+            plain = key.lstrip("+~")
+            if not equals and not key.startswith("~"):
+                raise UserError(f"{override!r} is not a setting; expected key=value. {_nearest(plain, [*keys, *groups()])}")
+            if plain not in keys and not any(known.startswith(f"{plain}.") for known in keys):
+                raise UserError(f"Unknown key {plain!r}. {_nearest(plain, [*keys, *groups()])}")
+        try:
+            composed = hydra_compose(name, overrides)
+            config = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+        except OmegaConfBaseException as error:
+            missing = str(getattr(error, "full_key", "") or "")
+            raise UserError(f"{missing or 'A value'} is missing: {str(error).splitlines()[0]}. Give it as {missing or 'key'}=value.") from None
+        except HydraException as error:
+            raise UserError(f"The command line cannot be read: {' '.join(str(error).split())}") from None
+    for key, value in _flatten(config).items():
+        _check_type(key, value, keys.get(key))
+    return config
+
+
+def _check_type(key: str, value: Any, default: Any) -> None:
+    """A value must be of its default's kind: a number for a number, and so on. None and `auto` stand for either."""
+    if value is None or default is None or isinstance(default, str):
+        return
+    if isinstance(default, bool):
+        fits, expected = isinstance(value, bool), "true or false"
+    elif isinstance(default, int | float):
+        fits, expected = isinstance(value, int | float) and not isinstance(value, bool), "a number"
+    elif isinstance(default, list):
+        fits, expected = isinstance(value, list), "a list such as [a,b]"
+    else:
+        return
+    if not fits:
+        raise UserError(f"{key}={value!r}: expected {expected} (the default is {default!r}).")
+
+
+def _nearest(word: str, known: list[str]) -> str:
+    """The nearest valid names, compared whole and by last part, so that `lr` finds `optim.lr`."""
+    by_tail = [name for name in known if name.rpartition(".")[2] == word.rpartition(".")[2]]
+    near = list(dict.fromkeys([*by_tail, *difflib.get_close_matches(word, known, n=3, cutoff=0.5)]))[:3]
+    return f"Did you mean {' or '.join(near)}?" if near else f"Valid: {', '.join(sorted(known))}."
+
+
+def check_range(config: dict[str, Any]) -> None:
+    """Values that no run can use."""
+    rules = [("data.batch_seconds", config["data"]["batch_seconds"], lambda v: v > 0, "above 0"),
+             ("data.replay.ratio", config["data"]["replay"]["ratio"], lambda v: v >= 0, "0 or more"),
+             ("optim.warmup_ratio", config["optim"]["warmup_ratio"], lambda v: 0 <= v < 1, "between 0 and 1"),
+             ("optim.accumulate", config["optim"]["accumulate"], lambda v: isinstance(v, int) and v > 0, "a whole number above 0"),
+             ("evaluation.validations", config["evaluation"]["validations"], lambda v: isinstance(v, int) and v > 0, "a whole number above 0")]
+    rules += [(f"budget.{key}", value, lambda v: v is None or v > 0, "above 0") for key, value in config["budget"].items()]
+    if config["optim"]["lr"] != "auto":
+        rules.append(("optim.lr", config["optim"]["lr"], lambda v: isinstance(v, int | float) and v > 0, "auto or a number above 0"))
+    for key, value, fits, expected in rules:
+        if not fits(value):
+            raise UserError(f"{key}={value!r}: expected {expected}.")
+    if sum(value is not None for value in config["budget"].values()) != 1:
+        raise UserError("No budget: give one of budget.epochs, budget.hours or budget.steps.")
+
+
+def manifest_paths(config: dict[str, Any]) -> dict[str, str]:
+    """The manifests that config["data"] names, by role."""
+    data = config["data"]
+    paths = {key: bundled(data[key]) for key in MANIFEST_KEYS} | {"replay": bundled(data["replay"]["manifest"])}
+    return {key: path for key, path in paths.items() if path}
+
+
+def read_manifests(config: dict[str, Any]) -> dict[str, list[Utterance]]:
+    """Read every manifest of config["data"]; all must parse, hold utterances and name audio that exists.
+
+    Where only one of validation and test is given (domain or guard), it serves as both.
+    """
+    sets = {}
+    for key, path in manifest_paths(config).items():
+        sets[key] = read_manifest(path)
+        missing = missing_audio(sets[key])
+        if missing:
+            raise UserError(f"{path}: {len(missing)} of {len({u.audio_filepath for u in sets[key]})} audio files do not exist. "
+                            f"The first: {', '.join(missing[:5])}. Relative paths are relative to the manifest.")
+    for one, other in (("test", "validation"), ("guard_test", "guard_validation"), ("guard_validation", "guard_test")):
+        if one not in sets and other in sets:
+            sets[one] = sets[other]
+    return sets
+
+
+def attention_arguments(model: dict[str, Any]) -> dict[str, Any]:
+    """The keys of conf/model as arguments of parakeet_ft.model.attention.set_attention."""
+    left, right = model["attention_context"]
+    return {"kind": model["attention"], "left_context": left, "right_context": right, "global_tokens": model["global_tokens"],
+            "subsampling_chunking": model["subsampling_chunking"]}
+
+
+def check_finetune(argv: list[str]) -> tuple[list[str], dict[str, Any], dict[str, list[Utterance]]]:
+    """Everything about recipes/finetune.py's command line that can be checked without torch: overrides, config, manifests."""
+    from parakeet_ft.model.restore import check_source
+
+    overrides = expand_shorthand([a for a in argv if not a.startswith("-")])
+    config = compose("finetune", overrides)
+    check_range(config)
+    sets = read_manifests(config)
+    check_source(config["model"]["source"])
+    return [a for a in argv if a.startswith("-")] + overrides, config, sets
+
+
+def show_help(name: str, text: str) -> None:
+    """Print what a recipe does, its groups with their options, and every key with its default."""
+    print(text.strip(), "\n\nGroups (group=option):")
+    for group in groups():
+        print(f"  {group:<12} {' | '.join(options_of(group))}")
+    print("\nKeys (key=value) and defaults; a comment on each is in conf/:")
+    for key, value in _flatten(compose(name, [])).items():
+        print(f"  {key:<32} {value}")
+
+
+def prepare(name: str, text: str) -> None:
+    """For a recipe's `__main__`: help without imports, else a checked command line in Hydra's terms in sys.argv."""
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        show_help(name, text)
+        sys.exit(0)
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    sys.argv[1:], *_ = check_finetune(sys.argv[1:])

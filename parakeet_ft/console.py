@@ -1,0 +1,108 @@
+"""What the user sees: phases, facts, tables. What libraries print goes to run.log."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.table import Table
+
+NAMES = {"validation": "domain (dev)", "test": "domain (test)", "guard_validation": "guard (dev)", "guard_test": "guard (test)"}
+
+
+@contextlib.contextmanager
+def libraries_to(path: Path) -> Iterator[TextIO]:
+    """Inside, what anything writes to stdout or stderr goes to `path`, C libraries and child processes included.
+
+    Yields a stream that still reaches the terminal. An exception leaves the redirection first, so its message is seen.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = os.dup(1), os.dup(2)
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    # Before NeMo is imported: OneLogger's two warnings are of no use to anybody who did not configure it.
+    for name in ("nv_one_logger.api.config", "nv_one_logger.training_telemetry.api.training_telemetry_provider"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        with os.fdopen(os.dup(saved[0]), "w", buffering=1, encoding="utf-8") as terminal:
+            yield terminal
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for descriptor, original in zip((1, 2), saved, strict=True):
+            os.dup2(original, descriptor)
+            os.close(original)
+
+
+class Narrator:
+    """Prints phases with their seconds, effective settings, scores and the last line."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.console = Console(file=stream, highlight=False, soft_wrap=not stream.isatty())
+        self.started = time.monotonic()
+        self.phase_started: float | None = None
+        self.phases: dict[str, float] = {}
+        self._name = ""
+
+    def phase(self, name: str) -> None:
+        """Begin a phase; the one before ends."""
+        self.end_phase()
+        self._name, self.phase_started = name, time.monotonic()
+        self.console.print(f"[bold]{name}[/bold]")
+
+    def end_phase(self) -> None:
+        if self.phase_started is not None:
+            self.phases[self._name] = round(time.monotonic() - self.phase_started, 2)
+            self.phase_started = None
+
+    def lines(self, lines: list[str]) -> None:
+        for line in lines:
+            self.console.print(f"  {line}", markup=False)
+
+    def scores(self, scores: dict[str, Any]) -> None:
+        """One line of WER per set."""
+        self.lines([f"{NAMES[key]:<14} WER {100 * score.wer:5.1f} %   {score.words} words" for key, score in scores.items()])
+
+    def facts(self, effective: dict[str, Any]) -> None:
+        """The effective settings that decide a run, as read back from the live objects."""
+        model, budget, optimizer, learning = (effective[key] for key in ("model", "budget", "optimizer", "adaptation"))
+        self.lines([
+            f"model      {model['class']}, {model['num_weights'] / 1e6:.1f} M weights, {learning['learning'] / 1e6:.1f} M learn; "
+            f"{model['vocab_size']} pieces, loss {model['loss']['class']}, blank {model['loss']['blank']}",
+            f"data       1 pass = {budget['steps_per_pass']} steps of at most {budget['batch_seconds']:g} s on {budget['num_ranks']} device(s), "
+            f"{budget['hours_per_pass']:.2f} h with replay; this run = {budget['passes']:.1f} passes, {budget['steps']} steps",
+            f"optimiser  AdamW, peak lr {optimizer['lr']:g} ({optimizer['lr_reason']}), {optimizer['warmup_steps']} warm-up steps, cosine",
+            f"device     {effective['trainer']['device']}, precision {effective['trainer']['precision']}"]
+            + ([f"loss       {effective['loss']}"] if effective["loss"] else []))
+
+    def finish(self, report: dict[str, Any], run_dir: Path) -> None:
+        """The table before and after, the verdict, and the last line."""
+        from parakeet_ft.evaluation.report import percent, summary_line
+
+        table = Table("set", "words", "WER before", "WER after", "CER before", "CER after", box=None, padding=(0, 2))
+        for name, before in report["baseline"].items():
+            after = report["tuned"][name]
+            table.add_row(name, str(before["words"]), *(percent(s[rate]) for rate in ("wer", "cer") for s in (before, after)))
+        self.console.print(table)
+        self.lines([*report["notes"], f"best.nemo: {report['selection']}", report["verdict"], f"report: {run_dir / 'report.html'}",
+                    f"done in {time.monotonic() - self.started:.0f} s"])
+        self.console.print(summary_line(report, str(run_dir.parent / "latest" / report["model"])), markup=False)
+
+
+def link_latest(run_dir: Path) -> None:
+    """Point `latest` beside run_dir at it."""
+    link = run_dir.parent / f".latest.{os.getpid()}"
+    link.unlink(missing_ok=True)
+    link.symlink_to(run_dir.name)
+    os.replace(link, run_dir.parent / "latest")

@@ -1,0 +1,106 @@
+"""Fine-tune a Parakeet checkpoint to a domain.
+
+    python recipes/finetune.py                       the bundled demo, a few minutes on a CPU
+    python recipes/finetune.py model=parakeet_ctc_0.6b data.train=a.jsonl data.validation=b.jsonl
+    python recipes/finetune.py model=path/to/any.nemo data.train=a.jsonl data.validation=b.jsonl data.replay.manifest=general.jsonl
+
+Writes outputs/<name>/<time>/ with best.nemo, last.nemo, report.html, report.json, run.json, metrics.csv and run.log,
+and points outputs/<name>/latest at it.
+"""
+
+import dataclasses
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+
+import _path  # noqa: F401
+from parakeet_ft import configuration
+from parakeet_ft.errors import exit_on_user_error
+
+
+def finetune(cfg: dict[str, Any], *, run_dir: Path, command: list[str]) -> dict[str, Any]:
+    """One fine-tuning run, from manifests to report; returns what report.json holds."""
+    from parakeet_ft.console import Narrator, libraries_to, link_latest
+
+    with libraries_to(run_dir / "run.log") as terminal:
+        say = Narrator(terminal)
+        say.phase("importing NeMo and torch")
+        from parakeet_ft import adaptation, budget, callbacks, loaders, optim, trainer
+        from parakeet_ft.evaluation import report, transcribe, wer
+        from parakeet_ft.model import attention, export, restore, vocabulary
+        from parakeet_ft.provenance import Run
+
+        sets = configuration.read_manifests(cfg)
+        run = Run(run_dir, command=command, config=cfg, manifests=configuration.manifest_paths(cfg))
+        trainer.seed_everything(cfg["seed"])
+        data, optimization, evaluation = cfg["data"], cfg["optim"], cfg["evaluation"]
+
+        say.phase(f"restoring {cfg['model']['source']}")
+        model = restore.restore(cfg["model"]["source"])
+        attention.set_attention(model, **configuration.attention_arguments(cfg["model"]))
+        devices = trainer.resolve(**cfg["trainer"])
+        model.to(devices["device"])
+
+        say.phase("scoring the checkpoint as it is")
+        before = transcribe.transcribe_sets(model, sets, batch_seconds=evaluation["batch_seconds"])
+        base = {key: wer.score([u.text for u in sets[key]], texts) for key, texts in before.items()}
+        say.scores(base)
+
+        say.phase(f"preparing: tokenizer {cfg['tokenizer']['mode']}, what learns, data")
+        change = vocabulary.adapt_vocabulary(model, texts=[u.text for u in sets["train"]], workdir=run_dir / "tokenizer", **cfg["tokenizer"])
+        say.lines(change.lines())
+        learning = adaptation.set_learning(model, **cfg["adaptation"])
+        loss = trainer.use_loss_for(model, device=devices["device"])
+        plan = loaders.Plan(sets["train"] + sets.get("replay", []), num_domain=len(sets["train"]), replay_ratio=data["replay"]["ratio"],
+                            batch_seconds=data["batch_seconds"], seed=cfg["seed"], num_ranks=devices["num_ranks"])
+        num_steps = budget.num_steps(plan, accumulate=optimization["accumulate"], **cfg["budget"])
+        settings = optim.settings(model, hours_per_pass=plan.hours_of_pass, num_steps=num_steps, **optimization)
+        run.record(model=restore.describe(model), vocabulary=dataclasses.asdict(change), adaptation=learning, loss=loss, trainer=devices, optimizer=settings,
+                   budget=budget.describe(plan, num_steps=num_steps, accumulate=optimization["accumulate"]))
+        say.facts(run.content["effective"])
+
+        say.phase("fine-tuning")
+        tuner = trainer.FineTuner(model, settings=settings, sets=sets, base=base, guard_tolerance=evaluation["guard_tolerance"],
+                                  batch_seconds=evaluation["batch_seconds"])
+        best = trainer.fit(
+            tuner, loaders.train_loader(plan, model, num_batches=num_steps * optimization["accumulate"], num_workers=data["num_workers"]),
+            run_dir=run_dir, num_steps=num_steps, validations=evaluation["validations"], gradient_clip=optimization["gradient_clip"],
+            accumulate=optimization["accumulate"], devices=devices, callbacks=[callbacks.ProgressBar(say, num_steps=num_steps)],
+            loggers=trainer.build_loggers(**cfg["logger"], run_dir=run_dir, experiment=cfg["name"]))
+
+        say.phase("exporting and scoring best.nemo, restored from disk")
+        export.save_nemo(model, run_dir / "last.nemo")
+        best_step = export.load_weights(model, best)
+        export.save_nemo(model, run_dir / "best.nemo")
+        tuned_model = restore.restore(str(run_dir / "best.nemo")).to(devices["device"])
+        after = transcribe.transcribe_sets(tuned_model, sets, batch_seconds=evaluation["batch_seconds"])
+        tuned = {key: wer.score([u.text for u in sets[key]], texts) for key, texts in after.items()}
+        export.check_reproduced(tuned["validation"].wer, tuner.history, step=best_step)
+
+        result = report.build_report(
+            name=cfg["name"], command=shlex.join(["python", *command]), run=run.content, sets=sets, before=before, after=after, base=base,
+            tuned=tuned, history=tuner.history, best_step=best_step, steps=num_steps, guard_tolerance=evaluation["guard_tolerance"])
+        report.write_report(result, run_dir, examples=evaluation["examples"])
+        say.end_phase()
+        run.finish(say.phases)
+        link_latest(run_dir)
+        say.finish(result, run_dir)
+    return result
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="finetune")
+def main(cfg) -> None:
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    with exit_on_user_error():
+        finetune(OmegaConf.to_container(cfg, resolve=True), run_dir=Path(HydraConfig.get().runtime.output_dir), command=sys.argv)
+
+
+if __name__ == "__main__":
+    with exit_on_user_error():
+        configuration.prepare("finetune", __doc__)
+    main()
