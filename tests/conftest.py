@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+# Tensors of tests are too small for threads: with two busy cores, two threads that wait for each other took twenty times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 # nv_one_logger warns at NeMo's import that nothing is configured (nemo 3.0.0).
@@ -32,8 +34,9 @@ def tokenizer_dir(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_model(tokenizer_dir):
-    """tiny_model(family, seed=0, **changes) -> a fresh model with the same weights each time; families ctc, rnnt, tdt, hybrid (TDT-CTC), hybrid_rnnt.
+    """tiny_model(family, seed=0, **changes) -> a fresh model with the same weights each time.
 
+    Families: ctc, rnnt, tdt, hybrid (TDT-CTC), hybrid_rnnt.
     `changes` replace fields of the tiny Architecture (omega=0.0, fused_batch_size=4, ...).
     """
     import dataclasses
