@@ -48,7 +48,7 @@ def _add_split_flags(group) -> None:
     group.add_argument("--test-speakers", type=_names, default=(), metavar="A,B", help="speakers whose utterances are test")
     group.add_argument("--split-by", default="auto", metavar="WHAT",
                        help="what must not be in two splits: speaker, sentence, a further field (session ...), or `given` for the corpus's own "
-                            "splits; auto takes given, speaker or sentence, the first that the data has")
+                            "splits; auto takes given, speaker, session or sentence, the first that the data has")
     group.add_argument("--sentence-disjoint", action="store_true", help="drop from train what is said in dev or test too")
 
 

@@ -41,7 +41,8 @@ class ManifestError(UserError):
     """A manifest that cannot be used; the message says which line, what was found and what was expected."""
 
 
-def _parse(line: str, where: str) -> Utterance:
+def parse_line(line: str, where: str) -> Utterance:
+    """One line of a manifest, its audio path as written. Raises ManifestError; `where` names the line in it."""
     try:
         record = json.loads(line)
     except json.JSONDecodeError as error:
@@ -77,7 +78,7 @@ def stream_manifest(path: str | os.PathLike) -> Iterator[Utterance]:
         try:
             for number, line in enumerate(lines, 1):
                 if line.strip():
-                    utterance = _parse(line, f"{path} line {number}")
+                    utterance = parse_line(line, f"{path} line {number}")
                     yield dataclasses.replace(utterance, audio_filepath=os.path.normpath(path.parent / utterance.audio_filepath))
         except UnicodeDecodeError as error:
             raise ManifestError(f"{path} is not UTF-8 text (byte {error.start} of a block): is it a manifest?") from None

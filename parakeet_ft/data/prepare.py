@@ -48,7 +48,10 @@ class AudioStage:
 
 @dataclasses.dataclass(frozen=True)
 class Stages:
-    """All that is done to a source. `split_by`: auto, speaker, sentence, given (the field `split`), or the name of an extra field."""
+    """All that is done to a source. `split_by`: auto, speaker, sentence, given (the field `split`), or the name of an extra field.
+
+    "auto" is the first that the data has: given for all, two speakers or more, three sessions or more (the extra field `session`), sentence.
+    """
 
     audio: AudioStage = AudioStage()
     text: TextRules = TextRules()
@@ -188,7 +191,9 @@ def _split_kind(ledger: Ledger, stages: Stages, notes: list[str]) -> str:
     given = ledger.scalar("SELECT COUNT(*) FROM rows WHERE reason IS NULL AND split IN ('train', 'dev', 'test')")
     kind = stages.split_by
     if kind == "auto":
-        kind = "given" if given == kept and kept else "speaker" if speakers > 1 or stages.splits.test_groups or stages.splits.dev_groups else "sentence"
+        sessions = ledger.scalar("SELECT COUNT(DISTINCT json_extract(record, '$[5].session')) FROM rows WHERE reason IS NULL")
+        named = stages.splits.test_groups or stages.splits.dev_groups
+        kind = ("given" if given == kept and kept else "speaker" if speakers > 1 or named else "session" if sessions > 2 else "sentence")
         if kind == "sentence" and kept:
             notes.append(("One speaker" if speakers else "No speaker is known") + ", so dev and test hold voices that train holds too: expect a "
                          "better WER there than on new speakers.")

@@ -99,7 +99,8 @@ def _utterance(record: dict[str, Any], columns: tuple[str, str, str | None], roo
     path_column, text_column, speaker_column = columns
     # csv gives cells beyond the header under the key None, and None for cells that a short row lacks.
     overflow = record.pop(None, None)
-    extra = {k: v for k, v in record.items() if k not in (*columns, "offset", "duration", "language") and v not in (None, "")}
+    extra = {k: v if isinstance(v, str | int | float | list | dict) else str(v) for k, v in record.items()
+             if k not in (*columns, "offset", "duration", "language") and v is not None and v != ""}
     if language := record.get("language"):
         extra["lang"] = language
     path, text = record[path_column] if path_column in record else None, record.get(text_column)

@@ -1,0 +1,31 @@
+"""Mozilla Common Voice, one language: clips/ and train.tsv, dev.tsv, test.tsv, or validated.tsv for splits of one's own."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from parakeet_ft.data.corpora.folder import existing_folder
+from parakeet_ft.data.manifest import Utterance
+from parakeet_ft.errors import UserError
+
+KEPT = ("age", "gender", "accents", "variant")
+
+
+def read_common_voice(folder: str | Path, *, tables: Sequence[str] = ("train", "dev", "test")) -> Iterator[Utterance]:
+    """Yield the utterances of these tables; those named train, dev and test give the split, and client_id is the speaker."""
+    root = existing_folder(folder)
+    if missing := [name for name in tables if not (root / f"{name}.tsv").is_file()]:
+        there = ", ".join(sorted(p.stem for p in root.glob("*.tsv"))) or "no .tsv at all"
+        raise UserError(f"{root} lacks {', '.join(f'{name}.tsv' for name in missing)}; it has {there}. Expected one language of Common Voice.")
+    for name in tables:
+        with open(root / f"{name}.tsv", encoding="utf-8", errors="surrogateescape", newline="") as lines:
+            for record in csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE):
+                extra = {key: record[key] for key in KEPT if record.get(key)}
+                if record.get("locale"):
+                    extra["lang"] = record["locale"]
+                if name in ("train", "dev", "test"):
+                    extra["split"] = name
+                yield Utterance(audio_filepath=str(root / "clips" / (record.get("path") or "")), duration=0.0, text=record.get("sentence") or "",
+                                speaker=record.get("client_id") or None, extra=extra)

@@ -1,0 +1,57 @@
+"""A Kaldi data directory: wav.scp and text, with segments and utt2spk if they are there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from parakeet_ft.data.audio import is_pipe
+from parakeet_ft.data.corpora.folder import existing_file
+from parakeet_ft.data.manifest import Utterance
+from parakeet_ft.errors import UserError
+
+
+def read_kaldi(folder: str | Path, *, audio_root: str | Path | None = None, allow_pipes: bool = False) -> Iterator[Utterance]:
+    """Yield the utterances in the order of `text`. Relative paths of wav.scp are relative to `audio_root`, by default the working directory
+    as in Kaldi.
+
+    Commands in wav.scp ("sph2pipe ... |") are run by a shell, so only with `allow_pipes`. Raises UserError.
+    """
+    root = Path(folder)
+    recordings = dict(_pairs(existing_file(root / "wav.scp", what="wav.scp of a Kaldi data directory")))
+    if not allow_pipes and (pipe := next((value for value in recordings.values() if is_pipe(value)), None)):
+        raise UserError(f"{root / 'wav.scp'} holds commands, the first: {pipe!r}. They would be run by a shell: read them, then use --allow-pipes.")
+    speakers = dict(_pairs(root / "utt2spk")) if (root / "utt2spk").is_file() else {}
+    segments = {key: value.split() for key, value in _pairs(root / "segments")} if (root / "segments").is_file() else None
+    for key, text in _pairs(existing_file(root / "text", what="text of a Kaldi data directory")):
+        recording, offset, duration, extra = key, 0.0, 0.0, {"id": key}
+        if segments is not None:
+            recording, offset, duration = _segment(segments.get(key), extra)
+        path = recordings.get(recording)
+        if path is None:
+            extra.setdefault("bad_row", f"{recording} is not in wav.scp")
+            path = str(root / recording)
+        if not is_pipe(path):
+            path = os.path.normpath(Path(audio_root or "") / path)
+        yield Utterance(audio_filepath=path, duration=duration, text=text, offset=offset, speaker=speakers.get(key), extra=extra)
+
+
+def _segment(fields: list[str] | None, extra: dict) -> tuple[str, float, float]:
+    """(recording, offset, duration) of the value of a segments line: recording, begin, end in seconds; an end of -1 is the recording's."""
+    try:
+        recording, begin, end = fields[0], float(fields[1]), float(fields[2])
+    except (TypeError, IndexError, ValueError):
+        extra["bad_row"] = "no usable line in segments" + (f": {' '.join(fields)}" if fields else "")
+        return "", 0.0, 0.0
+    if end != -1 and end <= begin:
+        extra["bad_row"] = f"the segment ends at {end} s and begins at {begin} s"
+    return recording, begin, max(0.0, end - begin) if end != -1 else 0.0
+
+
+def _pairs(path: Path) -> Iterator[tuple[str, str]]:
+    with path.open(encoding="utf-8", errors="surrogateescape") as lines:
+        for line in lines:
+            if line.strip():
+                key, _, value = line.strip().partition(" ") if " " in line.strip() else line.strip().partition("\t")
+                yield key, value.strip()

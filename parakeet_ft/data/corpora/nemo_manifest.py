@@ -1,0 +1,39 @@
+"""Existing NeMo manifests, line by line: a line that is broken is a row with a reason, not the end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from parakeet_ft.data.corpora.folder import existing_file
+from parakeet_ft.data.manifest import ManifestError, Utterance, parse_line
+
+SPLIT_WORDS = {"train": "train", "training": "train", "dev": "dev", "val": "dev", "valid": "dev", "validation": "dev", "test": "test", "eval": "test"}
+
+
+def read_manifests(paths: Sequence[str | Path], *, splits: Sequence[str] | None = None) -> Iterator[Utterance]:
+    """Yield the utterances of several manifests with absolute audio paths; `splits` gives each manifest's name in the field `split`."""
+    for number, path in enumerate(paths):
+        path = existing_file(path, what="manifest")
+        with path.open(encoding="utf-8", errors="surrogateescape") as lines:
+            for line_number, line in enumerate(lines, 1):
+                if not line.strip():
+                    continue
+                try:
+                    utterance = parse_line(line, f"{path} line {line_number}")
+                except ManifestError as error:
+                    utterance = Utterance(audio_filepath=".", duration=0.0, text="", extra={"bad_row": str(error)})
+                extra = utterance.extra | ({"split": splits[number]} if splits else {})
+                yield Utterance(os.path.normpath(path.parent / utterance.audio_filepath), utterance.duration, utterance.text, utterance.offset,
+                                utterance.speaker, extra)
+
+
+def split_names(paths: Sequence[str | Path]) -> list[str]:
+    """A name for each manifest: train, dev or test where the file's name says so, else its stem; made unique."""
+    names: list[str] = []
+    for path in paths:
+        words = Path(path).stem.lower().replace("-", "_").replace(".", "_").split("_")
+        name = next((SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS), Path(path).stem)
+        names.append(name if name not in names else f"{name} ({path})")
+    return names

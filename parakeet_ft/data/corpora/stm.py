@@ -1,0 +1,42 @@
+"""STM: segments of long recordings with speaker and text, a line each (NIST sclite's format)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from parakeet_ft.data.corpora.folder import existing_file, existing_folder, recordings_by_name
+from parakeet_ft.data.manifest import Utterance
+
+IGNORED = "ignore_time_segment_in_scoring"
+
+
+def read_stm(path: str | Path, *, audio: str | Path | None = None) -> Iterator[Utterance]:
+    """Yield a segment a line: recording, channel, speaker, begin, end, optional <labels>, text. `audio` is the folder of the recordings.
+
+    Comments (;;) and segments that scoring ignores are left out.
+    """
+    path = existing_file(path, what="STM file")
+    folder = existing_folder(audio or path.parent)
+    recordings = recordings_by_name(folder)
+    with path.open(encoding="utf-8", errors="surrogateescape") as lines:
+        for number, line in enumerate(lines, 1):
+            fields = line.split(maxsplit=5)
+            if not fields or line.startswith(";;"):
+                continue
+            extra: dict = {"session": fields[0]}
+            audio_path = recordings.get(fields[0]) or recordings.get(os.path.splitext(fields[0])[0])
+            if audio_path is None:
+                extra["bad_row"] = f"line {number}: no recording of the name {fields[0]}"
+            try:
+                begin, end = float(fields[3]), float(fields[4])
+            except (IndexError, ValueError):
+                begin = end = 0.0
+                extra["bad_row"] = f"line {number}: {line.strip()[:60]!r}, expected recording, channel, speaker, begin, end, text"
+            text = fields[5].strip() if len(fields) > 5 else ""
+            if text.startswith("<") and ">" in text:
+                text = text.partition(">")[2].strip()
+            if text != IGNORED:
+                yield Utterance(audio_filepath=audio_path or str(folder / fields[0]), duration=max(0.0, end - begin), text=text, offset=begin,
+                                speaker=fields[2] if len(fields) > 2 else None, extra=extra)

@@ -1,0 +1,68 @@
+"""Praat TextGrids (long and short form) over recordings of the same name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from parakeet_ft.data.corpora.folder import existing_folder, recordings_by_name
+from parakeet_ft.data.manifest import Utterance
+from parakeet_ft.errors import UserError
+
+# A value of either form: a quoted string in which "" is a quotation mark, a number, or a flag. Names and "= " of the long form are skipped.
+VALUE = re.compile(r'"((?:[^"]|"")*)"|(?<![\w\[])(-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)(?![\w\]])|<(exists|absent)>')
+SILENCE = frozenset({"", "sil", "sp", "spn", "<sil>", "<p>", "#"})
+
+
+def read_textgrids(folder: str | Path, *, tier: str | None = None, speaker_from_tier: bool = False) -> Iterator[Utterance]:
+    """Yield an utterance an interval that has text, of the named tier or of all interval tiers (then each often is one speaker).
+
+    Marks of silence (sil, sp, spn) are left out. Raises UserError if no TextGrid is there or none has the tier.
+    """
+    root = existing_folder(folder)
+    recordings, files = recordings_by_name(root), sorted(p for p in root.rglob("*") if p.suffix.lower() == ".textgrid")
+    if not files:
+        raise UserError(f"{root} holds no .TextGrid files.")
+    names: set[str] = set()
+    for path in files:
+        audio_path = recordings.get(path.stem)
+        for name, intervals in parse_textgrid(_read(path), where=str(path)):
+            names.add(name)
+            if tier is not None and name != tier:
+                continue
+            for begin, end, text in intervals:
+                if text.strip().lower() in SILENCE:
+                    continue
+                extra = {"session": path.stem} | ({} if audio_path else {"bad_row": f"no recording of the name {path.stem}"})
+                yield Utterance(audio_filepath=audio_path or str(path), duration=end - begin, text=text, offset=begin,
+                                speaker=name if speaker_from_tier else None, extra=extra)
+    if tier is not None and tier not in names:
+        raise UserError(f"No TextGrid below {root} has a tier {tier!r}; there are {', '.join(sorted(map(repr, names)))}.")
+
+
+def _read(path: Path) -> str:
+    data = path.read_bytes()
+    # Praat writes UTF-16 with a byte order mark as soon as a text is not ASCII.
+    return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig", errors="surrogateescape")
+
+
+def parse_textgrid(text: str, *, where: str) -> list[tuple[str, list[tuple[float, float, str]]]]:
+    """(name, [(begin, end, text)]) of each interval tier; times in seconds. Point tiers are left out. Raises UserError."""
+    values = [quoted.replace('""', '"') if quoted is not None else float(number) if number else flag
+              for quoted, number, flag in ((m[1], m[2], m[3]) for m in VALUE.finditer(text))]
+    try:
+        if values[:2] != ["ooTextFile", "TextGrid"] or values[4] != "exists":
+            raise ValueError("the header is another one")
+        at, tiers = 6, []
+        for _ in range(int(values[5])):
+            kind, name, count = values[at], values[at + 1], int(values[at + 4])
+            at += 5
+            width = 3 if kind == "IntervalTier" else 2
+            rows = [tuple(values[at + width * i:at + width * (i + 1)]) for i in range(count)]
+            at += width * count
+            if kind == "IntervalTier":
+                tiers.append((name, [(float(b), float(e), str(t)) for b, e, t in rows]))
+        return tiers
+    except (IndexError, ValueError, TypeError) as error:
+        raise UserError(f"{where} is not a TextGrid that can be read ({error}).") from None
