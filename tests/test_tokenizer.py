@@ -8,8 +8,9 @@ from parakeet_ft.errors import UserError
 from parakeet_ft.pieces import extend_sentencepiece, learn_pieces, load_pieces, spell
 from parakeet_ft.tokenizer import coverage, load_sentencepiece, read_tokenizer_dir, train_sentencepiece, write_tokenizer_dir
 
-WORDS = ("tower runway wind cleared approach heading descend climb maintain contact ground line up and wait traffic north south east west "
-         "speed turn left right report visual final flight level hold short taxi via the of to for in on it is was there then this that").split()
+WORDS = """tower runway wind cleared approach heading descend climb maintain contact ground line up and wait traffic north south east
+west speed turn left right report visual final flight level hold short taxi via the of to for in on it is was there then this
+that""".split()
 DOMAIN = ["cleared to flight level 350 (climb)", "heading 270 & speed 210", "kubernetes kubernetes kubernetes", "ñandú ñandú seen at 09:15"]
 
 
@@ -79,7 +80,8 @@ def test_extending_keeps_every_old_id_and_score(model):
     assert [old.get_score(i) for i in range(size)] == [new.get_score(i) for i in range(size)]
 
 
-@pytest.mark.parametrize("listed", [["▁kubernetes"], ["▁kubernetes", "netes"], ["netes", "▁kubernetes", "▁kub"], ["▁ñandú"], ["%"], ["▁approaching"]])
+@pytest.mark.parametrize("listed", [["▁kubernetes"], ["▁kubernetes", "netes"], ["netes", "▁kubernetes", "▁kub"], ["▁ñandú"], ["%"],
+                                    ["▁approaching"]])
 def test_a_listed_piece_is_written_as_one(model, listed):
     extended = load_sentencepiece(extend_sentencepiece(model, listed))
     for piece in listed:
@@ -143,8 +145,8 @@ def test_a_piece_is_spelled_by_the_old_pieces_of_its_text(model):
 
 
 @pytest.mark.parametrize("pieces, message", [
-    (["%", "(", "%"], "1 duplicates: '%'"), ([], "empty"), (["new york"], "not one word"), (["a▁b"], "not one word"), (["▁"], "not one word"),
-    (["ﬁ"], "rewrites its text to 'fi'"), ([True], "quote it"), ("nowhere.txt", "No list of pieces at nowhere.txt")])
+    (["%", "(", "%"], "1 duplicates: '%'"), ([], "empty"), (["new york"], "not one word"), (["a▁b"], "not one word"),
+    (["▁"], "not one word"), (["ﬁ"], "rewrites its text to 'fi'"), ([True], "quote it"), ("nowhere.txt", "No list of pieces at nowhere.txt")])
 def test_a_bad_list_of_pieces_is_a_user_error(model, pieces, message):
     with pytest.raises(UserError, match=message.replace("(", r"\(")):
         load_pieces(pieces, model=model)
