@@ -146,7 +146,7 @@ def test_a_piece_is_spelled_by_the_old_pieces_of_its_text(model):
 
 @pytest.mark.parametrize("pieces, message", [
     (["%", "(", "%"], "1 duplicates: '%'"), ([], "empty"), (["new york"], "not one word"), (["a▁b"], "not one word"),
-    (["▁"], "not one word"), (["ﬁ"], "rewrites its text to 'fi'"), ([True], "quote it"), ("nowhere.txt", "No list of pieces at nowhere.txt")])
+    (["▁"], "not one word"), (["ﬁ"], "rewrites its text to 'fi'"), ([True], "quote it"), ("nowhere.txt", "No list of pieces at nowhere")])
 def test_a_bad_list_of_pieces_is_a_user_error(model, pieces, message):
     with pytest.raises(UserError, match=message.replace("(", r"\(")):
         load_pieces(pieces, model=model)

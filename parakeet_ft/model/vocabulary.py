@@ -158,7 +158,7 @@ def adapt_vocabulary(model: Any, *, texts: Sequence[str], workdir: Path, mode: s
     embeddings drive the prediction network as before. (Up to the rounding of matrix products of another width: old pieces that tie to
     the last bits may swap.) Beam search sums probabilities and may differ.
 
-    The tokenizer is written to `workdir`/tokenizer, which must last until `save_to`.
+    A changed tokenizer is written into `workdir`, which must last until `save_to`.
     """
     if type(model.tokenizer).__name__ != "SentencePieceTokenizer" or model.tokenizer_type != "bpe":
         raise UserError(f"The model's tokenizer is a {type(model.tokenizer).__name__}, expected one SentencePiece model; "
@@ -169,7 +169,7 @@ def adapt_vocabulary(model: Any, *, texts: Sequence[str], workdir: Path, mode: s
     facts_before, before, after = loss_facts(model), _piece_list(old), _piece_list(plan.model)
     starts = _row_starts(old, before, after)
     if plan.model != old:
-        folder = sentencepieces.write_tokenizer_dir(plan.model, workdir / "tokenizer")
+        folder = sentencepieces.write_tokenizer_dir(plan.model, workdir)
         lowered = range(len(before), len(after)) if mode == "extend" else range(0)
         rows.swap_tokenizer(model, folder, starts=starts, num_before=len(before), lowered=lowered, margin=EXTEND_MARGIN)
     rows.rebuild_loss(model)
