@@ -1,4 +1,4 @@
-"""NeMo's own CUDA kernels for RNN-T and TDT, run without a GPU by numba's simulator: `python cuda_simulator.py cases.pkl costs_and_grads.pkl`.
+"""NeMo's own CUDA kernels for RNN-T and TDT, run without a GPU by numba's simulator: `cuda_simulator.py CASES ANSWERS` (pickles).
 
 Needs its own process: the simulator must be chosen before numba's import. The order of kernels and what follows them is that of
 `GPUTDT.compute_cost_and_score` and `GPURNNT.compute_cost_and_score` (nemo/collections/asr/parts/numba/rnnt_loss/utils/cuda_utils/
