@@ -1,18 +1,20 @@
-"""The quick look at manifests before a model is loaded: seconds for a million utterances, and nothing that takes long to import."""
+"""The quick look at manifests before a model is loaded, and the same over any number of lines: no audio is decoded but for a sample."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from parakeet_ft.data import audio
+from parakeet_ft.data.corpora.nemo_manifest import read_manifests
+from parakeet_ft.data.filters import TOLERANCE_SECONDS, TOLERANCE_SHARE, Limits, reason_to_drop
 from parakeet_ft.data.manifest import Utterance, missing_audio
+from parakeet_ft.data.summary import Summary
 from parakeet_ft.errors import UserError
 
-# A claimed length may differ from the real one by rounding and by the padding of lossy formats.
-TOLERANCE_SECONDS = 0.2
-TOLERANCE_SHARE = 0.02
 # Above this share of the sample, wrong durations are no accident of a few files, and training would read other audio than the text.
 MAX_WRONG_DURATIONS = 0.1
 
@@ -62,7 +64,7 @@ def _check_sample(chosen: Sequence[Utterance], where: str) -> list[str]:
                         "`python data_prep/check.py MANIFEST` lists them all.")
     if len(wrong) > MAX_WRONG_DURATIONS * len(chosen):
         raise UserError(f"{where}: {len(wrong)} of {len(chosen)} sampled durations are wrong: {'; '.join(wrong[:5])}.\n"
-                        "`python data_prep/check.py MANIFEST --write DIR` writes a manifest with real durations.")
+                        "`python data_prep/check.py MANIFEST --write` writes a manifest with real durations.")
     return [f"{where}: {len(wrong)} of {len(chosen)} sampled durations are wrong: {'; '.join(wrong[:5])}."] if wrong else []
 
 
@@ -72,3 +74,54 @@ def wrong_duration(utterance: Utterance, *, real: float) -> str | None:
     if end - real > TOLERANCE_SECONDS + TOLERANCE_SHARE * real:
         return f"ends at {end:.2f} s, its file at {real:.2f} s"
     return None
+
+
+def skim(paths: Sequence[str | Path], names: Sequence[str], *, limits: Limits, encode: Callable[[str], Sequence[int]] | None = None, unknown_id: int = 0,
+         sample: int = 200, on_progress: Callable[[int, float], None] = lambda count, seconds: None) -> Summary:
+    """Go through manifests line by line, trusting durations: what the filters say without the audio, files that do not exist, and a sample
+    of each manifest decoded. `names` are the splits.
+
+    Memory holds hashes of the texts of all manifests but the largest, for the audit of shared texts, and no utterance.
+    """
+    summary, largest = Summary(), max(range(len(paths)), key=lambda i: os.path.getsize(paths[i]))
+    held_out: dict[bytes, str] = {}
+    shared: dict[tuple[str, str], int] = {}
+    for number in sorted(range(len(paths)), key=lambda i: (i == largest, i)):
+        chosen: list[Utterance] = []
+        rng = random.Random(number)
+        for count, utterance in enumerate(read_manifests([paths[number]]), 1):
+            dropped = _skim_reason(utterance, limits, encode, unknown_id)
+            if dropped is not None:
+                summary.drop(utterance, reason=dropped[0], detail=dropped[1])
+            else:
+                summary.add(utterance, split=names[number])
+                # Reservoir sampling: each line has the same chance, whatever their number.
+                if len(chosen) < sample:
+                    chosen.append(utterance)
+                elif (place := rng.randrange(count)) < sample:
+                    chosen[place] = utterance
+                key = hashlib.blake2b(" ".join(utterance.text.lower().split()).encode(), digest_size=8).digest()
+                if (other := held_out.get(key, names[number])) != names[number]:
+                    shared[names[number], other] = shared.get((names[number], other), 0) + 1
+                elif number != largest:
+                    held_out[key] = names[number]
+            if count % 1000 == 0:
+                on_progress(1000, 0.0)
+        if chosen:
+            _note_sample(chosen, names[number], summary)
+    summary.notes += [f"{count} utterances of {name} have a text that {other} has too." for (name, other), count in shared.items()]
+    return summary
+
+
+def _skim_reason(utterance: Utterance, limits: Limits, encode: Callable[[str], Sequence[int]] | None, unknown_id: int) -> tuple[str, str] | None:
+    if "bad_row" not in utterance.extra and not os.path.isfile(utterance.audio_filepath):
+        return "missing", ""
+    trusted = audio.Measured(duration=utterance.duration, level_dbfs=0.0)
+    return reason_to_drop(utterance, trusted, limits=limits, encode=encode, unknown_id=unknown_id)
+
+
+def _note_sample(chosen: Sequence[Utterance], name: str, summary: Summary) -> None:
+    try:
+        summary.notes += _check_sample(chosen, name)
+    except UserError as error:
+        summary.notes.append(str(error))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,18 +15,18 @@ from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.data.parallel import num_cores, open_executor
 from parakeet_ft.data.prepare import AudioStage, Source, Stages, prepare
 from parakeet_ft.data.report import write_report
-from parakeet_ft.data.splits import SplitRules
+from parakeet_ft.data.splits import SPLITS, SplitRules
 from parakeet_ft.data.summary import Summary, print_summary
 from parakeet_ft.data.text import TextRules, load_replacements
 from parakeet_ft.errors import UserError
 
 
-def make_parser(doc: str, *, out: bool = True) -> argparse.ArgumentParser:
-    """A parser with the flags of all stages; the script adds what names its corpus."""
+def make_parser(doc: str, *, splits: bool = True) -> argparse.ArgumentParser:
+    """A parser with the flags of all stages; the script adds what names its corpus. Without `splits`, --out is the script's too."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    if out:
+    if splits:
         parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the manifests, audio/ and report.html")
-        _add_split_flags(parser.add_argument_group("splits"))
+        add_split_flags(parser.add_argument_group("splits"))
     _add_audio_flags(parser.add_argument_group("audio"))
     _add_text_flags(parser.add_argument_group("text"))
     _add_filter_flags(parser.add_argument_group("filters ('off' switches one off)"))
@@ -41,7 +42,7 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def _add_split_flags(group) -> None:
+def add_split_flags(group) -> None:
     group.add_argument("--dev-share", type=float, default=SplitRules.dev_share, help="share of the speakers (or sentences) for dev; default %(default)s")
     group.add_argument("--test-share", type=float, default=SplitRules.test_share, help="the same for test; default %(default)s")
     group.add_argument("--dev-speakers", type=_names, default=(), metavar="A,B", help="speakers whose utterances are dev")
@@ -92,9 +93,14 @@ def stages_from(args: argparse.Namespace) -> Stages:
                     drop_duplicate_audio=not args.keep_duplicate_audio)
     text = TextRules(case=args.case, punctuation=args.punctuation, numbers=args.spell_numbers, plain_quotes=not args.keep_quotes,
                      replacements=load_replacements(args.replacements) if args.replacements else ())
-    rules = SplitRules(dev_share=args.dev_share, test_share=args.test_share, dev_groups=args.dev_speakers, test_groups=args.test_speakers)
-    return Stages(audio=AudioStage(convert=not args.in_place, channel=args.channel, max_duration=args.max_duration), text=text, limits=limits,
-                  splits=rules, split_by=args.split_by, sentence_disjoint=args.sentence_disjoint)
+    stages = Stages(audio=AudioStage(convert=not args.in_place, channel=args.channel, max_duration=args.max_duration), text=text, limits=limits)
+    return dataclasses.replace(stages, splits=split_rules_from(args), split_by=args.split_by,
+                               sentence_disjoint=args.sentence_disjoint) if "split_by" in args else stages
+
+
+def split_rules_from(args: argparse.Namespace) -> SplitRules:
+    """The rules of the splits' flags. Raises UserError."""
+    return SplitRules(dev_share=args.dev_share, test_share=args.test_share, dev_groups=args.dev_speakers, test_groups=args.test_speakers)
 
 
 def load_encoder(path: Path | None) -> tuple[Callable[[str], Sequence[int]] | None, int]:
@@ -145,23 +151,31 @@ def progress_bar(total: int, *, what: str) -> Iterator[Callable[[int, float], No
         yield advance
 
 
-def run(source: Source, args: argparse.Namespace, *, root: Path, title: str) -> Summary:
+def run(source: Source, args: argparse.Namespace, *, root: Path, title: str, stages: Stages | None = None, only_examine: bool = False) -> Summary:
     """Prepare a source as the flags say, print the table, write report.html, and exit with 1 if more than --max-dropped is lost."""
-    stages = stages_from(args)
+    stages = stages or stages_from(args)
     encode, unknown_id = load_encoder(args.tokenizer)
     total = sum(1 for _ in source())
     with open_executor(jobs=args.jobs, scheduler=args.scheduler, slurm=args.slurm) as executor, progress_bar(total, what="audio") as advance:
         summary, ledger = prepare(source, root=root, out=args.out, stages=stages, executor=executor, window=2 * max(1, args.jobs), encode=encode,
-                                  unknown_id=unknown_id, on_progress=advance)
-    leaks = find_leaks(ledger)
+                                  unknown_id=unknown_id, only_examine=only_examine, on_progress=advance)
+    leaks = find_leaks(ledger, pairs=split_pairs(summary))
     ledger.close()
     report = write_report(summary, args.out / "report.html", title=title, leaks=leaks)
     print_summary(summary, title=title)
     for line in leaks.lines():
         print(f"shared: {line}")
-    print(f"manifests: {' '.join(str(args.out / f'{split}.jsonl') for split in ('train', 'dev', 'test') if summary.count[split])}\nreport: {report}")
+    if not only_examine:
+        print("manifests: " + " ".join(str(args.out / f"{split}.jsonl") for split in SPLITS if summary.count[split]))
+    print(f"report: {report}")
     finish(summary, max_dropped=args.max_dropped)
     return summary
+
+
+def split_pairs(summary: Summary) -> list[tuple[str, str]]:
+    """(held-out split, other split) for the audit: test and dev against train, test against dev; other names each against those before."""
+    names = sorted(summary.count, key=lambda name: (SPLITS.index(name) if name in SPLITS else len(SPLITS), name))
+    return [(names[i], names[j]) for i in range(len(names)) for j in range(i)]
 
 
 def finish(summary: Summary, *, max_dropped: float) -> None:
@@ -177,7 +191,6 @@ def finish(summary: Summary, *, max_dropped: float) -> None:
 
 def absolute(utterances: Iterator[Utterance]) -> Iterator[Utterance]:
     """Audio paths made absolute from the working directory."""
-    import dataclasses
     import os
 
     for utterance in utterances:

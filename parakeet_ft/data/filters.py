@@ -8,7 +8,11 @@ from collections.abc import Callable, Sequence
 
 from parakeet_ft.data.audio import Measured
 from parakeet_ft.data.manifest import Utterance
+from parakeet_ft.data.text import is_utf8
 
+# A claimed length may differ from the real one by rounding and by the padding of lossy formats.
+TOLERANCE_SECONDS = 0.2
+TOLERANCE_SHARE = 0.02
 # What each reason means, for the report. Those of decoding are in data/audio.py.
 REASONS = {
     "missing": "the audio file does not exist", "not_a_file": "the path is a directory or device", "no_permission": "the file may not be read",
@@ -17,7 +21,7 @@ REASONS = {
     "not_finite": "samples are NaN or infinite", "no_such_channel": "the file lacks the channel asked for",
     "crashed_decoder": "the decoder crashed on this file", "not_utf8": "the text is not UTF-8", "bad_row": "the row of the table is incomplete",
     "empty_text": "there is no text", "silent": "the level is below the limit", "clipped": "too many samples at full scale",
-    "too_short": "shorter than the limit", "too_long": "longer than the limit", "too_few_chars": "too few characters a second for speech",
+    "too_short": "shorter than the limit", "too_long": "longer than the limit", "wrong_duration": "the utterance ends after its file", "too_few_chars": "too few characters a second for speech",
     "too_many_chars": "too many characters a second for speech", "ctc_unalignable": "more tokens than encoder frames: CTC has no path",
     "unknown_chars": "the tokenizer cannot write some character", "duplicate_audio": "the same samples came before",
     "duplicate_text": "the same text came often enough before", "text_in_held_out": "the text is in dev or test",
@@ -30,6 +34,7 @@ class Limits:
     """Bounds of what is kept; None switches a filter off. Durations in seconds, levels in dBFS, `max_clipped` a fraction of the samples.
 
     `max_duration` is what Parakeet's full attention trains on without trouble; `ctc_subsampling` is FastConformer's, over 10 ms frames.
+    `check_claimed_duration` drops what ends after its file does; where audio is converted the real length is written instead.
     """
 
     min_duration: float | None = 0.1
@@ -41,6 +46,7 @@ class Limits:
     ctc_subsampling: int | None = 8
     max_same_text: int | None = None
     drop_duplicate_audio: bool = True
+    check_claimed_duration: bool = False
 
 
 def encoder_frames(duration: float, *, subsampling: int = 8) -> int:
@@ -54,28 +60,31 @@ def ctc_length(pieces: Sequence[int]) -> int:
 
 
 def reason_to_drop(utterance: Utterance, measured: Measured, *, limits: Limits, encode: Callable[[str], Sequence[int]] | None = None,
-                   unknown_id: int = 0) -> tuple[str, str] | None:
-    """(reason, detail) of the first filter that drops the utterance, or None. `encode` is the tokenizer's, text -> ids.
+                   unknown_id: int = 0, claimed: float = 0.0) -> tuple[str, str] | None:
+    """(reason, detail) of the first filter that drops the utterance, or None. `encode` is the tokenizer's, text -> ids;
+    `claimed` the seconds that the source gave, 0 if it gave none.
 
     Non-speech (`non_speech` true among the extra fields) may have no text and be silent.
     """
-    return (_text_reason(utterance) or _audio_reason(utterance, measured, limits)
+    return (_text_reason(utterance) or _audio_reason(utterance, measured, limits, claimed)
             or _rate_reason(utterance, measured.duration, limits) or _token_reason(utterance, measured.duration, limits, encode, unknown_id))
 
 
 def _text_reason(utterance: Utterance) -> tuple[str, str] | None:
     if "bad_row" in utterance.extra:
         return "bad_row", str(utterance.extra["bad_row"])
-    if any("\ud800" <= character <= "\udfff" for character in utterance.text + utterance.audio_filepath):
+    if not is_utf8(utterance.text) or not is_utf8(utterance.audio_filepath):
         return "not_utf8", repr(utterance.text.encode("utf-8", "surrogateescape")[:80])
     if not utterance.text.strip() and not utterance.extra.get("non_speech"):
         return "empty_text", ""
     return None
 
 
-def _audio_reason(utterance: Utterance, measured: Measured, limits: Limits) -> tuple[str, str] | None:
+def _audio_reason(utterance: Utterance, measured: Measured, limits: Limits, claimed: float) -> tuple[str, str] | None:
     if measured.reason is not None:
         return measured.reason, measured.detail
+    if limits.check_claimed_duration and claimed - measured.duration > TOLERANCE_SECONDS + TOLERANCE_SHARE * measured.duration:
+        return "wrong_duration", f"claims {claimed:.2f} s, has {measured.duration:.2f} s"
     if limits.min_duration is not None and measured.duration < limits.min_duration:
         return "too_short", f"{measured.duration:.2f} s"
     if limits.max_duration is not None and measured.duration > limits.max_duration:

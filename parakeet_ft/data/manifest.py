@@ -37,6 +37,9 @@ class Utterance:
         return json.dumps(record | self.extra, ensure_ascii=False)
 
 
+KNOWN = frozenset(field.name for field in dataclasses.fields(Utterance))
+
+
 class ManifestError(UserError):
     """A manifest that cannot be used; the message says which line, what was found and what was expected."""
 
@@ -64,9 +67,8 @@ def parse_line(line: str, where: str) -> Utterance:
             raise ManifestError(f"{where}: {key} is {record.get(key)!r}, expected seconds{' above 0' if key == 'duration' else ''}.")
         numbers[key] = float(value)
     speaker = record.get("speaker")
-    known = {field.name for field in dataclasses.fields(Utterance)}
     return Utterance(audio_filepath=record["audio_filepath"], text=record["text"], **numbers,
-                     speaker=None if speaker is None else str(speaker), extra={k: v for k, v in record.items() if k not in known})
+                     speaker=None if speaker is None else str(speaker), extra={k: v for k, v in record.items() if k not in KNOWN})
 
 
 def stream_manifest(path: str | os.PathLike) -> Iterator[Utterance]:
@@ -74,12 +76,13 @@ def stream_manifest(path: str | os.PathLike) -> Iterator[Utterance]:
     path = Path(path)
     if not path.is_file():
         raise ManifestError(f"No manifest at {path}. Expected a file of JSON lines; `python data_prep/from_table.py TABLE --out DIR` makes one.")
+    folder = str(path.parent)
     with path.open(encoding="utf-8") as lines:
         try:
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     utterance = parse_line(line, f"{path} line {number}")
-                    yield dataclasses.replace(utterance, audio_filepath=os.path.normpath(path.parent / utterance.audio_filepath))
+                    yield dataclasses.replace(utterance, audio_filepath=os.path.normpath(os.path.join(folder, utterance.audio_filepath)))
         except UnicodeDecodeError as error:
             raise ManifestError(f"{path} is not UTF-8 text (byte {error.start} of a block): is it a manifest?") from None
 

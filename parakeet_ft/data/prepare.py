@@ -26,7 +26,7 @@ from parakeet_ft.data.manifest import Utterance, atomic_path
 from parakeet_ft.data.parallel import chunked, map_chunks
 from parakeet_ft.data.splits import SPLITS, SplitRules
 from parakeet_ft.data.summary import Summary
-from parakeet_ft.data.text import TextRules, normalise, text_key
+from parakeet_ft.data.text import TextRules, is_utf8, normalise, text_key
 from parakeet_ft.errors import UserError
 
 Source = Callable[[], Iterable[Utterance]]
@@ -142,11 +142,11 @@ def judge(source: Source, ledger: Ledger, *, root: Path, out: Path, stages: Stag
     for number, utterance in enumerate(source()):
         job = audio_job(utterance, root=root, out=out, stage=stages.audio)
         measured = ledger.measured(job.key) or Measured(reason="missing")
-        text = utterance.text if _undecodable(utterance.text) else normalise(utterance.text, rules=stages.text)
+        text = normalise(utterance.text, rules=stages.text) if is_utf8(utterance.text) else utterance.text
         prepared = dataclasses.replace(utterance, audio_filepath=job.target or utterance.audio_filepath, text=text, duration=measured.duration,
                                        offset=0.0 if job.target else utterance.offset)
-        key = text_key(text) if text and not _undecodable(text) else ""
-        dropped = reason_to_drop(prepared, measured, limits=limits, encode=encode, unknown_id=unknown_id)
+        key = text_key(text) if text and is_utf8(text) else ""
+        dropped = reason_to_drop(prepared, measured, limits=limits, encode=encode, unknown_id=unknown_id, claimed=utterance.duration)
         if dropped is None and limits.drop_duplicate_audio and ledger.count_same("samples_hash", measured.samples_hash):
             dropped = "duplicate_audio", ""
         if dropped is None and limits.max_same_text is not None and key and ledger.count_same("text_key", key) >= limits.max_same_text:
@@ -159,16 +159,12 @@ def judge(source: Source, ledger: Ledger, *, root: Path, out: Path, stages: Stag
                        split=str(utterance.extra.get("split", "")))
 
 
-def _undecodable(text: str) -> bool:
-    return any("\ud800" <= character <= "\udfff" for character in text)
-
-
 def assign_splits(ledger: Ledger, *, stages: Stages, out: Path) -> list[str]:
     """Give each kept row its split; returns notes for the user. Groups that no hash reached are pinned in OUT/splits.json."""
     notes: list[str] = []
     kind = _split_kind(ledger, stages, notes)
     if kind == "given":
-        ledger.connection.execute("UPDATE rows SET split = 'train' WHERE split NOT IN ('train', 'dev', 'test')")
+        ledger.connection.execute("UPDATE rows SET split = 'train' WHERE split = ''")
     else:
         path = {"speaker": "$[4]", "sentence": None}.get(kind, f'$[5]."{kind}"')
         column = {"sentence": "text_key", "utterance": "samples_hash || number"}.get(kind, f"COALESCE(json_extract(record, '{path}'), text_key)")
@@ -222,9 +218,12 @@ def _pinned_rules(ledger: Ledger, rules: SplitRules, path: Path, kind: str, note
     return dataclasses.replace(rules, pinned=tuple(sorted(pinned.items())))
 
 
-def write_manifests(ledger: Ledger, *, out: Path, summary: Summary | None = None, splits_to_write: Sequence[str] = SPLITS) -> Summary:
-    """Write a manifest for each split that has utterances, and dropped.jsonl; an empty split's old manifest is removed."""
-    summary = summary or Summary()
+def write_manifests(ledger: Ledger, *, out: Path, only_dropped: bool = False) -> Summary:
+    """Write a manifest for each split that has utterances, and dropped.jsonl; an empty split's old manifest is removed.
+
+    `only_dropped` leaves out the manifests. The summary is of all rows.
+    """
+    summary = Summary()
     with contextlib.ExitStack() as stack:
         files = {}
 
@@ -237,27 +236,28 @@ def write_manifests(ledger: Ledger, *, out: Path, summary: Summary | None = None
             if row.reason is not None:
                 summary.drop(utterance, reason=row.reason, detail=row.detail)
                 write("dropped", json.dumps({"reason": row.reason, "detail": row.detail, "audio_filepath": utterance.audio_filepath, "text": utterance.text}
-                                            | ({"offset": utterance.offset} if utterance.offset else {}), ensure_ascii=_undecodable(
+                                            | ({"offset": utterance.offset} if utterance.offset else {}), ensure_ascii=not is_utf8(
                                                 utterance.text + utterance.audio_filepath + row.detail)))
                 continue
             summary.add(utterance, split=row.split, measured=row.measured)
+            if only_dropped:
+                continue
             extra = {k: v for k, v in utterance.extra.items() if k != "split"}
             inside = utterance.audio_filepath.startswith(str(out) + os.sep)
             path = os.path.relpath(utterance.audio_filepath, out) if inside else utterance.audio_filepath
             write(row.split, dataclasses.replace(utterance, audio_filepath=path, extra=extra).to_json())
-    for name in (*splits_to_write, "dropped"):
-        if name not in files:
-            (out / f"{name}.jsonl").unlink(missing_ok=True)
+    for name in {"dropped", *(() if only_dropped else SPLITS)} - set(files):
+        (out / f"{name}.jsonl").unlink(missing_ok=True)
     return summary
 
 
 def prepare(source: Source, *, root: Path, out: Path, stages: Stages, executor: Callable[[], Executor], window: int = 4,
-            encode: Callable[[str], Sequence[int]] | None = None, unknown_id: int = 0,
+            encode: Callable[[str], Sequence[int]] | None = None, unknown_id: int = 0, only_examine: bool = False,
             on_progress: Callable[[int, float], None] = lambda count, seconds: None) -> tuple[Summary, Ledger]:
     """Run all stages over a source, which is called twice and must give the same utterances. Returns the summary and the open ledger.
 
     `root` is the folder that names audio apart from its place on this machine: the same corpus elsewhere gives the same manifests.
-    Raises UserError if the source has no utterance.
+    `only_examine` takes the splits as they come and writes no manifest. Raises UserError if the source has no utterance.
     """
     out = Path(os.path.abspath(out))
     ledger = Ledger(out / ".ledger.sqlite")
@@ -265,7 +265,7 @@ def prepare(source: Source, *, root: Path, out: Path, stages: Stages, executor: 
     judge(source, ledger, root=root, out=out, stages=stages, encode=encode, unknown_id=unknown_id)
     if not ledger.scalar("SELECT COUNT(*) FROM rows"):
         raise UserError(f"The source at {root} has no utterance.")
-    notes = assign_splits(ledger, stages=stages, out=out)
-    summary = write_manifests(ledger, out=out)
+    notes = [] if only_examine else assign_splits(ledger, stages=stages, out=out)
+    summary = write_manifests(ledger, out=out, only_dropped=only_examine)
     summary.notes += notes
     return summary, ledger

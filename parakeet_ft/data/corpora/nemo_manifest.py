@@ -16,16 +16,17 @@ def read_manifests(paths: Sequence[str | Path], *, splits: Sequence[str] | None 
     """Yield the utterances of several manifests with absolute audio paths; `splits` gives each manifest's name in the field `split`."""
     for number, path in enumerate(paths):
         path = existing_file(path, what="manifest")
+        folder, name = str(path.parent), str(path)
         with path.open(encoding="utf-8", errors="surrogateescape") as lines:
             for line_number, line in enumerate(lines, 1):
                 if not line.strip():
                     continue
                 try:
-                    utterance = parse_line(line, f"{path} line {line_number}")
+                    utterance = parse_line(line, f"{name} line {line_number}")
                 except ManifestError as error:
                     utterance = Utterance(audio_filepath=".", duration=0.0, text="", extra={"bad_row": str(error)})
                 extra = utterance.extra | ({"split": splits[number]} if splits else {})
-                yield Utterance(os.path.normpath(path.parent / utterance.audio_filepath), utterance.duration, utterance.text, utterance.offset,
+                yield Utterance(os.path.normpath(os.path.join(folder, utterance.audio_filepath)), utterance.duration, utterance.text, utterance.offset,
                                 utterance.speaker, extra)
 
 
@@ -35,5 +36,6 @@ def split_names(paths: Sequence[str | Path]) -> list[str]:
     for path in paths:
         words = Path(path).stem.lower().replace("-", "_").replace(".", "_").split("_")
         name = next((SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS), Path(path).stem)
-        names.append(name if name not in names else f"{name} ({path})")
+        same = sum(other == name or other.startswith(f"{name}-") for other in names)
+        names.append(f"{name}-{same + 1}" if same else name)
     return names
