@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import io
 import os
+import re
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -111,7 +112,8 @@ def probe(path: str) -> AudioInfo:
 def decode(path: str, *, offset: float = 0.0, duration: float | None = None) -> tuple[np.ndarray, int]:
     """Decode `duration` seconds (None: to the end) from `offset` -> (float32 samples (samples, channels), rate in Hz).
 
-    Raises AudioError: missing, not_a_file, no_permission, zero_bytes, unreadable, truncated, no_samples, beyond_end, not_finite, pipe_failed.
+    Raises AudioError: missing, not_a_file, no_permission, zero_bytes, unreadable, damaged, truncated, no_samples, beyond_end, not_finite,
+    pipe_failed.
     """
     import soundfile
 
@@ -124,7 +126,7 @@ def decode(path: str, *, offset: float = 0.0, duration: float | None = None) -> 
             rate_hz, start = file.samplerate, int(round(offset * file.samplerate))
             if start and start >= file.frames:
                 raise AudioError("beyond_end", f"{path} lasts {file.frames / rate_hz:.2f} s, the utterance begins at {offset:.2f} s.")
-            expected = file.frames - start
+            expected = _announced_frames(file) - start
             if duration is not None:
                 expected = min(expected, int(round(duration * rate_hz)))
             try:
@@ -132,7 +134,7 @@ def decode(path: str, *, offset: float = 0.0, duration: float | None = None) -> 
                     file.seek(start)
                 samples = file.read(expected, dtype="float32", always_2d=True)
             except (soundfile.LibsndfileError, OSError, MemoryError, ValueError) as error:
-                raise AudioError("unreadable", f"Cannot decode {path}: {error}") from None
+                raise AudioError("damaged", f"{path} has a header, but its data cannot be decoded to the end: {error}") from None
     if not len(samples):
         raise AudioError("no_samples", f"{path} holds no samples.")
     if expected is not None and expected - len(samples) > max(TRUNCATED_SECONDS * rate_hz, TRUNCATED_SHARE * expected):
@@ -140,6 +142,17 @@ def decode(path: str, *, offset: float = 0.0, duration: float | None = None) -> 
     if not np.isfinite(samples.sum(dtype=np.float64)):
         raise AudioError("not_finite", f"{path} has samples that are NaN or infinite.")
     return samples, rate_hz
+
+
+def _announced_frames(file: soundfile.SoundFile) -> int:
+    """Frames that the header announces. For a WAV that was cut off, libsndfile gives what is left and says so only in its log.
+
+    A size of 2 GB or more is what programs write that do not know the length yet, and says nothing.
+    """
+    found = re.search(r"^data : (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE) if file.format in ("WAV", "WAVEX") else None
+    if found is None or int(found[1]) >= 0x7FFFFF00 or not int(found[2]):
+        return file.frames
+    return max(file.frames, file.frames * int(found[1]) // int(found[2]))
 
 
 def _open_av(path: str):

@@ -16,7 +16,7 @@ TOLERANCE_SHARE = 0.02
 # What each reason means, for the report. Those of decoding are in data/audio.py.
 REASONS = {
     "missing": "the audio file does not exist", "not_a_file": "the path is a directory or device", "no_permission": "the file may not be read",
-    "zero_bytes": "the file is empty", "unreadable": "no decoder reads the file", "truncated": "the file ends before its header says",
+    "zero_bytes": "the file is empty", "unreadable": "no decoder reads the file", "damaged": "the data cannot be decoded to the end", "truncated": "the file ends before its header says",
     "no_samples": "the file has no audio", "beyond_end": "the utterance begins after the end of the file", "pipe_failed": "the command gave no audio",
     "not_finite": "samples are NaN or infinite", "no_such_channel": "the file lacks the channel asked for",
     "crashed_decoder": "the decoder crashed on this file", "not_utf8": "the text is not UTF-8", "bad_row": "the row of the table is incomplete",

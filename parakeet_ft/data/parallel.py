@@ -60,7 +60,7 @@ def _dask_client(scheduler: str | None, *, jobs: int):
         raise UserError("--scheduler and --slurm need Dask: pip install 'parakeet-ft[dask]'") from None
     if scheduler:
         try:
-            return Client(scheduler, timeout=10, set_as_default=False)
+            return Client(scheduler, timeout=5, set_as_default=False)
         except (OSError, ValueError) as error:
             raise UserError(f"No Dask scheduler answers at {scheduler} ({error}). Start one with `dask scheduler`, workers with "
                             f"`dask worker {scheduler}`, on machines that see the same files.") from None

@@ -133,6 +133,10 @@ def run_audio_stage(source: Source, ledger: Ledger, *, root: Path, out: Path, st
         ledger.store_measured((job.key, measured) for job, measured in zip(jobs, results, strict=True))
         on_progress(len(jobs), sum(measured.duration for measured in results))
     ledger.commit(now=True)
+    # What killed runs and killed workers were writing; the ledger's lock says that no other run is in this folder.
+    for pattern in (".*.tmp", "audio/*/.*.tmp"):
+        for stale in out.glob(pattern):
+            stale.unlink(missing_ok=True)
 
 
 def judge(source: Source, ledger: Ledger, *, root: Path, out: Path, stages: Stages, encode: Callable[[str], Sequence[int]] | None = None,

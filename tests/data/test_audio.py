@@ -1,0 +1,171 @@
+"""Audio in, 16-bit mono at 16 kHz out; every kind of damage has its word."""
+
+import os
+
+import numpy as np
+import pytest
+import soundfile
+
+from parakeet_ft.data import audio
+from parakeet_ft.data.audio import AudioError, decode, measure, probe, read_audio, resample, to_int16, to_mono
+
+
+def tone(seconds=1.0, rate_hz=16000, hertz=440.0, amplitude=0.5):
+    return (amplitude * np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate_hz)) / rate_hz)).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.mp3", "a.ogg", "a.aiff"])
+@pytest.mark.parametrize("rate_hz", [8000, 44100])
+def test_formats_and_rates_come_out_as_the_same_tone(tmp_path, name, rate_hz):
+    samples = tone(2.0, rate_hz)
+    soundfile.write(tmp_path / name, np.stack([samples, samples], axis=1), rate_hz)
+    found = read_audio(str(tmp_path / name))
+    assert found.dtype == np.float32 and abs(len(found) - 32000) <= 0.06 * 16000
+    middle = found[8000:24000]
+    assert abs(np.argmax(np.abs(np.fft.rfft(middle))) * 16000 / len(middle) - 440) < 2
+    assert abs(np.sqrt(np.mean(middle**2)) - 0.5 / np.sqrt(2)) < 0.02
+
+
+@pytest.mark.parametrize("suffix", ["m4a", "webm", "mp4"])
+def test_formats_of_ffmpeg_are_read_whole_and_in_part(tmp_path, suffix):
+    av = pytest.importorskip("av")
+    path = str(tmp_path / f"a.{suffix}")
+    samples = np.concatenate([tone(2.0, 48000, 300.0), tone(2.0, 48000, 1200.0)])
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libopus" if suffix == "webm" else "aac", rate=48000, layout="mono")
+        for start in range(0, len(samples), 960):
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples[None, start:start + 960]), format="fltp", layout="mono")
+            frame.rate, frame.pts = 48000, start
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    assert abs(probe(path).duration - 4.0) < 0.1 and probe(path).channels == 1
+    assert abs(len(read_audio(path)) / 16000 - 4.0) < 0.1
+    part = read_audio(path, offset=2.5, duration=1.0)
+    assert len(part) == 16000 and abs(np.argmax(np.abs(np.fft.rfft(part))) - 1200) < 5
+
+
+def test_a_part_is_cut_at_its_offset(tmp_path):
+    ramp = np.arange(32000, dtype=np.int16)
+    soundfile.write(tmp_path / "a.wav", ramp, 16000)
+    part = read_audio(str(tmp_path / "a.wav"), offset=0.5, duration=0.25)
+    assert np.array_equal((part * 32768).astype(int), ramp[8000:12000])
+
+
+def test_channels_are_averaged_or_chosen():
+    both = np.array([[0.2, 0.4], [-0.2, 0.0]], dtype=np.float32)
+    assert np.allclose(to_mono(both), [0.3, -0.1]) and np.allclose(to_mono(both, channel=1), [0.4, 0.0])
+    with pytest.raises(AudioError, match="has 2"):
+        to_mono(both, channel=2)
+
+
+def damage(kind, folder):
+    path = folder / "a.wav"
+    soundfile.write(path, tone(4.0), 16000)
+    if kind == "zero_bytes":
+        path.write_bytes(b"")
+    elif kind == "unreadable":
+        path.write_text("<html>not found</html>")
+    elif kind == "not_a_file":
+        path.unlink()
+        path.mkdir()
+    elif kind == "missing":
+        path.unlink()
+        path.symlink_to(folder / "nowhere")
+    elif kind == "not_finite":
+        samples = tone(1.0)
+        samples[100] = np.nan
+        soundfile.write(path, samples, 16000, subtype="FLOAT")
+    elif kind == "truncated":
+        path.write_bytes(path.read_bytes()[:60000])
+    elif kind == "damaged":
+        path = folder / "a.flac"
+        soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, 64000), 16000)
+        path.write_bytes(path.read_bytes()[:40000])
+    elif kind == "no_samples":
+        soundfile.write(path, np.zeros(0), 16000)
+    return str(path)
+
+
+@pytest.mark.parametrize("kind", ["zero_bytes", "unreadable", "not_a_file", "missing", "not_finite", "truncated", "damaged", "no_samples"])
+def test_damage_has_its_word(tmp_path, kind):
+    with pytest.raises(AudioError) as error:
+        decode(damage(kind, tmp_path))
+    assert error.value.reason == kind
+
+
+def test_a_wav_whose_writer_did_not_know_its_length_is_whole(tmp_path):
+    soundfile.write(tmp_path / "a.wav", tone(), 16000)
+    data = bytearray((tmp_path / "a.wav").read_bytes())
+    data[4:8] = data[40:44] = b"\xff\xff\xff\xff"
+    (tmp_path / "a.wav").write_bytes(data)
+    assert len(decode(str(tmp_path / "a.wav"))[0]) == 16000
+
+
+def test_a_truncated_mp3_has_its_word(tmp_path):
+    soundfile.write(tmp_path / "a.mp3", np.random.default_rng(0).uniform(-0.5, 0.5, 64000), 16000)
+    (tmp_path / "a.mp3").write_bytes((tmp_path / "a.mp3").read_bytes()[:8000])
+    with pytest.raises(AudioError) as error:
+        decode(str(tmp_path / "a.mp3"))
+    assert error.value.reason == "truncated"
+
+
+def test_a_header_with_no_channels_is_unreadable(tmp_path):
+    soundfile.write(tmp_path / "a.wav", tone(), 16000)
+    data = bytearray((tmp_path / "a.wav").read_bytes())
+    data[22:24] = b"\0\0"
+    (tmp_path / "a.wav").write_bytes(data)
+    with pytest.raises(AudioError) as error:
+        decode(str(tmp_path / "a.wav"))
+    assert error.value.reason == "unreadable"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_without_permission_has_its_word(tmp_path):
+    soundfile.write(tmp_path / "a.wav", tone(), 16000)
+    (tmp_path / "a.wav").chmod(0)
+    with pytest.raises(AudioError) as error:
+        decode(str(tmp_path / "a.wav"))
+    assert error.value.reason == "no_permission"
+
+
+def test_an_offset_after_the_end_has_its_word(tmp_path):
+    soundfile.write(tmp_path / "a.wav", tone(), 16000)
+    with pytest.raises(AudioError) as error:
+        decode(str(tmp_path / "a.wav"), offset=2.0)
+    assert error.value.reason == "beyond_end"
+
+
+def test_levels_are_those_of_the_formulas():
+    samples = tone(1.0, amplitude=0.5)
+    found = measure(samples[:, None], rate_hz=16000, mono16=to_int16(samples), mono16_rate_hz=16000)
+    assert abs(found.level_dbfs - 20 * np.log10(0.5 / np.sqrt(2))) < 0.02 and abs(found.peak_dbfs - 20 * np.log10(0.5)) < 0.02
+    assert found.clipped_share == 0 and found.duration == 1.0
+
+
+def test_clipped_samples_are_counted_before_resampling():
+    samples = np.clip(tone(1.0, amplitude=2.0), -1, 1)
+    found = measure(samples[:, None], rate_hz=16000, mono16=to_int16(samples), mono16_rate_hz=16000)
+    assert found.clipped_share == pytest.approx(2 / 3, abs=0.01)
+
+
+def test_the_hash_is_of_the_samples_and_not_of_the_file(tmp_path):
+    samples = to_int16(tone())
+    hashes = set()
+    for name in ("a.wav", "b.flac"):
+        soundfile.write(tmp_path / name, samples, 16000)
+        found, rate_hz = decode(str(tmp_path / name))
+        hashes.add(measure(found, rate_hz=rate_hz, mono16=to_int16(to_mono(found)), mono16_rate_hz=rate_hz).samples_hash)
+    assert len(hashes) == 1
+
+
+def test_sixteen_bits_survive_the_round_trip(tmp_path):
+    samples = np.array([-32768, -1, 0, 1, 32767] * 1000, dtype=np.int16)
+    audio.write_flac(samples, tmp_path / "d" / "a.flac", rate_hz=16000)
+    found, _ = decode(str(tmp_path / "d" / "a.flac"))
+    assert np.array_equal(to_int16(to_mono(found)), samples) and [p.name for p in (tmp_path / "d").iterdir()] == ["a.flac"]
+
+
+def test_resampling_agrees_with_scipy():
+    signal = pytest.importorskip("scipy.signal")
+    samples = tone(1.0, 48000)
+    assert np.abs(resample(samples, from_hz=48000, to_hz=16000)[500:-500] - signal.resample_poly(samples, 1, 3)[500:-500]).max() < 2e-3
