@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from parakeet_ft.data.manifest import Utterance, missing_audio, read_manifest
+from parakeet_ft.data.manifest import Utterance, read_manifest
 from parakeet_ft.errors import UserError
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -152,17 +152,10 @@ def manifest_paths(config: dict[str, Any]) -> dict[str, str]:
 
 
 def read_manifests(config: dict[str, Any]) -> dict[str, list[Utterance]]:
-    """Read every manifest of config["data"]; all must parse, hold utterances and name audio that exists.
-
-    Where only one of validation and test is given (domain or guard), it serves as both.
+    """Read every manifest of config["data"]; all must parse and hold utterances. Where only one of validation and test is given (domain or
+    guard), it serves as both.
     """
-    sets = {}
-    for key, path in manifest_paths(config).items():
-        sets[key] = read_manifest(path)
-        missing = missing_audio(sets[key])
-        if missing:
-            raise UserError(f"{path}: {len(missing)} of {len({u.audio_filepath for u in sets[key]})} audio files do not exist. "
-                            f"The first: {', '.join(missing[:5])}. Relative paths are relative to the manifest.")
+    sets = {key: read_manifest(path) for key, path in manifest_paths(config).items()}
     for one, other in (("test", "validation"), ("guard_test", "guard_validation"), ("guard_validation", "guard_test")):
         if one not in sets and other in sets:
             sets[one] = sets[other]
@@ -177,14 +170,27 @@ def attention_arguments(model: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_finetune(argv: list[str]) -> tuple[list[str], dict[str, Any], dict[str, list[Utterance]]]:
-    """Everything about recipes/finetune.py's command line that can be checked without torch: overrides, config, manifests."""
-    from parakeet_ft.model.restore import check_source
+    """Everything about recipes/finetune.py's command line that can be checked without torch.
+
+    Overrides, values, manifests with their audio (all paths, a sample of durations), the checkpoint's file, and whether the tokenizer can
+    write the training texts. Prints what training can live with as warnings.
+    """
+    from parakeet_ft.data.audit import quick_check
+    from parakeet_ft.model.source import check_source, locate, read_tokenizer
+    from parakeet_ft.model.vocabulary import plan_tokenizer
 
     overrides = expand_shorthand([a for a in argv if not a.startswith("-")])
     config = compose("finetune", overrides)
     check_range(config)
     sets = read_manifests(config)
+    for key, path in manifest_paths(config).items():
+        for warning in quick_check(sets[key], where=path):
+            print(f"warning: {warning}", file=sys.stderr)
     check_source(config["model"]["source"])
+    archive = locate(config["model"]["source"])
+    tokenizer = archive and read_tokenizer(archive)
+    if tokenizer:
+        plan_tokenizer(tokenizer, texts=[u.text for u in sets["train"]], **config["tokenizer"])
     return [a for a in argv if a.startswith("-")] + overrides, config, sets
 
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import hydra
 
-import _path  # noqa: F401
 from parakeet_ft import configuration
 from parakeet_ft.errors import exit_on_user_error
 
@@ -50,7 +49,7 @@ def finetune(cfg: dict[str, Any], *, run_dir: Path, command: list[str]) -> dict[
         say.scores(base)
 
         say.phase(f"preparing: tokenizer {cfg['tokenizer']['mode']}, what learns, data")
-        change = vocabulary.adapt_vocabulary(model, texts=[u.text for u in sets["train"]], workdir=run_dir / "tokenizer", **cfg["tokenizer"])
+        change = vocabulary.adapt_vocabulary(model, texts=[u.text for u in sets["train"]], workdir=run_dir, **cfg["tokenizer"])
         say.lines(change.lines())
         learning = adaptation.set_learning(model, **cfg["adaptation"])
         loss = trainer.use_loss_for(model, device=devices["device"])

@@ -52,8 +52,21 @@ def test_coverage_of_nothing_is_no_error(model):
 def test_every_uncovered_character_is_learnt_first(model):
     learnt = learn_pieces(DOMAIN, model=model)
     uncovered = coverage(DOMAIN, model).characters
-    assert learnt == list(uncovered) and "ñ" in learnt and "0" in learnt
+    assert [piece[-1] for piece in learnt] == list(uncovered) and {"ñ", "0", ":", ")"} < set(learnt)
     assert coverage(DOMAIN, extend_sentencepiece(model, learnt)).num_unknown == 0
+
+
+def test_punctuation_that_always_begins_a_word_is_learnt_with_the_words_beginning(model):
+    learnt = learn_pieces([*DOMAIN, "7 % of 8%"], model=model)
+    assert {"▁(", "▁&", "%"} < set(learnt) and not {"(", "&", "▁%"} & set(learnt)
+    extended = load_sentencepiece(extend_sentencepiece(model, learnt))
+    assert extended.decode(extended.encode("left (right) & up")) == "left (right) & up"
+
+
+def test_a_trained_vocabulary_writes_whole_pieces_and_brings_them_back():
+    trained = train_sentencepiece(DOMAIN * 9, vocab_size=60, whole=["▁(", "▁&"])
+    assert {"▁(", "▁&"} < set(pieces_of(trained)) and not {"(", "&"} & set(pieces_of(trained))
+    assert coverage([*DOMAIN, "(at) & (for)"], trained).num_unknown == coverage([*DOMAIN, "(at) & (for)"], trained).num_changed == 0
 
 
 def test_learnt_merges_shorten_the_texts_and_leave_numbers_in_digits(model):
@@ -170,7 +183,7 @@ def test_a_vocabulary_larger_than_the_texts_allow_is_an_error_with_the_possible_
 
 
 def test_a_vocabulary_smaller_than_the_alphabet_is_an_error_with_the_minimum():
-    with pytest.raises(UserError, match="different characters") as error:
+    with pytest.raises(UserError, match="alphabet of the training texts") as error:
         train_sentencepiece(sentences(20), vocab_size=5)
     assert len(pieces_of(train_sentencepiece(sentences(20), vocab_size=error.value.possible))) == error.value.possible
 

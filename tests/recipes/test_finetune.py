@@ -1,0 +1,117 @@
+"""The recipe: golden losses, the exact set of files, exports that plain NeMo restores, honest verdicts, and a failure that leaves the user a word."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from parakeet_ft import configuration
+from parakeet_ft.data.manifest import read_manifest
+from recipes.finetune import finetune
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = {"best.nemo", "last.nemo", "report.html", "report.json", "report.md", "run.json", "run.log", "metrics.csv", "checkpoints", "hparams.yaml"}
+GOLDEN_LOSSES = [6.6268, 11.5711, 4.9455, 4.7092, 4.4039, 5.8387]
+
+
+def configure(*overrides):
+    return configuration.compose("finetune", configuration.expand_shorthand(list(overrides)))
+
+
+@pytest.fixture(scope="module")
+def manifest(speech):
+    return speech(count=8)
+
+
+def arguments(nemo, manifest, *more):
+    return [f"model={nemo}", f"data.train={manifest}", f"data.validation={manifest}", f"data.guard_validation={manifest}", "data.num_workers=0",
+            "data.batch_seconds=6", "logger=csv", "evaluation.validations=2", "optim.lr=1e-3", *more]
+
+
+def losses(run_dir):
+    with (run_dir / "metrics.csv").open() as file:
+        return [float(row["train_loss"]) for row in csv.DictReader(file) if row.get("train_loss")]
+
+
+@pytest.fixture(scope="module")
+def run(tiny_nemo, manifest, tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("outputs") / "experiment" / "first"
+    config = configure(*arguments(tiny_nemo("ctc"), manifest, "budget.steps=6"))
+    return run_dir, finetune(config, run_dir=run_dir, command=["recipes/finetune.py", "x=a b"])
+
+
+def test_a_run_leaves_exactly_these_files(run):
+    run_dir, _ = run
+    assert {p.name for p in run_dir.iterdir()} == FILES
+    assert (run_dir.parent / "latest").resolve() == run_dir
+    assert len(list((run_dir / "checkpoints").glob("step=*.ckpt"))) == 1 and (run_dir / "checkpoints" / "last.ckpt").exists()
+
+
+def test_the_losses_are_the_golden_ones(run):
+    assert losses(run[0]) == pytest.approx(GOLDEN_LOSSES, rel=2e-3)
+
+
+def test_the_same_seed_gives_the_same_losses_twice(run, tiny_nemo, manifest, tmp_path):
+    config = configure(*arguments(tiny_nemo("ctc"), manifest, "budget.steps=6"))
+    finetune(config, run_dir=tmp_path / "e" / "again", command=["x"])
+    assert losses(tmp_path / "e" / "again") == losses(run[0])
+
+
+def test_plain_nemo_restores_the_best_and_finds_the_reports_wer(run, manifest):
+    import jiwer
+    from nemo.collections.asr.models import ASRModel
+
+    run_dir, report = run
+    model = ASRModel.restore_from(str(run_dir / "best.nemo"), map_location="cpu").eval()
+    found = read_manifest(manifest)
+    texts = [h.text for h in model.transcribe([u.audio_filepath for u in found], batch_size=1, verbose=False)]
+    assert jiwer.wer([u.text for u in found], texts) == pytest.approx(report["tuned"]["domain"]["wer"], abs=1e-9)
+
+
+def test_the_report_holds_what_is_promised(run):
+    run_dir, report = run
+    stored = json.loads((run_dir / "report.json").read_text())
+    assert stored["model"] == "best.nemo" and stored["baseline"].keys() == stored["tuned"].keys() == {"domain", "guard"}
+    assert all(0 <= stored[when][role]["wer"] and stored[when][role]["words"] > 0 for when in ("baseline", "tuned") for role in ("domain", "guard"))
+    assert "validation set, which also chose" in stored["notes"][0]
+    assert stored["command"] == "python recipes/finetune.py 'x=a b'"
+    page = (run_dir / "report.html").read_text()
+    assert stored["verdict"].split(" WER")[0] in page and "<audio" in page and "http" not in page.replace("http://www.w3.org", "")
+
+
+def test_run_json_holds_effective_values_and_every_phase(run, manifest):
+    stored = json.loads((run[0] / "run.json").read_text())
+    assert stored["effective"]["optimizer"]["lr"] == 1e-3 and stored["effective"]["budget"]["steps"] == 6
+    assert stored["effective"]["model"]["loss"]["class"] == "CTCLoss"
+    assert len(stored["phases_seconds"]) == 6 and stored["manifests"]["train"]["path"] == str(manifest)
+    assert len(stored["manifests"]["train"]["sha256"]) == 64 and stored["versions"]["nemo_toolkit"] == "3.0.0"
+
+
+@pytest.mark.parametrize("family", ["ctc", "tdt"])
+def test_a_model_overfits_two_clips(family, tiny_nemo, speech, tmp_path):
+    config = configure(*arguments(tiny_nemo(family), speech(count=2), "budget.steps=120", "optim.lr=4e-3", "evaluation.validations=1",
+                                  "evaluation.guard_tolerance=null"))
+    report = finetune(config, run_dir=tmp_path / "e" / "r", command=["x"])
+    assert report["tuned"]["domain"]["wer"] == 0 < report["baseline"]["domain"]["wer"]
+
+
+@pytest.mark.parametrize("family", ["rnnt", "hybrid"])
+def test_every_other_family_trains_and_exports(family, tiny_nemo, manifest, tmp_path):
+    config = configure(*arguments(tiny_nemo(family), manifest, "budget.steps=2", "evaluation.validations=1"))
+    report = finetune(config, run_dir=tmp_path / "e" / "r", command=["x"])
+    assert report["steps"] == 2 and (tmp_path / "e" / "r" / "best.nemo").exists()
+
+
+def test_the_demo_in_short_runs_from_the_command_line(tmp_path):
+    done = subprocess.run([sys.executable, str(ROOT / "recipes" / "finetune.py"), "budget.steps=2", "evaluation.validations=1"],
+                          capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    last = done.stdout.splitlines()[-1]
+    assert last.startswith("domain WER ") and last.endswith("outputs/demo/latest/best.nemo") and " | guard WER " in last
+    assert "NeMo W" not in done.stdout + done.stderr and "warning" not in done.stderr.lower()
+    report = json.loads((tmp_path / "outputs" / "demo" / "latest" / "report.json").read_text())
+    assert report["baseline"]["domain"]["words"] > 500
+    assert {p.name for p in (tmp_path / "outputs" / "demo" / "latest" / ".hydra").iterdir()} == {"config.yaml", "hydra.yaml", "overrides.yaml"}

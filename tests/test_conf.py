@@ -1,0 +1,38 @@
+"""Every config composes, and its keys are exactly the arguments they feed."""
+
+import inspect
+
+import pytest
+
+from parakeet_ft import adaptation, budget, configuration, optim, trainer
+from parakeet_ft.model import vocabulary
+
+OPTIONS = [(group, option) for group in configuration.groups() for option in configuration.options_of(group)]
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_composes_and_has_the_keys_of_its_group(group, option):
+    given = {"manifests": ["data.train=a", "data.validation=b"], "checkpoint": ["model.source=x.nemo"]}.get(option, [])
+    config = configuration.compose("finetune", [f"{group}={option}", *given])
+    default = configuration.compose("finetune", [])
+    assert config[group].keys() == default[group].keys()
+
+
+@pytest.mark.parametrize(("group", "function", "filled_by_the_recipe"), [
+    ("adaptation", adaptation.set_learning, {"model"}),
+    ("budget", budget.num_steps, {"plan", "accumulate"}),
+    ("optim", optim.settings, {"model", "hours_per_pass", "num_steps"}),
+    ("trainer", trainer.resolve, set()),
+    ("logger", trainer.build_loggers, {"run_dir", "experiment"}),
+    ("tokenizer", vocabulary.adapt_vocabulary, {"model", "texts", "workdir"}),
+])
+def test_the_keys_of_a_group_are_the_arguments_of_its_function(group, function, filled_by_the_recipe):
+    keys = set(configuration.compose("finetune", [])[group])
+    assert keys == set(inspect.signature(function).parameters) - filled_by_the_recipe
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_file_opens_with_what_it_is_and_its_command(group, option):
+    lines = (configuration.CONF / group / f"{option}.yaml").read_text().splitlines()
+    assert lines[0].startswith("# "), f"conf/{group}/{option}.yaml"
+    assert any("python recipes/" in line for line in lines if line.startswith("#")), f"conf/{group}/{option}.yaml names no command"

@@ -1,0 +1,37 @@
+"""README's commands parse: scripts exist, keys and options too."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from parakeet_ft import configuration
+
+ROOT = Path(__file__).resolve().parents[1]
+BLOCKS = re.findall(r"```(?:bash|sh|console)?\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
+COMMANDS = sorted({line.strip() for block in BLOCKS for line in block.replace("\\\n", " ").splitlines() if re.match(r"(\.venv/bin/)?python |make ", line.strip())})
+
+
+def test_the_readme_holds_commands():
+    assert "make demo" in COMMANDS and "make test" in COMMANDS and len(COMMANDS) > 5
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_of_the_readme_parses(command):
+    words = shlex.split(command, comments=True)
+    if words[0] == "make":
+        targets = re.search(r"\.PHONY: (.*)", (ROOT / "Makefile").read_text()).group(1).split()
+        assert all(word in targets for word in words[1:])
+        return
+    script = ROOT / words[1]
+    assert script.is_file(), f"{words[1]} does not exist"
+    if words[1] == "recipes/finetune.py":
+        configuration.compose("finetune", configuration.expand_shorthand(words[2:]))
+    else:
+        shown = subprocess.run([sys.executable, str(script), "--help"], capture_output=True, text=True)
+        assert shown.returncode == 0, shown.stderr
+        for option in (word for word in words[2:] if word.startswith("--")):
+            assert option.partition("=")[0] in shown.stdout, f"{words[1]} has no option {option}"
