@@ -1,4 +1,9 @@
-"""New pieces for a SentencePiece model: listed by the user or learnt from texts, and appended without moving an old id."""
+"""New pieces for a SentencePiece model: listed by the user or learnt from texts, and appended without moving an old id.
+
+NeMo's decoding deletes the space before every punctuation character (Unicode category P) that it finds in the vocabulary, except in
+pieces that begin with "▁" (asr/parts/utils/tokenizer_utils.py, extract_punctuation_from_vocab, 3.0.0): with a piece "(" a model writes
+"350(now)" for ever. So punctuation that always begins a word in the texts becomes a piece "▁(".
+"""
 
 from __future__ import annotations
 
@@ -50,8 +55,21 @@ def load_pieces(pieces: Sequence[str | int] | str | Path, *, model: bytes) -> tu
     return [p for p in listed if p not in present], [p for p in listed if p in present]
 
 
-def learn_pieces(texts: Iterable[str], *, model: bytes, num_pieces: int | None = None) -> list[str]:
+def begins_words(texts: Iterable[str]) -> set[str]:
+    """The punctuation characters that stand at the beginning of a word wherever they occur in `texts`."""
+    first: set[str] = set()
+    later: set[str] = set()
+    for text in texts:
+        for word in text.split():
+            first.add(word[0])
+            later.update(word[1:])
+    return {c for c in first - later if unicodedata.category(c).startswith("P")}
+
+
+def learn_pieces(texts: Sequence[str], *, model: bytes, num_pieces: int | None = None) -> list[str]:
     """New pieces for `texts`: every character that `model` cannot write, most frequent first, then merges up to `num_pieces`.
+
+    A character of `begins_words` is learnt with its "▁".
 
     The merges continue byte-pair encoding where `model` stopped: the most frequent pair of neighbouring pieces becomes one, again and
     again. Only letters merge, so that numbers stay spelled by single digits, and never beyond the longest piece that the model was
@@ -71,7 +89,8 @@ def learn_pieces(texts: Iterable[str], *, model: bytes, num_pieces: int | None =
             if index == unknown:
                 characters.update(piece)
         words[tuple(word)] += 1
-    new = sorted(characters, key=lambda c: (-characters[c], c))
+    initial = begins_words(texts)
+    new = [WORD_START + c if c in initial else c for c in sorted(characters, key=lambda c: (-characters[c], c))]
     if num_pieces is not None and len(new) > num_pieces:
         raise UserError(f"num_pieces is {num_pieces}, but the tokenizer cannot write {len(new)} characters of the texts: "
                         f"{' '.join(new[:40])}. Set tokenizer.num_pieces to {len(new)} or more, or normalise the texts.")
@@ -127,7 +146,7 @@ def _join(word: list[str], pair: tuple[str, str]) -> list[str]:
 
 
 def extend_sentencepiece(model: bytes, pieces: Sequence[str]) -> bytes:
-    """Append `pieces` after the old ids, with the characters they need; no old id, score or piece changes.
+    """Append `pieces` after the old ids; no old id, score or piece changes.
 
     A new piece only joins what the old model spelled: BPE makes all its old merges first, since every new one scores lower, so an encoding
     by the new model is the old one with runs of pieces joined, and text without a new piece or character encodes as before. (For unigram
@@ -151,11 +170,10 @@ def extend_sentencepiece(model: bytes, pieces: Sequence[str]) -> bytes:
         proto.pieces.add(piece=piece, score=score, type=NORMAL if piece in wanted else UNUSED)
         scores[piece] = score
 
-    characters = dict.fromkeys(c for piece in pieces for c in piece if c not in scores)
-    wanted = set(pieces) | set(characters)
-    for piece in [*characters, *(p for p in pieces if len(p) > 1)]:
+    wanted = set(pieces)
+    for piece in sorted(pieces, key=lambda p: len(p) > 1):  # characters first, since they may spell the others
         if kind == UNIGRAM:
-            append(piece, lowest if len(piece) == 1 else _best_score(piece, scores) + UNIGRAM_BONUS)
+            append(piece, lowest if len(piece) == 1 else _best_score(piece, scores, unknown=lowest - 10) + UNIGRAM_BONUS)
         else:
             symbols = _merge(piece, scores)
             for end in range(2 if len(symbols) > 1 else 1, len(symbols) + 1):
@@ -179,8 +197,9 @@ def _merge(text: str, scores: dict[str, float]) -> list[str]:
         symbols[at:at + 2] = [symbols[at] + symbols[at + 1]]
 
 
-def _best_score(text: str, scores: dict[str, float]) -> float:
-    """The score of the best segmentation of `text` (Viterbi)."""
+def _best_score(text: str, scores: dict[str, float], *, unknown: float) -> float:
+    """The score of the best segmentation of `text` (Viterbi); characters that no piece covers score `unknown`."""
+    scores = dict.fromkeys(text, unknown) | scores
     best = [0.0] + [float("-inf")] * len(text)
     for end in range(1, len(text) + 1):
         best[end] = max((best[start] + scores[text[start:end]] for start in range(end) if text[start:end] in scores), default=float("-inf"))

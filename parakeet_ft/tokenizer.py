@@ -6,7 +6,7 @@ import dataclasses
 import io
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 WORD_START = "▁"
 
 
-def train_sentencepiece(texts: Iterable[str], *, vocab_size: int, model_type: str = "bpe") -> bytes:
+def train_sentencepiece(texts: Iterable[str], *, vocab_size: int, model_type: str = "bpe", whole: Sequence[str] = ()) -> bytes:
     """Train a SentencePiece model of `vocab_size` pieces (`<unk>` included) on `texts` alone; returns the serialised model.
 
-    Every character of the texts gets a piece. Raises UserError naming the possible number of pieces if the texts do not yield as many.
+    The strings of `whole` become pieces that are never divided; every character outside them gets a piece. Raises UserError naming the
+    possible number of pieces if the texts do not yield as many.
     """
     import sentencepiece
 
@@ -32,7 +33,7 @@ def train_sentencepiece(texts: Iterable[str], *, vocab_size: int, model_type: st
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(texts), model_writer=out, vocab_size=vocab_size, model_type=model_type, character_coverage=1.0,
-            bos_id=-1, eos_id=-1, pad_id=-1, minloglevel=2, num_threads=1)
+            user_defined_symbols=list(whole), bos_id=-1, eos_id=-1, pad_id=-1, minloglevel=2, num_threads=1)
     except RuntimeError as error:
         if most := re.search(r"value <= (\d+)", str(error)):
             raise VocabularySizeError(
@@ -40,8 +41,8 @@ def train_sentencepiece(texts: Iterable[str], *, vocab_size: int, model_type: st
                 f"Set tokenizer.vocab_size to {most[1]} or less, or add text.", possible=int(most[1])) from None
         if least := re.search(r"required_chars\. \d+ vs (\d+)", str(error)):
             raise VocabularySizeError(
-                f"vocab_size is {vocab_size}, but the training texts have {int(least[1]) - 1} different characters, and each needs a "
-                f"piece. Set tokenizer.vocab_size to {least[1]} or more, or normalise the texts.", possible=int(least[1])) from None
+                f"vocab_size is {vocab_size}, but the alphabet of the training texts alone needs {least[1]} pieces. "
+                f"Set tokenizer.vocab_size to {least[1]} or more, or normalise the texts.", possible=int(least[1])) from None
         if "sentences_.empty()" in str(error) or "all_chars_count" in str(error):
             raise UserError("The training texts are empty, expected at least one sentence to train a tokenizer on.") from None
         raise UserError(f"SentencePiece made no {model_type} model of {vocab_size} pieces: {str(error).splitlines()[-1]}") from None

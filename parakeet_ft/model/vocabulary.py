@@ -13,7 +13,7 @@ from parakeet_ft import tokenizer as sentencepieces
 from parakeet_ft.errors import UserError
 from parakeet_ft.model import rows
 from parakeet_ft.model.facts import family, loss_facts
-from parakeet_ft.tokenizer import Coverage
+from parakeet_ft.tokenizer import WORD_START, Coverage
 
 # Nats taken off the bias of a row that `extend` adds. The row is a mean of old rows, so its logit is at most the largest of theirs, and
 # only rounding or a tie could let it win; 1 is far above the rounding of float32 and bfloat16 logits, and soon learnt away.
@@ -95,6 +95,10 @@ def plan_tokenizer(model: bytes, *, texts: Sequence[str], mode: str, max_unknown
             wanted, present = new_pieces.load_pieces(pieces, model=model)
             if present:
                 notes.append(f"{len(present)} listed pieces exist already: {', '.join(map(repr, present[:10]))}")
+            if initial := new_pieces.begins_words(texts) & set(wanted):
+                # See the head of pieces.py.
+                wanted = list(dict.fromkeys(WORD_START + p if p in initial else p for p in wanted))
+                notes.append(f"{' '.join(sorted(initial))} always begin a word in the texts, and are added with the word's beginning")
         new_model = new_pieces.extend_sentencepiece(model, wanted) if wanted else model
         if not wanted:
             notes.append("no new piece: the tokenizer is unchanged")
@@ -122,13 +126,14 @@ def _check_settings(mode: str, *, extend: dict[str, Any], replace: dict[str, Any
 
 
 def _train(texts: Sequence[str], *, vocab_size: int | None, size_before: int, model_type: str, notes: list[str]) -> bytes:
+    whole = sorted(WORD_START + c for c in new_pieces.begins_words(texts))
     try:
-        return sentencepieces.train_sentencepiece(texts, vocab_size=vocab_size or size_before, model_type=model_type)
+        return sentencepieces.train_sentencepiece(texts, vocab_size=vocab_size or size_before, model_type=model_type, whole=whole)
     except sentencepieces.VocabularySizeError as error:
         if vocab_size is not None:
             raise
         notes.append(f"{error.possible} pieces instead of the checkpoint's {size_before}: the texts allow no other number as near")
-        return sentencepieces.train_sentencepiece(texts, vocab_size=error.possible, model_type=model_type)
+        return sentencepieces.train_sentencepiece(texts, vocab_size=error.possible, model_type=model_type, whole=whole)
 
 
 def _check_coverage(found: Coverage, *, mode: str, max_unknown_share: float) -> None:
@@ -182,7 +187,7 @@ def adapt_vocabulary(model: Any, *, texts: Sequence[str], workdir: Path, mode: s
     return VocabularyChange(mode=mode, family=family(model), vocab_size_before=len(before), vocab_size_after=len(after),
                             num_kept=len(had & has), new=new, dropped=[p for p in before if p not in has],
                             coverage_before=plan.coverage_before, coverage_after=plan.coverage_after, loss=loss_facts(model),
-                            notes=plan.notes + _notes_on_use(new, model.tokenizer.tokenizer))
+                            notes=plan.notes + _notes_on_use(new, model.tokenizer.tokenizer) + _notes_on_spaces(model, texts))
 
 
 def _notes_on_use(new: list[NewPiece], processor: Any) -> list[str]:
@@ -190,6 +195,19 @@ def _notes_on_use(new: list[NewPiece], processor: Any) -> list[str]:
     idle = [p.piece for p in new if not p.num_uses and not processor.is_unused(p.id)]
     notes = [f"{len(between)} of the new pieces only join others on the way to a listed piece and are never written"] if between else []
     return notes + ([f"{len(idle)} new pieces occur nowhere in the texts: {', '.join(map(repr, idle[:10]))}"] if idle else [])
+
+
+def _notes_on_spaces(model: Any, texts: Sequence[str]) -> list[str]:
+    """What NeMo's decoding does to the texts: it deletes spaces before punctuation (see the head of pieces.py)."""
+    if not model.decoding.supported_punctuation:
+        return []
+    pattern = model.decoding.space_before_punct_pattern
+    found = [text for text in texts if pattern.search(text)]
+    if not found:
+        return []
+    characters = sorted({match[2] for text in found for match in pattern.finditer(text)})
+    return [f"{len(found)} texts have a space before {' '.join(characters)}, which NeMo deletes when it decodes: {found[0]!r} is written "
+            f"{pattern.sub(chr(92) + '2', found[0])!r} at best. Remove the space from the texts."]
 
 
 def _row_starts(old: bytes, before: list[str], after: list[str]) -> list[list[int]]:

@@ -133,6 +133,19 @@ def test_the_tokenizer_is_read_without_restoring(tiny_nemo, tokenizer_dir):
     assert read_tokenizer(tiny_nemo("hybrid")) == (tokenizer_dir / "tokenizer.model").read_bytes()
 
 
+@pytest.mark.parametrize("file", sorted((ROOT / "conf" / "model").glob("[!_]*.yaml")), ids=lambda file: file.stem)
+def test_every_named_checkpoint_is_a_source_whose_command_works(file):
+    text = file.read_text()
+    name = yaml.safe_load(text)["source"]
+    if name.startswith("nvidia/"):
+        assert source.HUB_ID.fullmatch(name)
+        # The hub's names have dashes where file names here have underscores.
+        assert name.removeprefix("nvidia/").replace("-", "_") == file.stem
+        assert f"python recipes/finetune.py model={file.stem} " in text and "CC-BY-4.0" in text
+    else:
+        assert name in source.BUNDLED or name == "???"
+
+
 # The hub.
 
 def test_a_hub_id_without_network_is_an_error_that_says_what_to_do(hub_cache, closed_port, monkeypatch):

@@ -8,6 +8,7 @@ from conftest import TEXTS
 
 from parakeet_ft.errors import UserError
 from parakeet_ft.model.vocabulary import adapt_vocabulary, plan_tokenizer
+from parakeet_ft.pieces import extend_sentencepiece
 from parakeet_ft.tokenizer import read_tokenizer_dir, train_sentencepiece, write_tokenizer_dir
 
 FAMILIES = ["ctc", "rnnt", "tdt", "hybrid", "hybrid_rnnt"]
@@ -267,7 +268,51 @@ def test_a_vocabulary_can_be_changed_twice(tiny_model, tmp_path):
     before = transcripts(model)
     adapt(model, tmp_path / "1", "extend")
     change = adapt(model, tmp_path / "2", "extend", texts=["wow ! it is !"])
-    assert [p.piece for p in change.new] == ["!"] and transcripts(model) == before
+    assert [p.piece for p in change.new] == ["▁!"] and transcripts(model) == before
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_configuration_of_each_mode_has_exactly_the_settings_of_the_function(mode):
+    import inspect
+    from pathlib import Path
+
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    with initialize_config_dir(str(Path(__file__).resolve().parents[2] / "conf"), version_base="1.3"):
+        settings = OmegaConf.to_container(compose(config_name=f"tokenizer/{mode}").tokenizer)
+    assert settings["mode"] == mode
+    for function in (adapt_vocabulary, plan_tokenizer):
+        assert set(settings) == set(inspect.signature(function).parameters) - {"model", "texts", "workdir"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_training_after_extend_teaches_a_text_that_the_old_vocabulary_could_not_write(family, tiny_model, tmp_path):
+    """One clip, overfitted. (A transducer may spread its pieces so evenly over so plain a clip that greedy decoding takes none.)"""
+    import torch
+
+    from parakeet_ft.model.objective import training_loss
+    from parakeet_ft.model.transducer_loss import use_wavefront_loss
+
+    model = tiny_model(family)
+    adapt(model, tmp_path, "extend")
+    use_wavefront_loss(model)
+    model.eval()  # as in decoding: BatchNorm keeps its statistics, nothing is masked
+    time = torch.arange(25600) / 16000
+    wave, text = 0.3 * torch.sin(2 * torch.pi * (200 + 700 * time) * time)[None], "is 35 (it)"
+    tokens = torch.tensor([model.tokenizer.text_to_ids(text)])
+    batch = (wave, torch.tensor([wave.shape[1]]), tokens, torch.tensor([tokens.shape[1]]))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    losses = []
+    for _ in range(150 if family == "ctc" else 60):
+        optimizer.zero_grad()
+        loss = training_loss(model, *batch)["loss"]
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < (0.01 if family == "ctc" else 0.2) * losses[0]
+    if family == "ctc":
+        assert model.transcribe([wave[0].numpy()], batch_size=1, verbose=False)[0].text == text
 
 
 # Bad input: UserError, and the model is as it was.
@@ -292,7 +337,7 @@ def test_keep_stops_above_the_share_and_names_the_characters_and_the_cure(tiny_m
     ({"mode": "keep", "num_pieces": 64}, "belongs to tokenizer=extend"),
     ({"mode": "extend", "num_pieces": 64, "pieces": ["%"]}, "exclude each other"),
     ({"mode": "replace", "vocab_size": 5000}, "at most"),
-    ({"mode": "replace", "vocab_size": 9}, "different characters"),
+    ({"mode": "replace", "vocab_size": 9}, "alphabet"),
     ({"mode": "replace", "tokenizer_dir": "/nowhere"}, "No tokenizer directory"),
     ({"mode": "replace", "model_type": "wordpiece"}, "expected bpe or unigram"),
     ({"mode": "swap"}, "expected keep, extend or replace")])
@@ -339,6 +384,34 @@ def test_nemo_still_forgets_settings_of_the_rnnt_loss(tiny_model, tokenizer_dir)
     assert model.loss.reduction == "mean_volume"
     model.change_vocabulary(str(tokenizer_dir), "bpe")
     assert model.loss.reduction == "mean_batch"
+
+
+def test_nemo_still_deletes_the_space_before_punctuation_unless_its_piece_begins_the_word(tiny_model, tmp_path):
+    """If this fails, begins_words and what uses it may go."""
+    for folder, pieces, expected in (("bare", ["▁(", "(", ")"], "it(is) it"), ("initial", ["▁(", ")"], "it (is) it")):
+        model = tiny_model("ctc")
+        extended = extend_sentencepiece(read_tokenizer_dir(model.tokenizer_dir), pieces)
+        model.change_vocabulary(str(write_tokenizer_dir(extended, tmp_path / folder)), "bpe")
+        assert model.decoding.decode_tokens_to_str_with_strip_punctuation(model.tokenizer.text_to_ids("it (is) it")) == expected
+
+
+@pytest.mark.parametrize("mode", ["extend", "replace"])
+def test_texts_come_back_from_nemos_decoding_with_their_spaces(mode, tiny_model, tmp_path):
+    model = tiny_model("tdt")
+    texts = [*TEXTS, "it (is) & was 5% ,"]
+    change = adapt(model, tmp_path, mode, texts=texts)
+    assert [model.decoding.decode_tokens_to_str_with_strip_punctuation(model.tokenizer.text_to_ids(t)) for t in texts] == texts
+    assert not any("deletes" in note for note in change.notes)
+
+
+def test_spaces_that_nemos_decoding_deletes_are_told(tiny_model, tmp_path):
+    change = adapt(tiny_model("rnnt"), tmp_path, "extend", texts=["5% of it", "5 % of it"])
+    assert "1 texts have a space before %" in "\n".join(change.lines()) and "'5 % of it' is written '5% of it'" in "\n".join(change.lines())
+
+
+def test_listed_punctuation_that_always_begins_a_word_is_added_so(tiny_model, tmp_path):
+    change = adapt(tiny_model("ctc"), tmp_path, "extend", texts=["it is (now) 50 %"], pieces=["(", ")", "%", "5", "0"])
+    assert {p.piece for p in change.new} == {"▁(", ")", "▁%", "5", "0"} and "% ( always begin a word" in "\n".join(change.notes)
 
 
 def test_nemo_still_leaves_the_labels_of_the_old_vocabulary_in_the_configuration(tiny_model, tmp_path):
