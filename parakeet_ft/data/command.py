@@ -42,7 +42,8 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def add_split_flags(group) -> None:
+def add_split_flags(group, *, sentence_disjoint: bool = True) -> None:
+    """The shares, named speakers and what splits are disjoint by."""
     group.add_argument("--dev-share", type=float, default=SplitRules.dev_share, help="share of the speakers (or sentences) for dev; default %(default)s")
     group.add_argument("--test-share", type=float, default=SplitRules.test_share, help="the same for test; default %(default)s")
     group.add_argument("--dev-speakers", type=_names, default=(), metavar="A,B", help="speakers whose utterances are dev")
@@ -50,7 +51,8 @@ def add_split_flags(group) -> None:
     group.add_argument("--split-by", default="auto", metavar="WHAT",
                        help="what must not be in two splits: speaker, sentence, a further field (session ...), or `given` for the corpus's own "
                             "splits; auto takes given, speaker, session or sentence, the first that the data has")
-    group.add_argument("--sentence-disjoint", action="store_true", help="drop from train what is said in dev or test too")
+    if sentence_disjoint:
+        group.add_argument("--sentence-disjoint", action="store_true", help="drop from train what is said in dev or test too")
 
 
 def _add_audio_flags(group) -> None:
@@ -77,12 +79,14 @@ def _add_filter_flags(group) -> None:
                                                                       "and what CTC cannot align exactly")
 
 
-def add_run_flags(group) -> None:
+def add_run_flags(group, *, filters: bool = True) -> None:
+    """--jobs, --scheduler, --slurm, and --max-dropped where there are filters."""
     group.add_argument("--jobs", type=int, default=num_cores(), metavar="N", help="processes, or Slurm workers; default %(default)s")
     group.add_argument("--scheduler", metavar="tcp://HOST:PORT", help="run on this Dask cluster, whose machines see the same files")
     group.add_argument("--slurm", action="store_true", help="start --jobs Dask workers through Slurm")
-    group.add_argument("--max-dropped", type=float, default=0.05, metavar="SHARE",
-                       help="exit code 1 if a larger share of the utterances is dropped; default %(default)s")
+    if filters:
+        group.add_argument("--max-dropped", type=float, default=0.05, metavar="SHARE",
+                           help="exit code 1 if a larger share of the utterances is dropped; default %(default)s")
 
 
 def stages_from(args: argparse.Namespace) -> Stages:

@@ -1,11 +1,17 @@
-"""Which split a speaker, session or sentence belongs to: deterministic by hash, so that adding data never moves anything. Pure."""
+"""Which split a speaker, session or sentence belongs to: deterministic by hash, so that adding data never moves anything."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Iterable
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
+from parakeet_ft.data.manifest import Utterance, atomic_path, stream_manifest
+from parakeet_ft.data.text import text_key
 from parakeet_ft.errors import UserError
 
 SPLITS = ("train", "dev", "test")
@@ -88,3 +94,39 @@ def check_named(groups: Iterable[str], *, rules: SplitRules) -> None:
     if unknown := [g for g in rules.test_groups + rules.dev_groups if g not in known]:
         some = ", ".join(sorted(known)[:10]) + (" ..." if len(known) > 10 else "")
         raise UserError(f"No utterance of {', '.join(unknown)}; the data has {some or 'no speakers'}.")
+
+
+def split_manifests(paths: Sequence[str | Path], *, out: Path, rules: SplitRules, split_by: str = "auto") -> list[str]:
+    """Write OUT/{train,dev,test}.jsonl from existing manifests, line by line; returns the splits written.
+
+    `split_by` is speaker, sentence, the name of a further field, or auto: speaker if there are two or more, else sentence. Utterances that
+    lack the field are split by their sentence. Raises UserError.
+    """
+    if split_by == "auto":
+        speakers = {u.speaker for path in paths for u in stream_manifest(path) if u.speaker is not None}
+        split_by = "speaker" if len(speakers) > 1 or rules.test_groups or rules.dev_groups else "sentence"
+    seconds: dict[str, float] = defaultdict(float)
+    for path in paths:
+        for utterance in stream_manifest(path):
+            seconds[group_of(utterance, split_by)] += utterance.duration
+    if not seconds:
+        raise UserError(f"{', '.join(map(str, paths))} hold no utterance.")
+    check_named(seconds, rules=rules)
+    rules = dataclasses.replace(rules, pinned=(*rules.pinned, *pin_empty_splits(seconds, rules=rules).items()))
+    with contextlib.ExitStack() as stack:
+        files = {}
+        for path in paths:
+            for utterance in stream_manifest(path):
+                split = split_of(group_of(utterance, split_by), rules=rules)
+                if split not in files:
+                    files[split] = stack.enter_context(open(stack.enter_context(atomic_path(out / f"{split}.jsonl")), "w", encoding="utf-8"))
+                inside = utterance.audio_filepath.startswith(str(out) + os.sep)
+                shown = os.path.relpath(utterance.audio_filepath, out) if inside else os.path.abspath(utterance.audio_filepath)
+                files[split].write(dataclasses.replace(utterance, audio_filepath=shown).to_json() + "\n")
+    return [name for name in SPLITS if name in files]
+
+
+def group_of(utterance: Utterance, split_by: str) -> str:
+    """What must not be in two splits: the speaker, the sentence's key, or a further field."""
+    value = utterance.speaker if split_by == "speaker" else None if split_by == "sentence" else utterance.extra.get(split_by)
+    return text_key(utterance.text) if value is None else str(value)

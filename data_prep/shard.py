@@ -1,0 +1,44 @@
+"""A manifest -> tar shards of about equal hours, for fast sequential reading: NeMo's tarred layout or Lhotse Shar.
+
+    python data_prep/shard.py train.jsonl --out shards/train --hours 1
+    python data_prep/shard.py train.jsonl --out shar/train --format shar
+
+Started again, it keeps the shards that are finished. NeMo reads the first with
+    is_tarred=true manifest_filepath=shards/train/sharded_manifests/manifest__OP_0..N_CL_.json
+    tarred_audio_filepaths=shards/train/audio__OP_0..N_CL_.tar
+and the second with shar_path=shar/train.
+"""
+
+import argparse
+from pathlib import Path
+
+import _path  # noqa: F401
+from parakeet_ft.data.command import add_run_flags, progress_bar
+from parakeet_ft.data.parallel import open_executor
+from parakeet_ft.data.shards import FORMATS, write_shards
+from parakeet_ft.errors import UserError, exit_on_user_error
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("manifest")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--hours", type=float, default=1.0, help="of audio a shard; default %(default)s")
+    parser.add_argument("--format", choices=FORMATS, default="nemo")
+    parser.add_argument("--seed", type=int, default=0, help="of the shuffling; default %(default)s")
+    add_run_flags(parser, filters=False)
+    args = parser.parse_args()
+    with exit_on_user_error():
+        if not Path(args.manifest).is_file():
+            raise UserError(f"No manifest at {args.manifest}.")
+        total = sum(1 for line in open(args.manifest, "rb") if line.strip())
+        with open_executor(jobs=args.jobs, scheduler=args.scheduler, slurm=args.slurm) as executor, progress_bar(total, what="shards") as advance:
+            done = write_shards(args.manifest, out=args.out, hours=args.hours, format=args.format, seed=args.seed, executor=executor,
+                                window=2 * max(1, args.jobs), on_progress=advance)
+    hours = [shard["seconds"] / 3600 for shard in done["shards"]]
+    print(f"{len(hours)} shards of {min(hours):.3f} to {max(hours):.3f} h, {sum(hours):.3f} h and {sum(s['utterances'] for s in done['shards']):,} "
+          f"utterances in all: {args.out}")
+
+
+if __name__ == "__main__":
+    main()
