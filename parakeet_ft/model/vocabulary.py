@@ -161,7 +161,8 @@ def adapt_vocabulary(model: Any, *, texts: Sequence[str], workdir: Path, mode: s
     After `extend`, greedy decoding yields what it did before, whatever the weights: the logit of a new row is the mean of old logits less
     EXTEND_MARGIN, so an old one is always larger; CTC's softmax over more rows keeps their order, durations are chosen apart, and old
     embeddings drive the prediction network as before. (Up to the rounding of matrix products of another width: old pieces that tie to
-    the last bits may swap.) Beam search sums probabilities and may differ.
+    the last bits may swap; and where a new character is punctuation that the old vocabulary had in pieces with "▁" alone, NeMo's decoding
+    begins to delete the space before it.) Beam search sums probabilities and may differ.
 
     A changed tokenizer is written into `workdir`, which must last until `save_to`.
     """

@@ -301,15 +301,3 @@ def test_nemo_still_cannot_transcribe_files_without_a_validation_section(tiny_mo
         model.cfg.validation_ds = None
     with pytest.raises(AttributeError):
         model.transcribe(str(speech(count=1)), batch_size=1, verbose=False)
-
-
-def test_nemo_lightning_and_onelogger_write_to_the_log_and_not_to_the_terminal(tiny_nemo, tmp_path):
-    code = ("import sys, warnings, logging; from pathlib import Path; from parakeet_ft.model.quiet import silence_nemo;"
-            "silence_nemo(Path(sys.argv[2])); from parakeet_ft.model.restore import restore; restore(sys.argv[1]);"
-            "import lightning.pytorch as pl; pl.Trainer(accelerator='cpu', logger=False, enable_checkpointing=False);"
-            "warnings.warn('a warning'); logging.getLogger('nemo_logger').error('an error')")
-    run = subprocess.run([sys.executable, "-c", code, str(tiny_nemo("tdt")), str(tmp_path / "log" / "nemo.log")], cwd=ROOT,
-                         capture_output=True, text=True)
-    assert run.returncode == 0 and run.stdout == "" and run.stderr == "nemo_logger: an error\n"
-    log = (tmp_path / "log" / "nemo.log").read_text()
-    assert "Using RNNT Loss : tdt" in log and "TPU available" in log and "a warning" in log and "an error" in log
