@@ -1,4 +1,4 @@
-"""Lets `python benchmarks/x.py` find the package in a checkout that is not installed, on one thread and without NeMo's chatter."""
+"""Lets `python benchmarks/x.py` find the package in a checkout that is not installed; torch on one thread, NeMo without its messages."""
 
 import logging
 import os
@@ -13,6 +13,8 @@ for name in ("nv_one_logger.api.config", "nv_one_logger.training_telemetry.api.t
 
 
 def silence_nemo() -> None:
+    """Import NeMo's models; from now on only its errors are printed. A filter, since transcribe() undoes setLevel (nemo 3.0.0)."""
+    import nemo.collections.asr.models  # noqa: F401
     from nemo.utils import logging as nemo_logging
 
     nemo_logging._logger.addFilter(lambda record: record.levelno >= logging.ERROR)

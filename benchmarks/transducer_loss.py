@@ -2,10 +2,11 @@
 
     python benchmarks/transducer_loss.py            # ten minutes; --short: one
 
-A loss's time is forward and backward from random logits, its memory what the process grows by at most, the logits themselves apart. One
-thread; seconds are of its CPU, so that a machine in use changes little. All losses of a size take turns; median (least - most). tdt_pytorch, NeMo's debugging loop, runs with its `.cuda()` calls taken out; at the
-middle size it runs once, at the large one not at all. The ratios of the last line are NeMo's seconds over ours: RNN-T of warprnnt_numba
-and TDT of tdt_pytorch at the middle size (--short: the small one), and the step.
+A loss's time is forward and backward from random logits, its memory what the process grows by at most, the logits themselves apart.
+One thread; seconds are of its CPU, so that a machine in use changes little. All losses of a size take turns; median (least - most).
+tdt_pytorch, NeMo's debugging loop, runs with its `.cuda()` calls taken out; at the middle size it runs once, at the large one not at all.
+The ratios of the last line are NeMo's seconds over ours: RNN-T of warprnnt_numba and TDT of tdt_pytorch at the middle size (--short: the
+small one), and the step.
 """
 
 import argparse
@@ -69,7 +70,7 @@ def compare(kind: str, size: str, repeats: int, skip: set[str]) -> dict[str, tup
 
 
 def tiny_rnnt(folder: Path, small: bool):
-    """d_model 176, 8 layers, 128 pieces. 64 channels of subsampling, no dropout as in the bundled tiny base; `small`: 256, 0.1 as NeMo's."""
+    """d_model 176, 8 layers, 128 pieces. 64 channels of subsampling and no dropout as in the bundled tiny base; `small`: 256 and 0.1."""
     from parakeet_ft.model import replicas
 
     architecture = replicas.Architecture("rnnt", d_model=176, n_layers=8, n_heads=4, vocab_size=128, pred_hidden=320, pred_layers=1,
