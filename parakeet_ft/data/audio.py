@@ -8,6 +8,7 @@ import io
 import os
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -230,6 +231,52 @@ def read_audio(path: str, *, offset: float = 0.0, duration: float | None = None,
     """
     samples, file_rate_hz = decode(path, offset=offset, duration=duration)
     return np.ascontiguousarray(resample(to_mono(samples), from_hz=file_rate_hz, to_hz=rate_hz), dtype=np.float32)
+
+
+def stream_audio(path: str, *, rate_hz: int = 16000, block_seconds: float = 30.0) -> Iterator[np.ndarray]:
+    """Yield a whole recording as float32 mono blocks (samples,) at rate_hz; memory holds one block, however long it is. Raises AudioError."""
+    import soundfile
+    import soxr
+
+    file = _open(path)
+    if file is None:
+        blocks, file_hz = _stream_av(path)
+    else:
+        file_hz = file.samplerate
+        blocks = file.blocks(blocksize=int(block_seconds * file_hz), dtype="float32", always_2d=True)
+    resampler = None if file_hz == rate_hz else soxr.ResampleStream(file_hz, rate_hz, 1, dtype="float32")
+    try:
+        for block in blocks:
+            mono = to_mono(block)
+            yield mono if resampler is None else resampler.resample_chunk(np.ascontiguousarray(mono))
+        if resampler is not None:
+            yield resampler.resample_chunk(np.zeros(0, dtype=np.float32), last=True)
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise AudioError("damaged", f"{path} has a header, but its data cannot be decoded to the end: {error}") from None
+    finally:
+        if file is not None:
+            file.close()
+
+
+def _stream_av(path: str) -> tuple[Iterator[np.ndarray], int]:
+    """stream_audio's blocks (samples, channels) through FFmpeg, a second or so each, and their rate."""
+    av, container = _open_av(path)
+    rate_hz = container.streams.audio[0].rate
+
+    def blocks() -> Iterator[np.ndarray]:
+        resampler, pieces = av.AudioResampler(format="fltp", rate=rate_hz), []
+        with container:
+            try:
+                for frame in container.decode(container.streams.audio[0]):
+                    pieces += [out.to_ndarray() for out in resampler.resample(frame)]
+                    if len(pieces) >= 50:
+                        yield np.concatenate(pieces, axis=1).T
+                        pieces = []
+            except (av.error.FFmpegError, ValueError) as error:
+                raise AudioError("damaged", f"Cannot decode {path} to the end: {error}") from None
+        if pieces:
+            yield np.concatenate(pieces, axis=1).T
+    return blocks(), rate_hz
 
 
 def to_int16(samples: np.ndarray) -> np.ndarray:

@@ -35,6 +35,7 @@ class Limits:
 
     `max_duration` is what Parakeet's full attention trains on without trouble; `ctc_subsampling` is FastConformer's, over 10 ms frames.
     `check_claimed_duration` drops what ends after its file does; where audio is converted the real length is written instead.
+    `min_alignment_score` is in nats a frame, against the extra field `alignment_score` where there is one (data/alignment.py).
     """
 
     min_duration: float | None = 0.1
@@ -47,6 +48,8 @@ class Limits:
     max_same_text: int | None = None
     drop_duplicate_audio: bool = True
     check_claimed_duration: bool = False
+    allow_empty_text: bool = False
+    min_alignment_score: float | None = None
 
 
 def encoder_frames(duration: float, *, subsampling: int = 8) -> int:
@@ -66,17 +69,20 @@ def reason_to_drop(utterance: Utterance, measured: Measured, *, limits: Limits, 
 
     Non-speech (`non_speech` true among the extra fields) may have no text and be silent.
     """
-    return (_text_reason(utterance) or _audio_reason(utterance, measured, limits, claimed)
+    return (_text_reason(utterance, limits) or _audio_reason(utterance, measured, limits, claimed)
             or _rate_reason(utterance, measured.duration, limits) or _token_reason(utterance, measured.duration, limits, encode, unknown_id))
 
 
-def _text_reason(utterance: Utterance) -> tuple[str, str] | None:
+def _text_reason(utterance: Utterance, limits: Limits) -> tuple[str, str] | None:
     if "bad_row" in utterance.extra:
         return "bad_row", str(utterance.extra["bad_row"])
     if not is_utf8(utterance.text) or not is_utf8(utterance.audio_filepath):
         return "not_utf8", repr(utterance.text.encode("utf-8", "surrogateescape")[:80])
-    if not utterance.text.strip() and not utterance.extra.get("non_speech"):
+    if not utterance.text.strip() and not utterance.extra.get("non_speech") and not limits.allow_empty_text:
         return "empty_text", ""
+    score = utterance.extra.get("alignment_score")
+    if limits.min_alignment_score is not None and score is not None and score < limits.min_alignment_score:
+        return "low_alignment_score", f"{score:.2f}: {utterance.text[:60]}"
     return None
 
 
