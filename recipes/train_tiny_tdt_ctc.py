@@ -15,12 +15,12 @@ import tempfile
 import time
 from pathlib import Path
 
+import _path  # noqa: F401
 import numpy as np
 import soundfile
 import torch
-from train_tiny import RATE_HZ, Batches, collate
+from train_tiny import Batches, collate
 
-import _path  # noqa: F401
 from parakeet_ft.data.manifest import Utterance, atomic_path, read_manifest
 from parakeet_ft.data.synthetic import channel
 from parakeet_ft.model import replicas

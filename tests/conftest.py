@@ -42,8 +42,8 @@ def tiny_model(tokenizer_dir):
     import dataclasses
 
     import torch
-
     from nemo.utils import logging as nemo_logging
+
     from parakeet_ft.model import replicas
 
     nemo_logging._logger.addFilter(lambda record: record.levelno >= logging.ERROR)

@@ -20,7 +20,7 @@ def load_kernels():
     os.environ["NUMBA_ENABLE_CUDASIM"] = "1"
     # Empty packages in the way, so that nemo's own __init__ files (ten seconds of imports) do not run.
     root = Path(importlib.util.find_spec("torch").origin).parents[1]
-    parts = "nemo.collections.asr.parts.numba.rnnt_loss.utils.cuda_utils".split(".")
+    parts = ["nemo", "collections", "asr", "parts", "numba", "rnnt_loss", "utils", "cuda_utils"]
     for depth in range(1, len(parts) + 1):
         package = types.ModuleType(".".join(parts[:depth]))
         package.__path__ = [str(root.joinpath(*parts[:depth]))]
