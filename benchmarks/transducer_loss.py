@@ -36,7 +36,9 @@ def losses(kind: str, size: str) -> dict[str, torch.nn.Module]:
     if kind == "RNN-T":
         return {"ours": TransducerLoss(blank=blank)} | {name: resolve_rnnt_loss(name, blank) for name in ("warprnnt_numba", "pytorch")}
     ours = {"ours": TransducerLoss(blank=blank, durations=tuple(DURATIONS), sigma=0.02)}
-    return ours if size != "small" else ours | {"tdt_pytorch": resolve_rnnt_loss("tdt_pytorch", blank, {"durations": DURATIONS, "sigma": 0.02})}
+    if size == "small":
+        ours["tdt_pytorch"] = resolve_rnnt_loss("tdt_pytorch", blank, {"durations": DURATIONS, "sigma": 0.02})
+    return ours
 
 
 def inputs(kind: str, batch: int, frames: int, length: int, tokens: int) -> tuple[torch.Tensor, ...]:
