@@ -12,12 +12,21 @@ import dataclasses
 from pathlib import Path
 
 import _path  # noqa: F401
+
 from parakeet_ft.data.audit import skim
 from parakeet_ft.data.command import finish, load_encoder, make_parser, progress_bar, run, stages_from
 from parakeet_ft.data.corpora.nemo_manifest import read_manifests, split_names
 from parakeet_ft.data.report import write_report
 from parakeet_ft.data.summary import print_summary
 from parakeet_ft.errors import UserError, exit_on_user_error
+
+
+def count_lines(paths: list[str]) -> int:
+    total = 0
+    for path in paths:
+        with open(path, "rb") as lines:
+            total += sum(1 for _ in lines)
+    return total
 
 
 def check(args: argparse.Namespace) -> None:
@@ -28,7 +37,7 @@ def check(args: argparse.Namespace) -> None:
     title = " ".join(args.manifests)
     if args.quick:
         encode, unknown_id = load_encoder(args.tokenizer)
-        with progress_bar(sum(1 for path in args.manifests for _ in open(path, "rb")), what="lines") as advance:
+        with progress_bar(count_lines(args.manifests), what="lines") as advance:
             summary = skim(args.manifests, names, limits=limits, encode=encode, unknown_id=unknown_id, on_progress=advance)
         report = write_report(summary, args.out / "report.html", title=title)
         print_summary(summary, title=title)
@@ -36,7 +45,8 @@ def check(args: argparse.Namespace) -> None:
         finish(summary, max_dropped=args.max_dropped)
         return
     stages = dataclasses.replace(stages, audio=dataclasses.replace(stages.audio, convert=False), limits=limits, split_by="given")
-    run(lambda: read_manifests(args.manifests, splits=names), args, root=Path(args.manifests[0]).parent.absolute(), title=title, stages=stages,
+    run(lambda: read_manifests(args.manifests, splits=names), args, root=Path(args.manifests[0]).parent.absolute(), title=title,
+        stages=stages,
         only_examine=not args.write)
 
 

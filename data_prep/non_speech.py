@@ -10,6 +10,7 @@ import argparse
 from pathlib import Path
 
 import _path  # noqa: F401
+
 from parakeet_ft.data.manifest import write_manifest
 from parakeet_ft.data.non_speech import cut_folder, make_synthetic
 from parakeet_ft.errors import UserError, exit_on_user_error

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import _path  # noqa: F401
+
 from parakeet_ft.data.command import make_parser, progress_bar, run, stages_from
 from parakeet_ft.data.manifest import Utterance, atomic_path
 from parakeet_ft.errors import UserError, exit_on_user_error
@@ -30,7 +31,8 @@ def cut_all(args: argparse.Namespace) -> list[Path]:
     pairs, bare = segmentation.recordings_with_texts(args.folder)
     jobs = [(path, "") for path in sorted([path for path, _ in pairs] + bare)] if args.no_transcript else pairs
     if not jobs:
-        raise UserError(f"{args.folder} holds no recording{'' if args.no_transcript else ' with a transcript of the same name (talk.wav, talk.txt)'}.")
+        raise UserError(f"{args.folder} holds no "
+                        f"recording{'' if args.no_transcript else ' with a transcript of the same name (talk.wav, talk.txt)'}.")
     if bare and not args.no_transcript:
         print(f"note: {len(bare)} recordings have no transcript and are left out, the first: {bare[0]}", file=sys.stderr)
     model, written = None, []
@@ -48,7 +50,8 @@ def cut_all(args: argparse.Namespace) -> list[Path]:
                 rows = [{"begin": begin, "end": end, "text": ""} for begin, end in spans]
             else:
                 model = model or load_model(args.model, log=args.out / "model.log")
-                rows = [dataclasses.asdict(s) for s in segmentation.align_recording(model, path, text, max_seconds=args.max_seconds, on_progress=on_progress)]
+                rows = [dataclasses.asdict(s) for s in segmentation.align_recording(model, path, text, max_seconds=args.max_seconds,
+                                                                                    on_progress=on_progress)]
         with atomic_path(target) as temporary:
             temporary.write_text(json.dumps({"state": state, "rows": rows}, ensure_ascii=False))
     return written
@@ -68,7 +71,8 @@ def read_segments(paths: list[Path]) -> Iterator[Utterance]:
         found = json.loads(path.read_text())
         for row in found["rows"]:
             extra = {"session": Path(found["state"]["path"]).stem} | ({"alignment_score": row["score"]} if "score" in row else {})
-            yield Utterance(audio_filepath=found["state"]["path"], duration=row["end"] - row["begin"], text=row["text"], offset=row["begin"], extra=extra)
+            yield Utterance(audio_filepath=found["state"]["path"], duration=row["end"] - row["begin"], text=row["text"],
+                            offset=row["begin"], extra=extra)
 
 
 def main() -> None:
@@ -77,13 +81,15 @@ def main() -> None:
     parser.add_argument("--model", help="a .nemo or name with a CTC head, to align with")
     parser.add_argument("--no-transcript", action="store_true", help="cut by voice activity")
     parser.add_argument("--max-seconds", type=float, default=20.0, help="longest utterance; default %(default)s")
-    parser.add_argument("--min-score", type=float, default=-2.0, help="worst mean log-probability of 2.4 s of an utterance; default %(default)s")
+    parser.add_argument("--min-score", type=float, default=-2.0,
+                        help="worst mean log-probability of 2.4 s of an utterance; default %(default)s")
     args = parser.parse_args()
     with exit_on_user_error():
         if bool(args.model) == args.no_transcript:
             raise UserError("Expected either --model CHECKPOINT, to align the transcripts, or --no-transcript.")
         stages = stages_from(args)
-        limits = dataclasses.replace(stages.limits, allow_empty_text=args.no_transcript, min_alignment_score=None if args.no_transcript else args.min_score)
+        limits = dataclasses.replace(stages.limits, allow_empty_text=args.no_transcript,
+                                     min_alignment_score=None if args.no_transcript else args.min_score)
         paths = cut_all(args)
         run(lambda: read_segments(paths), args, root=args.folder.absolute(), title=f"{args.folder} -> {args.out}",
             stages=dataclasses.replace(stages, limits=limits))

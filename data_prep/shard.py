@@ -13,6 +13,7 @@ import argparse
 from pathlib import Path
 
 import _path  # noqa: F401
+
 from parakeet_ft.data.command import add_run_flags, progress_bar
 from parakeet_ft.data.parallel import open_executor
 from parakeet_ft.data.shards import FORMATS, write_shards
@@ -31,12 +32,15 @@ def main() -> None:
     with exit_on_user_error():
         if not Path(args.manifest).is_file():
             raise UserError(f"No manifest at {args.manifest}.")
-        total = sum(1 for line in open(args.manifest, "rb") if line.strip())
-        with open_executor(jobs=args.jobs, scheduler=args.scheduler, slurm=args.slurm) as executor, progress_bar(total, what="shards") as advance:
+        with open(args.manifest, "rb") as lines:
+            total = sum(1 for line in lines if line.strip())
+        with open_executor(jobs=args.jobs, scheduler=args.scheduler, slurm=args.slurm) as executor, progress_bar(total,
+                                                                                                                 what="shards") as advance:
             done = write_shards(args.manifest, out=args.out, hours=args.hours, format=args.format, seed=args.seed, executor=executor,
                                 window=2 * max(1, args.jobs), on_progress=advance)
     hours = [shard["seconds"] / 3600 for shard in done["shards"]]
-    print(f"{len(hours)} shards of {min(hours):.3f} to {max(hours):.3f} h, {sum(hours):.3f} h and {sum(s['utterances'] for s in done['shards']):,} "
+    print(f"{len(hours)} shards of {min(hours):.3f} to {max(hours):.3f} h, {sum(hours):.3f} h and "
+          f"{sum(s['utterances'] for s in done['shards']):,} "
           f"utterances in all: {args.out}")
 
 

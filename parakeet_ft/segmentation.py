@@ -1,4 +1,5 @@
-"""Long recordings cut with a model: along a transcript with a CTC checkpoint, without one by silero-vad. Memory does not grow with length."""
+"""Long recordings cut with a model: along a transcript with a CTC checkpoint, without one by silero-vad. Memory does not grow with
+length."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ def ctc_head(model: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     if hasattr(model, "ctc_decoder"):
         return lambda encoded: model.ctc_decoder(encoder_output=encoded)
     if hasattr(model, "joint"):
-        raise UserError("Aligning needs a CTC head, and this model is a pure transducer. Use a parakeet-ctc or parakeet-tdt_ctc checkpoint.")
+        raise UserError("Aligning needs a CTC head, and this model is a pure transducer. Use a parakeet-ctc or -tdt_ctc checkpoint.")
     return lambda encoded: model.decoder(encoder_output=encoded)
 
 
@@ -53,14 +54,16 @@ def ctc_log_probs(model: Any, path: str, *, window_seconds: float = 40.0, on_pro
         for samples, skip, keep in _windows(path, rate_hz=rate_hz, frame_samples=frame_samples, inner=inner, margin=margin):
             signal = torch.from_numpy(samples)[None].to(device)
             features, length = model.preprocessor(input_signal=signal, length=torch.tensor([len(samples)], device=device))
-            rows = head(model.encoder(audio_signal=features, length=length)[0])[0, skip:skip + keep].float().cpu().numpy().astype(np.float16)
+            rows = head(model.encoder(audio_signal=features, length=length)[0])[0,
+                                                                                skip:skip + keep].float().cpu().numpy().astype(np.float16)
             file.write(np.ascontiguousarray(rows).tobytes())
             num_frames, width = num_frames + len(rows), rows.shape[1]
             on_progress(len(rows) * frame_samples / rate_hz)
         if not num_frames:
             raise UserError(f"{path} holds no audio to align.")
         file.flush()
-        yield np.memmap(file, dtype=np.float16, mode="r", shape=(num_frames, width)), frame_samples / rate_hz, num_frames * frame_samples / rate_hz
+        yield np.memmap(file, dtype=np.float16, mode="r", shape=(num_frames,
+                                                                 width)), frame_samples / rate_hz, num_frames * frame_samples / rate_hz
 
 
 def _windows(path: str, *, rate_hz: int, frame_samples: int, inner: int, margin: int) -> Iterator[tuple[np.ndarray, int, int]]:
@@ -86,7 +89,8 @@ def _windows(path: str, *, rate_hz: int, frame_samples: int, inner: int, margin:
         done += inner
 
 
-def align_recording(model: Any, path: str, text: str, *, max_seconds: float = 20.0, on_progress: Callable[[float], None] = lambda seconds: None) -> list[Segment]:
+def align_recording(model: Any, path: str, text: str, *, max_seconds: float = 20.0,
+                    on_progress: Callable[[float], None] = lambda seconds: None) -> list[Segment]:
     """The utterances of a recording whose whole transcript is `text`. Raises UserError, also if they plainly do not belong together."""
     tokenizer = getattr(model.tokenizer, "tokenizer", model.tokenizer)
     words = transcript_words(text, encode=tokenizer.encode, unknown_id=tokenizer.unk_id())

@@ -7,6 +7,7 @@ audio allowed at sentence ends, and a score that says where the transcript does 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -73,9 +74,9 @@ def best_path(log_probs: np.ndarray, tokens: Sequence[int], *, blank: int, free_
     labels = np.full(2 * len(tokens) + 1, blank)
     labels[1::2] = tokens
     num_frames, num_states = len(log_probs), len(labels)
-    needed = len(tokens) + sum(a == b for a, b in zip(tokens, tokens[1:], strict=False))
+    needed = len(tokens) + sum(a == b for a, b in itertools.pairwise(tokens))
     if needed > num_frames:
-        raise UserError(f"The transcript has {needed} tokens, the recording {num_frames} frames: it is the transcript of another recording.")
+        raise UserError(f"The transcript has {needed} tokens, the recording {num_frames} frames: it belongs to another recording.")
     free = np.array(sorted({0, num_states - 1, *(2 * i + 2 for i in free_after)}))
     # Without a blank between, a token may follow another only if they differ.
     cannot_skip = np.ones(num_states, dtype=bool)
@@ -122,11 +123,13 @@ def best_path(log_probs: np.ndarray, tokens: Sequence[int], *, blank: int, free_
 
 
 def align_words(log_probs: np.ndarray, words: Sequence[Word], *, blank: int, frame_seconds: float) -> list[tuple[float, float, float]]:
-    """(begin, end, score) of each word: times in seconds, score the worst mean log-probability (see SCORE_FRAMES) of the stretch around it."""
+    """(begin, end, score) of each word: times in seconds, score the worst mean log-probability (see SCORE_FRAMES) of the stretch around
+    it."""
     tokens = [token for word in words for token in word.tokens]
     owners = np.repeat(np.arange(len(words)), [len(word.tokens) for word in words])
     last_of = np.cumsum([len(word.tokens) for word in words]) - 1
-    path = best_path(log_probs, tokens, blank=blank, free_after=[int(last_of[i]) for i, word in enumerate(words) if word.ends_sentence and last_of[i] >= 0])
+    path = best_path(log_probs, tokens, blank=blank, free_after=[int(last_of[i]) for i,
+                                                                 word in enumerate(words) if word.ends_sentence and last_of[i] >= 0])
     spoken = np.flatnonzero(path % 2)
     first, last = np.full(len(words), -1), np.full(len(words), -1)
     for frame in spoken:

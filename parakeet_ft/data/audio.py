@@ -1,4 +1,5 @@
-"""Audio files: probe, decode, measure, resample, write. libsndfile reads them, PyAV what it does not (m4a, mp4, webm), a shell a Kaldi pipe."""
+"""Audio files: probe, decode, measure, resample, write. libsndfile reads them, PyAV what it does not (m4a, mp4, webm), a shell a Kaldi
+pipe."""
 
 from __future__ import annotations
 
@@ -77,7 +78,8 @@ def _open(path: str) -> soundfile.SoundFile | None:
         done = subprocess.run(command, shell=True, capture_output=True, check=False)
         if done.returncode or not done.stdout:
             error = done.stderr.decode(errors="replace").strip().splitlines()
-            raise AudioError("pipe_failed", f"The command {command.strip()!r} gave no audio: exit code {done.returncode}, {' '.join(error[-1:])}")
+            raise AudioError("pipe_failed", f"The command {command.strip()!r} gave no audio: exit code {done.returncode}, "
+                                            f"{' '.join(error[-1:])}")
         source = io.BytesIO(done.stdout)
     elif not os.path.lexists(path):
         raise AudioError("missing", f"No audio at {path}.")
@@ -124,12 +126,12 @@ def decode(path: str, *, offset: float = 0.0, duration: float | None = None) -> 
         expected = None
     else:
         with file:
-            rate_hz, start = file.samplerate, int(round(offset * file.samplerate))
+            rate_hz, start = file.samplerate, round(offset * file.samplerate)
             if start and start >= file.frames:
                 raise AudioError("beyond_end", f"{path} lasts {file.frames / rate_hz:.2f} s, the utterance begins at {offset:.2f} s.")
             expected = _announced_frames(file) - start
             if duration is not None:
-                expected = min(expected, int(round(duration * rate_hz)))
+                expected = min(expected, round(duration * rate_hz))
             try:
                 if start:
                     file.seek(start)
@@ -196,10 +198,10 @@ def _decode_av(path: str, *, offset: float, duration: float | None) -> tuple[np.
     if not pieces:
         raise AudioError("no_samples", f"{path} holds no samples.")
     samples = np.concatenate(pieces, axis=1).T
-    skip = max(0, int(round((offset - begin) * rate_hz))) if offset else 0
+    skip = max(0, round((offset - begin) * rate_hz)) if offset else 0
     if skip >= len(samples):
         raise AudioError("beyond_end", f"{path} ends before {offset:.2f} s, where the utterance begins.")
-    return samples[skip:None if duration is None else skip + int(round(duration * rate_hz))], rate_hz
+    return samples[skip:None if duration is None else skip + round(duration * rate_hz)], rate_hz
 
 
 def to_mono(samples: np.ndarray, *, channel: int | None = None) -> np.ndarray:
@@ -234,7 +236,8 @@ def read_audio(path: str, *, offset: float = 0.0, duration: float | None = None,
 
 
 def stream_audio(path: str, *, rate_hz: int = 16000, block_seconds: float = 30.0) -> Iterator[np.ndarray]:
-    """Yield a whole recording as float32 mono blocks (samples,) at rate_hz; memory holds one block, however long it is. Raises AudioError."""
+    """Yield a whole recording as float32 mono blocks (samples,) at rate_hz; memory holds one block, however long it is. Raises
+    AudioError."""
     import soundfile
     import soxr
 
@@ -293,7 +296,8 @@ def measure(samples: np.ndarray, *, rate_hz: int, mono16: np.ndarray, mono16_rat
     power = sum(float(np.einsum("i,i->", block, block)) for block in blocks)
     level = (power / max(1, len(mono16))) ** 0.5 / 32768.0
     return Measured(duration=len(mono16) / mono16_rate_hz, rate_hz=rate_hz, channels=samples.shape[1], level_dbfs=_decibels(level),
-                    peak_dbfs=_decibels(peak), clipped_share=round(clipped, 6), samples_hash=hashlib.blake2b(mono16.tobytes(), digest_size=8).hexdigest())
+                    peak_dbfs=_decibels(peak), clipped_share=round(clipped, 6),
+                    samples_hash=hashlib.blake2b(mono16.tobytes(), digest_size=8).hexdigest())
 
 
 def _decibels(amplitude: float) -> float:

@@ -30,7 +30,8 @@ def quick_check(utterances: Sequence[Utterance], *, sample: int = 50, where: str
         raise UserError(f"{where} holds no utterance.")
     if missing := missing_audio(utterances):
         first = "".join(f"\n  {path}" for path in missing[:5])
-        raise UserError(f"{where} names {len(missing)} audio files that do not exist{', the first five' if len(missing) > 5 else ''}:{first}\n"
+        raise UserError(f"{where} names {len(missing)} audio files that do not "
+                        f"exist{', the first five' if len(missing) > 5 else ''}:{first}\n"
                         "Relative paths are relative to the manifest's folder.")
     warnings = _check_texts(utterances, where)
     chosen = utterances if len(utterances) <= sample else random.Random(0).sample(utterances, sample)
@@ -43,8 +44,10 @@ def _check_texts(utterances: Sequence[Utterance], where: str) -> list[str]:
         return []
     if len(empty) == len(utterances):
         fields = ", ".join(empty[0].extra) or "none"
-        raise UserError(f"{where}: the text of all {len(empty)} utterances is empty. Is it in another field? The first has these further fields: {fields}.")
-    return [f"{where}: {len(empty)} of {len(utterances)} texts are empty, the first {empty[0].audio_filepath}. Training teaches silence there; "
+        raise UserError(f"{where}: the text of all {len(empty)} utterances is empty. Is it in another field? The first has these further "
+                        f"fields: {fields}.")
+    return [f"{where}: {len(empty)} of {len(utterances)} texts are empty, the first {empty[0].audio_filepath}. Training teaches silence "
+            f"there; "
             "mark real non-speech with \"non_speech\": true."]
 
 
@@ -76,7 +79,8 @@ def wrong_duration(utterance: Utterance, *, real: float) -> str | None:
     return None
 
 
-def skim(paths: Sequence[str | Path], names: Sequence[str], *, limits: Limits, encode: Callable[[str], Sequence[int]] | None = None, unknown_id: int = 0,
+def skim(paths: Sequence[str | Path], names: Sequence[str], *, limits: Limits, encode: Callable[[str], Sequence[int]] | None = None,
+         unknown_id: int = 0,
          sample: int = 200, on_progress: Callable[[int, float], None] = lambda count, seconds: None) -> Summary:
     """Go through manifests line by line, trusting durations: what the filters say without the audio, files that do not exist, and a sample
     of each manifest decoded. `names` are the splits.
@@ -113,7 +117,8 @@ def skim(paths: Sequence[str | Path], names: Sequence[str], *, limits: Limits, e
     return summary
 
 
-def _skim_reason(utterance: Utterance, limits: Limits, encode: Callable[[str], Sequence[int]] | None, unknown_id: int) -> tuple[str, str] | None:
+def _skim_reason(utterance: Utterance, limits: Limits, encode: Callable[[str], Sequence[int]] | None,
+                 unknown_id: int) -> tuple[str, str] | None:
     if "bad_row" not in utterance.extra and not os.path.isfile(utterance.audio_filepath):
         return "missing", ""
     trusted = audio.Measured(duration=utterance.duration, level_dbfs=0.0)

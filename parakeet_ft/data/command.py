@@ -44,12 +44,14 @@ def _names(text: str) -> tuple[str, ...]:
 
 def add_split_flags(group, *, sentence_disjoint: bool = True) -> None:
     """The shares, named speakers and what splits are disjoint by."""
-    group.add_argument("--dev-share", type=float, default=SplitRules.dev_share, help="share of the speakers (or sentences) for dev; default %(default)s")
+    group.add_argument("--dev-share", type=float, default=SplitRules.dev_share,
+                       help="share of the speakers (or sentences) for dev; default %(default)s")
     group.add_argument("--test-share", type=float, default=SplitRules.test_share, help="the same for test; default %(default)s")
     group.add_argument("--dev-speakers", type=_names, default=(), metavar="A,B", help="speakers whose utterances are dev")
     group.add_argument("--test-speakers", type=_names, default=(), metavar="A,B", help="speakers whose utterances are test")
     group.add_argument("--split-by", default="auto", metavar="WHAT",
-                       help="what must not be in two splits: speaker, sentence, a further field (session ...), or `given` for the corpus's own "
+                       help="what must not be in two splits: speaker, sentence, a further field (session ...), or `given` for the corpus's "
+                            "own "
                             "splits; auto takes given, speaker, session or sentence, the first that the data has")
     if sentence_disjoint:
         group.add_argument("--sentence-disjoint", action="store_true", help="drop from train what is said in dev or test too")
@@ -69,7 +71,8 @@ def _add_text_flags(group) -> None:
 
 
 def _add_filter_flags(group) -> None:
-    for field, help_text in (("min_duration", "seconds"), ("max_duration", "seconds"), ("min_chars_per_second", ""), ("max_chars_per_second", ""),
+    for field, help_text in (("min_duration", "seconds"), ("max_duration", "seconds"), ("min_chars_per_second", ""),
+                             ("max_chars_per_second", ""),
                              ("min_level_dbfs", "RMS below is silence"), ("max_clipped", "share of the samples at full scale")):
         group.add_argument(f"--{field.replace('_', '-')}", type=_number, default=getattr(Limits, field), metavar="X",
                            help=f"{help_text}{'; ' if help_text else ''}default %(default)s")
@@ -97,7 +100,8 @@ def stages_from(args: argparse.Namespace) -> Stages:
                     drop_duplicate_audio=not args.keep_duplicate_audio)
     text = TextRules(case=args.case, punctuation=args.punctuation, numbers=args.spell_numbers, plain_quotes=not args.keep_quotes,
                      replacements=load_replacements(args.replacements) if args.replacements else ())
-    stages = Stages(audio=AudioStage(convert=not args.in_place, channel=args.channel, max_duration=args.max_duration), text=text, limits=limits)
+    stages = Stages(audio=AudioStage(convert=not args.in_place, channel=args.channel, max_duration=args.max_duration), text=text,
+                    limits=limits)
     return dataclasses.replace(stages, splits=split_rules_from(args), split_by=args.split_by,
                                sentence_disjoint=args.sentence_disjoint) if "split_by" in args else stages
 
@@ -155,13 +159,16 @@ def progress_bar(total: int, *, what: str) -> Iterator[Callable[[int, float], No
         yield advance
 
 
-def run(source: Source, args: argparse.Namespace, *, root: Path, title: str, stages: Stages | None = None, only_examine: bool = False) -> Summary:
+def run(source: Source, args: argparse.Namespace, *, root: Path, title: str, stages: Stages | None = None,
+        only_examine: bool = False) -> Summary:
     """Prepare a source as the flags say, print the table, write report.html, and exit with 1 if more than --max-dropped is lost."""
     stages = stages or stages_from(args)
     encode, unknown_id = load_encoder(args.tokenizer)
     total = sum(1 for _ in source())
-    with open_executor(jobs=args.jobs, scheduler=args.scheduler, slurm=args.slurm) as executor, progress_bar(total, what="audio") as advance:
-        summary, ledger = prepare(source, root=root, out=args.out, stages=stages, executor=executor, window=2 * max(1, args.jobs), encode=encode,
+    with open_executor(jobs=args.jobs, scheduler=args.scheduler, slurm=args.slurm) as executor, progress_bar(total,
+                                                                                                             what="audio") as advance:
+        summary, ledger = prepare(source, root=root, out=args.out, stages=stages, executor=executor, window=2 * max(1, args.jobs),
+                                  encode=encode,
                                   unknown_id=unknown_id, only_examine=only_examine, on_progress=advance)
     leaks = find_leaks(ledger, pairs=split_pairs(summary))
     ledger.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -15,13 +16,18 @@ TOLERANCE_SECONDS = 0.2
 TOLERANCE_SHARE = 0.02
 # What each reason means, for the report. Those of decoding are in data/audio.py.
 REASONS = {
-    "missing": "the audio file does not exist", "not_a_file": "the path is a directory or device", "no_permission": "the file may not be read",
-    "zero_bytes": "the file is empty", "unreadable": "no decoder reads the file", "damaged": "the data cannot be decoded to the end", "truncated": "the file ends before its header says",
-    "no_samples": "the file has no audio", "beyond_end": "the utterance begins after the end of the file", "pipe_failed": "the command gave no audio",
+    "missing": "the audio file does not exist", "not_a_file": "the path is a directory or device",
+    "no_permission": "the file may not be read",
+    "zero_bytes": "the file is empty", "unreadable": "no decoder reads the file", "damaged": "the data cannot be decoded to the end",
+    "truncated": "the file ends before its header says",
+    "no_samples": "the file has no audio", "beyond_end": "the utterance begins after the end of the file",
+    "pipe_failed": "the command gave no audio",
     "not_finite": "samples are NaN or infinite", "no_such_channel": "the file lacks the channel asked for",
-    "crashed_decoder": "the decoder crashed on this file", "not_utf8": "the text is not UTF-8", "bad_row": "the row of the table is incomplete",
+    "crashed_decoder": "the decoder crashed on this file", "not_utf8": "the text is not UTF-8",
+    "bad_row": "the row of the table is incomplete",
     "empty_text": "there is no text", "silent": "the level is below the limit", "clipped": "too many samples at full scale",
-    "too_short": "shorter than the limit", "too_long": "longer than the limit", "wrong_duration": "the utterance ends after its file", "too_few_chars": "too few characters a second for speech",
+    "too_short": "shorter than the limit", "too_long": "longer than the limit", "wrong_duration": "the utterance ends after its file",
+    "too_few_chars": "too few characters a second for speech",
     "too_many_chars": "too many characters a second for speech", "ctc_unalignable": "more tokens than encoder frames: CTC has no path",
     "unknown_chars": "the tokenizer cannot write some character", "duplicate_audio": "the same samples came before",
     "duplicate_text": "the same text came often enough before", "text_in_held_out": "the text is in dev or test",
@@ -59,7 +65,7 @@ def encoder_frames(duration: float, *, subsampling: int = 8) -> int:
 
 def ctc_length(pieces: Sequence[int]) -> int:
     """Frames that CTC needs at least: one a token and a blank between two equal ones."""
-    return len(pieces) + sum(a == b for a, b in zip(pieces, pieces[1:], strict=False))
+    return len(pieces) + sum(a == b for a, b in itertools.pairwise(pieces))
 
 
 def reason_to_drop(utterance: Utterance, measured: Measured, *, limits: Limits, encode: Callable[[str], Sequence[int]] | None = None,
@@ -70,7 +76,8 @@ def reason_to_drop(utterance: Utterance, measured: Measured, *, limits: Limits, 
     Non-speech (`non_speech` true among the extra fields) may have no text and be silent.
     """
     return (_text_reason(utterance, limits) or _audio_reason(utterance, measured, limits, claimed)
-            or _rate_reason(utterance, measured.duration, limits) or _token_reason(utterance, measured.duration, limits, encode, unknown_id))
+            or _rate_reason(utterance, measured.duration, limits)
+            or _token_reason(utterance, measured.duration, limits, encode, unknown_id))
 
 
 def _text_reason(utterance: Utterance, limits: Limits) -> tuple[str, str] | None:

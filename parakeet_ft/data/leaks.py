@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -98,4 +99,4 @@ def _shingles(text: str) -> set[str]:
     words = text.split()
     if len(words) < FEWEST_WORDS:
         return set()
-    return {*words, *(f"{a} {b}" for a, b in zip(words, words[1:], strict=False))}
+    return {*words, *(f"{a} {b}" for a, b in itertools.pairwise(words))}

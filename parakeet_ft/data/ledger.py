@@ -16,7 +16,8 @@ from parakeet_ft.errors import UserError
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS audio (key TEXT PRIMARY KEY, measured TEXT NOT NULL) WITHOUT ROWID;
 DROP TABLE IF EXISTS rows;
-CREATE TABLE rows (number INTEGER PRIMARY KEY, key TEXT, grp TEXT, text_key TEXT, samples_hash TEXT, duration REAL, reason TEXT, detail TEXT,
+CREATE TABLE rows (number INTEGER PRIMARY KEY, key TEXT, grp TEXT, text_key TEXT, samples_hash TEXT, duration REAL, reason TEXT, detail
+TEXT,
                    split TEXT, record TEXT NOT NULL);
 CREATE INDEX rows_text ON rows (text_key);
 CREATE INDEX rows_samples ON rows (samples_hash);
@@ -84,7 +85,8 @@ class Ledger:
         fields = [utterance.audio_filepath, utterance.duration, utterance.text, utterance.offset, utterance.speaker, utterance.extra]
         # ASCII JSON, so that the surrogates of undecodable bytes survive.
         self.connection.execute("INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                                (number, key, _storable(group), _storable(text_key), samples_hash, utterance.duration, reason, detail, split,
+                                (number, key, _storable(group), _storable(text_key), samples_hash, utterance.duration, reason, detail,
+                                 split,
                                  json.dumps(fields)))
         self.commit()
 
@@ -92,7 +94,8 @@ class Ledger:
         """All utterances in the order of the source."""
         query = ("SELECT number, record, reason, detail, split, measured FROM rows LEFT JOIN audio ON audio.key = rows.key ORDER BY number")
         for number, record, reason, detail, split, measured in self.connection.execute(query):
-            yield Row(number, Utterance(*json.loads(record)), Measured(*json.loads(measured)) if measured else Measured(), reason, detail, split)
+            yield Row(number, Utterance(*json.loads(record)), Measured(*json.loads(measured)) if measured else Measured(), reason, detail,
+                      split)
 
     def group_seconds(self, *, limit: int | None = None) -> dict[str, float]:
         """Seconds of kept audio by group (speaker, session, sentence)."""

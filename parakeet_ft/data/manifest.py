@@ -75,7 +75,8 @@ def stream_manifest(path: str | os.PathLike) -> Iterator[Utterance]:
     """Yield the utterances of a manifest with absolute audio paths. Raises ManifestError with the number of the bad line."""
     path = Path(path)
     if not path.is_file():
-        raise ManifestError(f"No manifest at {path}. Expected a file of JSON lines; `python data_prep/from_table.py TABLE --out DIR` makes one.")
+        raise ManifestError(f"No manifest at {path}. Expected a file of JSON lines; `python data_prep/from_table.py TABLE --out DIR` makes "
+                            f"one.")
     folder = str(path.parent)
     with path.open(encoding="utf-8") as lines:
         try:
@@ -114,8 +115,9 @@ def write_manifest(utterances: Iterable[Utterance], path: str | os.PathLike) -> 
     """Write a manifest atomically; returns the number of utterances. Audio paths are written as given."""
     count = 0
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as out:
-        for count, utterance in enumerate(utterances, 1):
+        for utterance in utterances:
             out.write(utterance.to_json() + "\n")
+            count += 1
     return count
 
 

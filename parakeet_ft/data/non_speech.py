@@ -54,7 +54,8 @@ def synthesize(kind: str, *, seconds: float, rate_hz: int, rng: np.random.Genera
     return np.clip(samples, -1, 1).astype(np.float32)
 
 
-def _coloured(count: int, rng: np.random.Generator, *, slope: float, band_hz: tuple[float, float] | None = None, rate_hz: int = 16000) -> np.ndarray:
+def _coloured(count: int, rng: np.random.Generator, *, slope: float, band_hz: tuple[float, float] | None = None,
+              rate_hz: int = 16000) -> np.ndarray:
     """Noise whose amplitude falls with frequency to the power of `slope`, in a band or not."""
     frequencies = np.fft.rfftfreq(count, 1 / rate_hz)
     spectrum = np.fft.rfft(rng.standard_normal(count)) / np.maximum(frequencies, 20.0) ** slope
@@ -63,7 +64,8 @@ def _coloured(count: int, rng: np.random.Generator, *, slope: float, band_hz: tu
     return np.fft.irfft(spectrum, count)
 
 
-def make_synthetic(out: Path, *, hours: float, min_seconds: float = 1.0, max_seconds: float = 15.0, seed: int = 0, rate_hz: int = 16000) -> Iterator[Utterance]:
+def make_synthetic(out: Path, *, hours: float, min_seconds: float = 1.0, max_seconds: float = 15.0, seed: int = 0,
+                   rate_hz: int = 16000) -> Iterator[Utterance]:
     """Write FLAC to OUT/audio and yield the utterances, paths relative to `out`; the same seed gives the same bytes."""
     seconds, number = 0.0, 0
     while seconds < hours * 3600:

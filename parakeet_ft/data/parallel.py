@@ -48,8 +48,8 @@ def open_executor(*, jobs: int, scheduler: str | None = None, slurm: bool = Fals
         elif jobs <= 1:
             yield InlineExecutor
         else:
-            # forkserver: the parent has a progress bar's thread, and a fork would copy its locks.
-            context = multiprocessing.get_context("forkserver")
+            # Not fork: the parent has a progress bar's thread, whose locks a fork would copy.
+            context = multiprocessing.get_context("spawn")
             yield lambda: stack.enter_context(ProcessPoolExecutor(jobs, mp_context=context))
 
 
@@ -89,7 +89,8 @@ def chunked(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield chunk
 
 
-def map_chunks(function: Callable[[list[Item]], list[Result]], chunks: Iterable[list[Item]], *, executor: Callable[[], Executor], window: int,
+def map_chunks(function: Callable[[list[Item]], list[Result]], chunks: Iterable[list[Item]], *, executor: Callable[[], Executor],
+               window: int,
                crashed: Callable[[Item], Result]) -> Iterator[tuple[list[Item], list[Result]]]:
     """Yield (chunk, function(chunk)) as they finish, with at most `window` chunks under way.
 

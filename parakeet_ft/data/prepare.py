@@ -50,13 +50,14 @@ class AudioStage:
 class Stages:
     """All that is done to a source. `split_by`: auto, speaker, sentence, given (the field `split`), or the name of an extra field.
 
-    "auto" is the first that the data has: given for all, two speakers or more, three sessions or more (the extra field `session`), sentence.
+    "auto" is the first that the data has: given for all, two speakers or more, three sessions or more (the extra field `session`),
+    sentence.
     """
 
-    audio: AudioStage = AudioStage()
-    text: TextRules = TextRules()
-    limits: Limits = Limits()
-    splits: SplitRules = SplitRules()
+    audio: AudioStage = dataclasses.field(default_factory=AudioStage)
+    text: TextRules = dataclasses.field(default_factory=TextRules)
+    limits: Limits = dataclasses.field(default_factory=Limits)
+    splits: SplitRules = dataclasses.field(default_factory=SplitRules)
     split_by: str = "auto"
     sentence_disjoint: bool = False
 
@@ -81,7 +82,8 @@ def process_audio(job: AudioJob) -> Measured:
             info = audio.probe(job.path)
             seconds = job.duration or info.duration - job.offset
             if seconds > stage.max_duration:
-                return Measured(reason="too_long", detail=f"{seconds:.2f} s", duration=seconds, rate_hz=info.rate_hz, channels=info.channels)
+                return Measured(reason="too_long", detail=f"{seconds:.2f} s", duration=seconds, rate_hz=info.rate_hz,
+                                channels=info.channels)
         samples, rate_hz = audio.decode(job.path, offset=job.offset, duration=job.duration or None)
         mono = audio.to_mono(samples, channel=stage.channel)
         out_hz = stage.rate_hz if job.target else rate_hz
@@ -115,7 +117,8 @@ def audio_job(utterance: Utterance, *, root: Path, out: Path, stage: AudioStage)
     return AudioJob(key=key, path=path, offset=utterance.offset, duration=utterance.duration, target=target, stage=stage)
 
 
-def run_audio_stage(source: Source, ledger: Ledger, *, root: Path, out: Path, stage: AudioStage, executor: Callable[[], Executor], window: int,
+def run_audio_stage(source: Source, ledger: Ledger, *, root: Path, out: Path, stage: AudioStage, executor: Callable[[], Executor],
+                    window: int,
                     on_progress: Callable[[int, float], None]) -> None:
     """Measure and convert what the ledger does not know yet. `on_progress` gets (utterances, seconds) as they are done."""
     def unknown() -> Iterator[AudioJob]:
@@ -147,7 +150,8 @@ def judge(source: Source, ledger: Ledger, *, root: Path, out: Path, stages: Stag
         job = audio_job(utterance, root=root, out=out, stage=stages.audio)
         measured = ledger.measured(job.key) or Measured(reason="missing")
         text = normalise(utterance.text, rules=stages.text) if is_utf8(utterance.text) else utterance.text
-        prepared = dataclasses.replace(utterance, audio_filepath=job.target or utterance.audio_filepath, text=text, duration=measured.duration,
+        prepared = dataclasses.replace(utterance, audio_filepath=job.target or utterance.audio_filepath, text=text,
+                                       duration=measured.duration,
                                        offset=0.0 if job.target else utterance.offset)
         key = text_key(text) if text and is_utf8(text) else ""
         dropped = reason_to_drop(prepared, measured, limits=limits, encode=encode, unknown_id=unknown_id, claimed=utterance.duration)
@@ -159,7 +163,8 @@ def judge(source: Source, ledger: Ledger, *, root: Path, out: Path, stages: Stag
         if reason is not None:
             # A dropped utterance is named by the file that the user knows.
             prepared = dataclasses.replace(prepared, audio_filepath=utterance.audio_filepath, offset=utterance.offset)
-        ledger.add_row(number, prepared, key=job.key, group="", text_key=key, samples_hash=measured.samples_hash, reason=reason, detail=detail,
+        ledger.add_row(number, prepared, key=job.key, group="", text_key=key, samples_hash=measured.samples_hash, reason=reason,
+                       detail=detail,
                        split=str(utterance.extra.get("split", "")))
 
 
@@ -171,14 +176,16 @@ def assign_splits(ledger: Ledger, *, stages: Stages, out: Path) -> list[str]:
         ledger.connection.execute("UPDATE rows SET split = 'train' WHERE split = ''")
     else:
         path = {"speaker": "$[4]", "sentence": None}.get(kind, f'$[5]."{kind}"')
-        column = {"sentence": "text_key", "utterance": "samples_hash || number"}.get(kind, f"COALESCE(json_extract(record, '{path}'), text_key)")
+        column = {"sentence": "text_key", "utterance": "samples_hash || number"}.get(kind,
+                                                                                     f"COALESCE(json_extract(record, '{path}'), text_key)")
         ledger.connection.execute(f"UPDATE rows SET grp = {column}")
         rules = _pinned_rules(ledger, stages.splits, out / "splits.json", kind, notes)
         ledger.connection.create_function("split_of", 1, lambda group: splits.split_of(str(group), rules=rules), deterministic=True)
         ledger.connection.execute("UPDATE rows SET split = split_of(grp)")
     if stages.sentence_disjoint:
         ledger.connection.execute(
-            "UPDATE rows SET reason = 'text_in_held_out', detail = '' WHERE reason IS NULL AND split = 'train' AND text_key != '' AND text_key IN "
+            "UPDATE rows SET reason = 'text_in_held_out', detail = '' WHERE reason IS NULL AND split = 'train' AND text_key != '' AND "
+            "text_key IN "
             "(SELECT text_key FROM rows WHERE reason IS NULL AND split IN ('dev', 'test'))")
     ledger.commit(now=True)
     return notes
@@ -195,10 +202,12 @@ def _split_kind(ledger: Ledger, stages: Stages, notes: list[str]) -> str:
         named = stages.splits.test_groups or stages.splits.dev_groups
         kind = ("given" if given == kept and kept else "speaker" if speakers > 1 or named else "session" if sessions > 2 else "sentence")
         if kind == "sentence" and kept:
-            notes.append(("One speaker" if speakers else "No speaker is known") + ", so dev and test hold voices that train holds too: expect a "
+            notes.append(("One speaker" if speakers else "No speaker is known")
+                         + ", so dev and test hold voices that train holds too: expect a "
                          "better WER there than on new speakers.")
     if kind == "speaker" and not speakers:
-        raise UserError("The splits were to be disjoint by speaker, but no utterance has one. Name the column with --speaker-column, or --split-by sentence.")
+        raise UserError("The splits were to be disjoint by speaker, but no utterance has one. Name the column with --speaker-column, or "
+                        "--split-by sentence.")
     sentences = ledger.scalar("SELECT COUNT(DISTINCT text_key) FROM rows WHERE reason IS NULL") if kind == "sentence" else 0
     if kind == "sentence" and sentences < FEWEST_SENTENCES and kept > sentences:
         notes.append(f"Only {sentences} different sentences: the splits are by utterance, and share sentences.")
@@ -239,7 +248,8 @@ def write_manifests(ledger: Ledger, *, out: Path, only_dropped: bool = False) ->
             utterance = row.utterance
             if row.reason is not None:
                 summary.drop(utterance, reason=row.reason, detail=row.detail)
-                write("dropped", json.dumps({"reason": row.reason, "detail": row.detail, "audio_filepath": utterance.audio_filepath, "text": utterance.text}
+                write("dropped", json.dumps({"reason": row.reason, "detail": row.detail, "audio_filepath": utterance.audio_filepath,
+                                             "text": utterance.text}
                                             | ({"offset": utterance.offset} if utterance.offset else {}), ensure_ascii=not is_utf8(
                                                 utterance.text + utterance.audio_filepath + row.detail)))
                 continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,12 +11,12 @@ from pathlib import Path
 from parakeet_ft.data import audio
 from parakeet_ft.data.filters import REASONS
 from parakeet_ft.data.leaks import Leaks
-from parakeet_ft.data.manifest import Utterance, atomic_path
+from parakeet_ft.data.manifest import atomic_path
 from parakeet_ft.data.splits import SPLITS
 from parakeet_ft.data.summary import Summary
 
-# Players longer than this are cut: forty of them are within the page.
-PLAYER_SECONDS = 20.0
+# Players longer than this are cut: forty of them are within the page, and encoding takes 5 ms a second.
+PLAYER_SECONDS = 10.0
 
 
 def write_report(summary: Summary, path: Path, *, title: str, leaks: Leaks | None = None, players: bool = True) -> Path:
@@ -27,7 +28,8 @@ def write_report(summary: Summary, path: Path, *, title: str, leaks: Leaks | Non
     oddest = [*_rows(summary.fastest, players, 5, "{:.1f} chars/s", 1), *_rows(summary.slowest, players, 5, "{:.1f} chars/s", -1)]
     extremes = [("Oddest: most and fewest characters a second", oddest), ("Longest", _rows(summary.longest, players, 10, "{:.2f} s", 1)),
                 ("Shortest", _rows(summary.shortest, players, 10, "{:.2f} s", -1))]
-    page = environment.get_template("report.html.j2").render(s=summary, title=title, splits=split_names, reasons=REASONS, notes=summary.notes,
+    page = environment.get_template("report.html.jinja").render(s=summary, title=title, splits=split_names, reasons=REASONS,
+                                                                notes=summary.notes,
                                                              leaks=leaks or Leaks(), extremes=extremes)
     with atomic_path(path) as temporary:
         temporary.write_text(page, encoding="utf-8", errors="replace")
@@ -36,15 +38,17 @@ def write_report(summary: Summary, path: Path, *, title: str, leaks: Leaks | Non
 
 def _rows(heap: Sequence[tuple], players: bool, count: int, form: str, sign: int) -> list[dict[str, str]]:
     return [{"figure": form.format(sign * value), "text": utterance.text, "path": utterance.audio_filepath,
-             "player": player(utterance) if players else ""} for value, _, utterance in sorted(heap, key=lambda e: (-e[0], -e[1]))[:count]]
+             "player": player(utterance.audio_filepath, utterance.offset, utterance.duration) if players else ""} for value, _,
+             utterance in sorted(heap, key=lambda e: (-e[0], -e[1]))[:count]]
 
 
-def player(utterance: Utterance) -> str:
-    """The utterance's audio as a data URI (MP3, which every browser plays), "" if it cannot be read or libsndfile writes no MP3."""
+@functools.lru_cache(maxsize=64)
+def player(path: str, offset: float, duration: float) -> str:
+    """An utterance's audio as a data URI (MP3, which every browser plays), "" if it cannot be read or libsndfile writes no MP3."""
     import soundfile
 
     try:
-        samples = audio.read_audio(utterance.audio_filepath, offset=utterance.offset, duration=min(utterance.duration, PLAYER_SECONDS))
+        samples = audio.read_audio(path, offset=offset, duration=min(duration, PLAYER_SECONDS))
         encoded = io.BytesIO()
         soundfile.write(encoded, samples, 16000, format="MP3", subtype="MPEG_LAYER_III")
     except (audio.AudioError, soundfile.LibsndfileError, ValueError, TypeError):

@@ -23,7 +23,8 @@ from parakeet_ft.data.manifest import Utterance, atomic_path, parse_line
 from parakeet_ft.data.parallel import map_chunks
 from parakeet_ft.errors import UserError
 
-# Files of these kinds go into a shard byte for byte when the utterance is the whole file: libsndfile, which NeMo reads shards with, knows them.
+# Files of these kinds go into a shard byte for byte when the utterance is the whole file: libsndfile, which NeMo reads shards with, knows
+# them.
 COPIED = frozenset((".flac", ".wav", ".ogg", ".opus", ".mp3"))
 FORMATS = ("nemo", "shar")
 
@@ -75,7 +76,8 @@ def plan_shards(manifest: str | os.PathLike, *, out: Path, hours: float, format:
     return [shard for shard in shards if shard.offsets]
 
 
-def write_shards(manifest: str | os.PathLike, *, out: Path, hours: float = 1.0, format: str = "nemo", seed: int = 0, executor: Callable[[], Executor],
+def write_shards(manifest: str | os.PathLike, *, out: Path, hours: float = 1.0, format: str = "nemo", seed: int = 0,
+                 executor: Callable[[], Executor],
                  window: int = 4, on_progress: Callable[[int, float], None] = lambda count, seconds: None) -> dict:
     """Write all shards; those that an earlier run with the same manifest and options finished are kept. Returns what shards.json of
     the NeMo layout holds.
@@ -160,23 +162,24 @@ def encoded(utterance: Utterance) -> tuple[bytes, str, float]:
 def write_nemo_shard(shard: Shard) -> dict:
     """audio_N.tar, sharded_manifests/manifest_N.json and an offset index of each.
 
-    Layout of NeMo 3.0.0 (nemo/collections/common/data/lhotse/nemo_adapters.py, LazyNeMoTarredIterator): the manifest's audio_filepath is the
-    member's name, shard_id its shard; index as of indexed_adapters.py, create_index and create_tar_index. The same input gives the same bytes.
+    Layout of NeMo 3.0.0 (nemo/collections/common/data/lhotse/nemo_adapters.py, LazyNeMoTarredIterator): the manifest's audio_filepath is
+    the member's name, shard_id its shard; index as of indexed_adapters.py, create_index and create_tar_index. The same input gives the same
+    bytes.
     """
     out, seconds, lines = Path(shard.out), 0.0, []
     tar_path, manifest_path = out / f"audio_{shard.number}.tar", out / "sharded_manifests" / f"manifest_{shard.number}.json"
     offsets = []
-    with atomic_path(tar_path) as temporary:
-        with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
-            for number, utterance in enumerate(read_lines(shard)):
-                data, suffix, duration = encoded(utterance)
-                member = tarfile.TarInfo(f"{shard.number}_{number:06d}{suffix}")
-                member.size = len(data)
-                offsets.append(tar.offset)
-                tar.addfile(member, io.BytesIO(data))
-                seconds += duration
-                extra = {"shard_id": shard.number} | {k: v for k, v in utterance.extra.items() if k != "shard_id"}
-                lines.append(dataclasses.replace(utterance, audio_filepath=member.name, duration=duration, offset=0.0, extra=extra).to_json() + "\n")
+    with atomic_path(tar_path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for number, utterance in enumerate(read_lines(shard)):
+            data, suffix, duration = encoded(utterance)
+            member = tarfile.TarInfo(f"{shard.number}_{number:06d}{suffix}")
+            member.size = len(data)
+            offsets.append(tar.offset)
+            tar.addfile(member, io.BytesIO(data))
+            seconds += duration
+            extra = {"shard_id": shard.number} | {k: v for k, v in utterance.extra.items() if k != "shard_id"}
+            lines.append(dataclasses.replace(utterance, audio_filepath=member.name, duration=duration, offset=0.0,
+                                             extra=extra).to_json() + "\n")
     _write_index(offsets, tar_path)
     with atomic_path(manifest_path) as temporary:
         temporary.write_text("".join(lines), encoding="utf-8")
@@ -184,7 +187,8 @@ def write_nemo_shard(shard: Shard) -> dict:
     for line in lines[:-1]:
         starts.append(starts[-1] + len(line.encode()))
     _write_index(starts, manifest_path)
-    return {"number": shard.number, "utterances": len(lines), "seconds": round(seconds, 3), "tar": tar_path.name, "manifest": f"sharded_manifests/{manifest_path.name}"}
+    return {"number": shard.number, "utterances": len(lines), "seconds": round(seconds, 3), "tar": tar_path.name,
+            "manifest": f"sharded_manifests/{manifest_path.name}"}
 
 
 def _write_index(offsets: list[int], path: Path) -> None:
@@ -208,14 +212,17 @@ def write_shar_shard(shard: Shard) -> dict:
     staging = _state(out) / f"staging_{shard.number:06d}"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
-    with SharWriter(str(staging), fields={"recording": "flac"}, shard_size=None, shard_suffix=f".{shard.number:06d}", warn_unused_fields=False) as writer:
+    with SharWriter(str(staging), fields={"recording": "flac"}, shard_size=None, shard_suffix=f".{shard.number:06d}",
+                    warn_unused_fields=False) as writer:
         for number, utterance in enumerate(read_lines(shard)):
             data, _, _ = encoded(utterance)
             recording = Recording.from_bytes(data, recording_id=f"{shard.number}-{number:06d}")
-            segment = SupervisionSegment(id=recording.id, recording_id=recording.id, start=0.0, duration=recording.duration, channel=0, text=utterance.text,
+            segment = SupervisionSegment(id=recording.id, recording_id=recording.id, start=0.0, duration=recording.duration, channel=0,
+                                         text=utterance.text,
                                          language=utterance.extra.get("lang"), speaker=utterance.speaker)
             custom = {k: v for k, v in utterance.extra.items() if k != "lang"} or None
-            writer.write(MonoCut(id=recording.id, start=0.0, duration=recording.duration, channel=0, recording=recording, supervisions=[segment], custom=custom))
+            writer.write(MonoCut(id=recording.id, start=0.0, duration=recording.duration, channel=0, recording=recording,
+                                 supervisions=[segment], custom=custom))
             seconds += recording.duration
             count += 1
     out.mkdir(parents=True, exist_ok=True)

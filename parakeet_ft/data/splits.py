@@ -46,11 +46,13 @@ class SplitRules:
 
 def fraction(key: str) -> float:
     """The place of a key in [0, 1), the same on every machine for ever."""
-    return int.from_bytes(hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8, person=b"parakeet-ft").digest(), "big") / 2**64
+    return int.from_bytes(hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8, person=b"parakeet-ft").digest(),
+                          "big") / 2**64
 
 
 def split_of(group: str, *, rules: SplitRules) -> str:
-    """The split of one group: named, pinned, or by hash; test takes the low end and dev the high end, so changing one share leaves the other."""
+    """The split of one group: named, pinned, or by hash; test takes the low end and dev the high end, so changing one share leaves the
+    other."""
     if group in rules.test_groups:
         return "test"
     if group in rules.dev_groups:
@@ -119,7 +121,8 @@ def split_manifests(paths: Sequence[str | Path], *, out: Path, rules: SplitRules
             for utterance in stream_manifest(path):
                 split = split_of(group_of(utterance, split_by), rules=rules)
                 if split not in files:
-                    files[split] = stack.enter_context(open(stack.enter_context(atomic_path(out / f"{split}.jsonl")), "w", encoding="utf-8"))
+                    files[split] = stack.enter_context(open(stack.enter_context(atomic_path(out / f"{split}.jsonl")), "w",
+                                                            encoding="utf-8"))
                 inside = utterance.audio_filepath.startswith(str(out) + os.sep)
                 shown = os.path.relpath(utterance.audio_filepath, out) if inside else os.path.abspath(utterance.audio_filepath)
                 files[split].write(dataclasses.replace(utterance, audio_filepath=shown).to_json() + "\n")

@@ -131,7 +131,8 @@ def print_summary(summary: Summary, *, title: str) -> None:
     table.add_column("")
     for column in ("hours", "utterances", "words", "speakers"):
         table.add_column(column, justify="right")
-    table.add_row("in", f"{summary.hours_kept + summary.hours_dropped:.3f}", f"{summary.num_kept + summary.num_dropped:,}", "", "", end_section=True)
+    table.add_row("in", f"{summary.hours_kept + summary.hours_dropped:.3f}", f"{summary.num_kept + summary.num_dropped:,}", "", "",
+                  end_section=True)
     for split in sorted(summary.count, key=lambda s: ("train", "dev", "test").index(s) if s in ("train", "dev", "test") else 9):
         table.add_row(split, f"{summary.seconds[split] / 3600:.3f}", f"{summary.count[split]:,}", f"{summary.words[split]:,}",
                       f"{len(summary.speakers[split]):,}" if summary.speakers[split] else "-")

@@ -63,7 +63,8 @@ def _replacement_pattern(replacements: tuple[tuple[str, str], ...]) -> tuple[re.
 
 
 def strip_punctuation(text: str) -> str:
-    """Remove punctuation and symbols: an apostrophe within a word ("don't") and a point within a number ("3.5") stay, a hyphen parts words."""
+    """Remove punctuation and symbols: an apostrophe within a word ("don't") and a point within a number ("3.5") stay, a hyphen parts
+    words."""
     return INNER.sub(_protect, text).translate(_WITHOUT_PUNCTUATION).translate(_UNPROTECT)
 
 

@@ -169,3 +169,27 @@ def test_resampling_agrees_with_scipy():
     signal = pytest.importorskip("scipy.signal")
     samples = tone(1.0, 48000)
     assert np.abs(resample(samples, from_hz=48000, to_hz=16000)[500:-500] - signal.resample_poly(samples, 1, 3)[500:-500]).max() < 2e-3
+
+
+@pytest.mark.parametrize(("name", "rate_hz"), [("a.wav", 16000), ("a.flac", 44100), ("a.mp3", 8000)])
+def test_streaming_gives_what_reading_gives(tmp_path, name, rate_hz):
+    samples = tone(3.3, rate_hz) + 0.01 * np.random.default_rng(0).standard_normal(int(3.3 * rate_hz))
+    soundfile.write(tmp_path / name, np.stack([samples, samples * 0.5], axis=1), rate_hz)
+    whole = read_audio(str(tmp_path / name))
+    blocks = list(audio.stream_audio(str(tmp_path / name), block_seconds=0.5))
+    streamed = np.concatenate(blocks)
+    assert len(blocks) > 5 and abs(len(streamed) - len(whole)) <= 2
+    assert np.abs(streamed[:-100] - whole[:len(streamed)][:-100]).max() < 1e-4
+
+
+def test_streaming_reads_formats_of_ffmpeg(tmp_path):
+    av = pytest.importorskip("av")
+    path = str(tmp_path / "a.m4a")
+    with av.open(path, "w") as container:
+        stream = container.add_stream("aac", rate=16000, layout="mono")
+        for start in range(0, 80000, 1024):
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(tone(6.0)[None, start:start + 1024]), format="fltp", layout="mono")
+            frame.rate, frame.pts = 16000, start
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    assert np.array_equal(np.concatenate(list(audio.stream_audio(path))), read_audio(path))

@@ -41,14 +41,14 @@ def test_missing_audio_is_counted_and_five_files_are_named(utterances):
 def test_some_empty_texts_warn_and_all_empty_texts_stop(utterances):
     silent = [dataclasses.replace(u, text=" ") for u in utterances]
     assert "1 of 12 texts are empty" in quick_check(silent[:1] + utterances[1:])[0]
-    with pytest.raises(UserError, match="all 12 utterances is empty.*answer"):
+    with pytest.raises(UserError, match=r"all 12 utterances is empty.*answer"):
         quick_check([dataclasses.replace(u, extra={"answer": "x"}) for u in silent])
     assert quick_check([dataclasses.replace(u, extra={"non_speech": True}) for u in silent]) == []
 
 
 def test_an_unreadable_sample_stops(utterances, tmp_path):
     (tmp_path / "3.wav").write_text("<html>404</html>")
-    with pytest.raises(UserError, match="1 of 12 sampled utterances cannot be read(.|\n)*3.wav"):
+    with pytest.raises(UserError, match=r"1 of 12 sampled utterances cannot be read(.|\n)*3.wav"):
         quick_check(utterances)
 
 

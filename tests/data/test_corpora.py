@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -67,7 +68,8 @@ def test_offset_duration_and_language_are_understood(tmp_path):
 
 def test_a_bad_row_is_marked_and_the_others_are_read(tmp_path):
     rows = list(read_table(write(tmp_path / "t.csv", "path,text,duration\n,x,\na.wav\nb.wav,y,long\nc.wav,z,1,2,3\nd.wav,w,1\n")))
-    assert [r.extra.get("bad_row", "-").split(",")[0] for r in rows] == ["no path", "no text", "duration is 'long'", "2 cells more than the header has; "
+    assert [r.extra.get("bad_row", "-").split(",")[0] for r in rows] == ["no path", "no text", "duration is 'long'",
+                                                                         "2 cells more than the header has; "
                                                                        "quote texts that hold the delimiter", "-"]
 
 
@@ -91,7 +93,8 @@ def test_a_folder_pairs_audio_with_texts(tmp_path):
     sound(tmp_path / "ann" / "a.wav")
     sound(tmp_path / "bob_1.flac")
     write(tmp_path / "ann" / "a.txt", "hello\n")
-    assert brief(read_folder(tmp_path, speaker_from="folder"), tmp_path) == [("bob_1.flac", "", tmp_path.name, 0.0, 0.0), ("ann/a.wav", "hello\n", "ann", 0.0, 0.0)]
+    assert brief(read_folder(tmp_path, speaker_from="folder"), tmp_path) == [("bob_1.flac", "", tmp_path.name, 0.0, 0.0),
+                                                                             ("ann/a.wav", "hello\n", "ann", 0.0, 0.0)]
     assert [u.speaker for u in read_folder(tmp_path, speaker_from="prefix")] == ["bob", "a"]
 
 
@@ -103,7 +106,7 @@ def test_librispeech_gives_speakers_and_splits(tmp_path):
                                       ("train-clean-100/19/198/19-198-0000.flac", "CHAPTER ONE", "19", 0.0, 0.0),
                                       ("train-clean-100/19/198/19-198-0001.flac", "IT WAS", "19", 0.0, 0.0)]
     assert [u.extra["split"] for u in found] == ["test", "train", "train"]
-    with pytest.raises(UserError, match="no \\*.trans.txt"):
+    with pytest.raises(UserError, match=r"no \*\.trans\.txt"):
         list(read_librispeech(write(tmp_path / "empty" / "file", "").parent))
 
 
@@ -120,7 +123,7 @@ def test_common_voice_gives_speakers_and_its_own_splits(tmp_path):
     found = list(read_common_voice(tmp_path))
     assert brief(found, tmp_path)[0] == ("clips/train.mp3", 'say "train', "idtrain", 0.0, 0.0)
     assert [u.extra for u in found] == [{"lang": "eu", "split": s} for s in ("train", "dev", "test")]
-    with pytest.raises(UserError, match="lacks validated.tsv; it has dev, test, train"):
+    with pytest.raises(UserError, match=r"lacks validated\.tsv; it has dev, test, train"):
         list(read_common_voice(tmp_path, tables=["validated"]))
 
 
@@ -153,7 +156,8 @@ def test_lhotse_cuts_are_read_as_lhotse_writes_them(tmp_path):
     segments = [lhotse.SupervisionSegment(id="s1", recording_id="long", start=1.0, duration=1.5, text="one", speaker="ann", language="en"),
                 lhotse.SupervisionSegment(id="s2", recording_id="long", start=3.0, duration=0.5, text="two")]
     cut = lhotse.MonoCut(id="c", start=0.0, duration=4.0, channel=0, recording=recording, supervisions=segments)
-    cuts = lhotse.CutSet.from_cuts([*lhotse.CutSet.from_cuts([cut]).trim_to_supervisions(), cut.truncate(offset=0.5).with_id("d"), cut.pad(6.0).with_id("e")])
+    cuts = lhotse.CutSet.from_cuts([*lhotse.CutSet.from_cuts([cut]).trim_to_supervisions(), cut.truncate(offset=0.5).with_id("d"),
+                                    cut.pad(6.0).with_id("e")])
     cuts.to_file(tmp_path / "cuts.jsonl.gz")
     found = list(read_lhotse_cuts(tmp_path / "cuts.jsonl.gz"))
     assert brief(found[:4], tmp_path) == [("long.wav", "one", "ann", 1.0, 1.5), ("long.wav", "two", None, 3.0, 0.5)] * 2
@@ -191,7 +195,8 @@ def test_subtitles_are_joined_to_sentences_without_sounds(tmp_path):
     path = sound(tmp_path / "talk.wav", 8.0)
     found = list(read_subtitles(tmp_path))
     assert "no recording" in found[0].extra["bad_row"]
-    assert [(u.audio_filepath, u.text, u.offset, u.duration) for u in found[1:]] == [(path, "It was a dark night.", 0.9, 2.7), (path, "Who is there?", 5.9, 1.2)]
+    assert [(u.audio_filepath, u.text, u.offset, u.duration) for u in found[1:]] == [(path, "It was a dark night.", 0.9, 2.7),
+                                                                                     (path, "Who is there?", 5.9, 1.2)]
 
 
 def test_subtitle_lines_are_not_joined_over_pauses_or_beyond_the_length():
@@ -250,10 +255,12 @@ def test_textgrids_in_utf_16_give_intervals_with_text(tmp_path):
 
 def test_stm_lines_become_segments(tmp_path):
     path = sound(tmp_path / "talk.wav", 9.0)
-    write(tmp_path / "t.stm", ";; comment\ntalk 1 ann 0.5 2.0 <o,f0,female> hello there\ntalk 1 x 2 3 ignore_time_segment_in_scoring\ntalk 1 bob 3 4.5 bye\n"
+    write(tmp_path / "t.stm", ";; comment\ntalk 1 ann 0.5 2.0 <o,f0,female> hello there\ntalk 1 x 2 3 ignore_time_segment_in_scoring\ntalk "
+                              "1 bob 3 4.5 bye\n"
                               "gone 1 bob 3 4 x\ntalk 1\n")
     found = list(read_stm(tmp_path / "t.stm"))
-    assert [(u.audio_filepath, u.text, u.speaker, u.offset, u.duration) for u in found[:2]] == [(path, "hello there", "ann", 0.5, 1.5), (path, "bye", "bob", 3.0, 1.5)]
+    assert [(u.audio_filepath, u.text, u.speaker, u.offset, u.duration) for u in found[:2]] == [(path, "hello there", "ann", 0.5, 1.5),
+                                                                                                (path, "bye", "bob", 3.0, 1.5)]
     assert ["bad_row" in u.extra for u in found] == [False, False, True, True]
 
 
@@ -270,15 +277,18 @@ def test_hugging_face_rows_come_with_their_bytes_as_files(tmp_path):
     datasets = pytest.importorskip("datasets")
     from parakeet_ft.data.corpora.hugging_face import load_hugging_face, read_hugging_face
 
-    raw = open(sound(tmp_path / "a.wav"), "rb").read()
-    features = datasets.Features({"audio": {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}, "sentence": datasets.Value("string"),
+    raw = Path(sound(tmp_path / "a.wav")).read_bytes()
+    features = datasets.Features({"audio": {"bytes": datasets.Value("binary"), "path": datasets.Value("string")},
+                                  "sentence": datasets.Value("string"),
                                   "speaker_id": datasets.Value("int64"), "topic": datasets.Value("string")})
-    part = datasets.Dataset.from_list([{"audio": {"bytes": raw, "path": "x.wav"}, "sentence": "hi", "speaker_id": 7, "topic": "t"}], features=features)
+    part = datasets.Dataset.from_list([{"audio": {"bytes": raw, "path": "x.wav"}, "sentence": "hi", "speaker_id": 7, "topic": "t"}],
+                                      features=features)
     datasets.DatasetDict({"train": part, "validation": part}).save_to_disk(str(tmp_path / "saved"))
     parts = load_hugging_face(str(tmp_path / "saved"))
     found = list(read_hugging_face(parts, keep_audio_in=tmp_path / "source", audio_column="audio"))
-    assert [(u.text, u.speaker, u.extra) for u in found] == [("hi", "7", {"topic": "t", "split": "train"}), ("hi", "7", {"topic": "t", "split": "dev"})]
-    assert open(found[0].audio_filepath, "rb").read() == raw
+    assert [(u.text, u.speaker, u.extra) for u in found] == [("hi", "7", {"topic": "t", "split": "train"}),
+                                                             ("hi", "7", {"topic": "t", "split": "dev"})]
+    assert Path(found[0].audio_filepath).read_bytes() == raw
     with pytest.raises(UserError, match="Cannot load the dataset"):
         load_hugging_face(str(tmp_path / "nothing"))
 

@@ -12,8 +12,8 @@ GOOD = Utterance(audio_filepath="a.wav", duration=2.0, text="hello there")
 HEARD = Measured(duration=2.0, rate_hz=16000, channels=1, level_dbfs=-20.0, peak_dbfs=-3.0)
 
 
-def reason(utterance=GOOD, measured=HEARD, limits=Limits(), **options):
-    found = reason_to_drop(utterance, measured, limits=limits, **options)
+def reason(utterance=GOOD, measured=HEARD, limits=None, **options):
+    found = reason_to_drop(utterance, measured, limits=limits or Limits(), **options)
     return found and found[0]
 
 
@@ -32,7 +32,8 @@ def test_each_reason(expected, text, changes):
 
 
 def test_bounds_are_kept_themselves():
-    limits = Limits(min_duration=2.0, max_duration=2.0, min_chars_per_second=5.5, max_chars_per_second=5.5, min_level_dbfs=-20.0, max_clipped=0.0)
+    limits = Limits(min_duration=2.0, max_duration=2.0, min_chars_per_second=5.5, max_chars_per_second=5.5, min_level_dbfs=-20.0,
+                    max_clipped=0.0)
     assert reason(limits=limits) is None
 
 

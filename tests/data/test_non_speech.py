@@ -26,7 +26,9 @@ def test_an_unknown_kind_is_named():
 def test_synthetic_utterances_fill_the_hours_and_pass_the_check(tmp_path):
     write_manifest(make_synthetic(tmp_path, hours=0.01, max_seconds=4.0), tmp_path / "train.jsonl")
     utterances = read_manifest(tmp_path / "train.jsonl")
-    assert 36 <= sum(u.duration for u in utterances) < 41 and {u.text for u in utterances} == {""} and len({u.extra["kind"] for u in utterances}) == len(KINDS)
+    assert 36 <= sum(u.duration for u in utterances) < 41 and {u.text
+                                                               for u in utterances} == {""} and len({u.extra["kind"]
+                                                                                                     for u in utterances}) == len(KINDS)
     assert quick_check(utterances) == []
     first = (tmp_path / "audio").joinpath("white-00001.flac").read_bytes()
     list(make_synthetic(tmp_path / "again", hours=0.01, max_seconds=4.0))

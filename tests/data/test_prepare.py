@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import json
 import os
 import random
 import signal
@@ -29,7 +28,7 @@ GOLDEN = [
     '{"audio_filepath": "audio/c0/1-c064d1ee616e.flac", "duration": 0.6, "text": "bravo alpha", "speaker": "speaker1"}',
     '{"audio_filepath": "audio/7f/2-7fac1c3b82f0.flac", "duration": 0.6, "text": "charlie alpha", "speaker": "speaker2"}',
 ]
-WORDS = "alpha bravo charlie delta echo foxtrot golf hotel india juliett".split()
+WORDS = ["alpha", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel", "india", "juliett"]
 
 
 def make_corpus(root: Path, count: int = 40, speakers: int = 8, seconds: float = 0.6) -> Path:
@@ -46,8 +45,9 @@ def make_corpus(root: Path, count: int = 40, speakers: int = 8, seconds: float =
     return root / "table.csv"
 
 
-def run(table: Path, out: Path, executor=lambda: InlineExecutor(), stages: Stages = Stages(), **options):
-    summary, ledger = prepare(lambda: read_table(table), root=table.parent, out=out, stages=stages, executor=executor, **options)
+def run(table: Path, out: Path, executor=lambda: InlineExecutor(), stages: Stages | None = None, **options):
+    summary, ledger = prepare(lambda: read_table(table), root=table.parent, out=out, stages=stages or Stages(), executor=executor,
+                              **options)
     leaks = find_leaks(ledger)
     ledger.close()
     return summary, leaks
@@ -55,7 +55,8 @@ def run(table: Path, out: Path, executor=lambda: InlineExecutor(), stages: Stage
 
 def contents(out: Path) -> dict[str, str]:
     """Hash of every file that a run leaves, apart from the ledger."""
-    return {str(p.relative_to(out)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(out.rglob("*")) if p.is_file() and ".ledger" not in p.name}
+    return {str(p.relative_to(out)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(out.rglob("*")) if p.is_file()
+            and ".ledger" not in p.name}
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +136,8 @@ def damage(root: Path) -> tuple[Path, dict[str, int]]:
         expected[reason] = expected.get(reason, 0) + 1
     for i in range(10):
         noise = 0.1 * rng.standard_normal(32000)
-        for reason in ("truncated", "damaged", "zero_bytes", "unreadable", "not_finite", "no_samples", "silent", "clipped", "not_utf8", "too_many_chars",
+        for reason in ("truncated", "damaged", "zero_bytes", "unreadable", "not_finite", "no_samples", "silent", "clipped", "not_utf8",
+                       "too_many_chars",
                        "empty_text", "too_short", "too_long", "header"):
             path = audio / f"{reason}{i}.{'flac' if reason == 'damaged' else 'wav'}"
             samples = {"no_samples": noise[:0], "silent": noise * 1e-6, "clipped": noise * 100, "too_short": noise[:800],
@@ -178,7 +180,8 @@ def test_two_hundred_faults_have_their_reasons_and_the_rest_is_kept(tmp_path):
 
 def test_texts_beyond_the_limit_and_held_out_texts_are_dropped(corpus, tmp_path):
     table = make_corpus(tmp_path / "c", count=30)
-    table.write_text("path,text,speaker\n" + "".join(f"{line.split(',')[0]},Same words!,{line.split(',')[2]}\n" for line in table.read_text().splitlines()[1:]))
+    table.write_text("path,text,speaker\n" + "".join(f"{line.split(',')[0]},Same words!,{line.split(',')[2]}\n"
+                                                     for line in table.read_text().splitlines()[1:]))
     summary, leaks = run(table, tmp_path / "out", stages=Stages(limits=Limits(max_same_text=12)))
     assert summary.dropped["duplicate_text"][0] == 18
     assert leaks.text["test", "train"] == summary.count["test"]
@@ -242,28 +245,30 @@ def test_kills_at_random_moments_change_nothing(corpus, expected, tmp_path):
         process.send_signal(signal.SIGKILL)
         process.wait()
     subprocess.run(command, check=True, capture_output=True)
-    assert {k: v for k, v in contents(tmp_path).items() if k != "report.html"} == expected and (tmp_path / "report.html").read_bytes() == report
+    assert {k: v for k, v in contents(tmp_path).items() if k != "report.html"} == expected
+    assert (tmp_path / "report.html").read_bytes() == report
 
 
 def test_a_dask_cluster_that_loses_a_worker_gives_the_same_bytes(corpus, expected, tmp_path):
     distributed = pytest.importorskip("distributed")
     options = {"distributed.worker.daemon": False, "distributed.admin.tick.limit": "60s"}
     import dask
-    with dask.config.set(options), distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
-        with open_executor(jobs=2, scheduler=cluster.scheduler_address) as executor:
-            victim = next(iter(cluster.workers.values()))
-            killed = []
+    local = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
+    with (dask.config.set(options), distributed.LocalCluster(**local) as cluster,
+          open_executor(jobs=2, scheduler=cluster.scheduler_address) as executor):
+        victim = next(iter(cluster.workers.values()))
+        killed = []
 
-            def kill_once(count, seconds):
-                if not killed:
-                    killed.append(os.kill(victim.process.process.pid, signal.SIGKILL))
-            run(corpus, tmp_path, executor=executor, window=2, on_progress=kill_once)
+        def kill_once(count, seconds):
+            if not killed:
+                killed.append(os.kill(victim.process.process.pid, signal.SIGKILL))
+        run(corpus, tmp_path, executor=executor, window=2, on_progress=kill_once)
     assert killed and contents(tmp_path) == expected
 
 
 def test_an_unreachable_scheduler_is_named():
     pytest.importorskip("distributed")
-    with pytest.raises(UserError, match="No Dask scheduler answers at tcp://127.0.0.1:9"), open_executor(jobs=1, scheduler="tcp://127.0.0.1:9"):
+    with pytest.raises(UserError, match=r"No Dask scheduler answers at tcp://127\.0\.0\.1:9"), open_executor(jobs=1, scheduler="tcp://127.0.0.1:9"):
         pass
 
 

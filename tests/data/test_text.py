@@ -5,7 +5,8 @@ import pytest
 from parakeet_ft.data.text import TextRules, is_utf8, load_replacements, normalise, spell_numbers, strip_punctuation, text_key
 from parakeet_ft.errors import UserError
 
-ALL = TextRules(case="lower", punctuation="strip", numbers="en", replacements=(("Dr.", "Doctor"), ("Dr. med.", "Doctor of medicine"), ("km", "kilometres")))
+ALL = TextRules(case="lower", punctuation="strip", numbers="en",
+                replacements=(("Dr.", "Doctor"), ("Dr. med.", "Doctor of medicine"), ("km", "kilometres")))
 
 
 @pytest.mark.parametrize(("text", "rules", "expected"), [

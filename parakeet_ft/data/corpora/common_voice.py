@@ -18,7 +18,8 @@ def read_common_voice(folder: str | Path, *, tables: Sequence[str] = ("train", "
     root = existing_folder(folder)
     if missing := [name for name in tables if not (root / f"{name}.tsv").is_file()]:
         there = ", ".join(sorted(p.stem for p in root.glob("*.tsv"))) or "no .tsv at all"
-        raise UserError(f"{root} lacks {', '.join(f'{name}.tsv' for name in missing)}; it has {there}. Expected one language of Common Voice.")
+        raise UserError(f"{root} lacks {', '.join(f'{name}.tsv' for name in missing)}; it has {there}. Expected one language of Common "
+                        f"Voice.")
     for name in tables:
         with open(root / f"{name}.tsv", encoding="utf-8", errors="surrogateescape", newline="") as lines:
             for record in csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE):
@@ -27,5 +28,6 @@ def read_common_voice(folder: str | Path, *, tables: Sequence[str] = ("train", "
                     extra["lang"] = record["locale"]
                 if name in ("train", "dev", "test"):
                     extra["split"] = name
-                yield Utterance(audio_filepath=str(root / "clips" / (record.get("path") or "")), duration=0.0, text=record.get("sentence") or "",
+                yield Utterance(audio_filepath=str(root / "clips" / (record.get("path") or "")), duration=0.0,
+                                text=record.get("sentence") or "",
                                 speaker=record.get("client_id") or None, extra=extra)

@@ -25,7 +25,8 @@ def read_ctm(path: str | Path, *, audio: str | Path | None = None, pause_seconds
         return Utterance(audio_filepath=audio_path or str(folder / name), duration=round(current[-1][2] + pad_seconds - begin, 4),
                          text=" ".join(word for *_, word in current), offset=round(begin, 4), extra=extra)
     for number, (name, begin, end, word) in enumerate(_words(path), 1):
-        if current and (begin < 0 or name != current[-1][0] or begin - current[-1][2] >= pause_seconds or end - current[0][1] > max_seconds):
+        if current and (begin < 0 or name != current[-1][0] or begin - current[-1][2] >= pause_seconds
+                        or end - current[0][1] > max_seconds):
             yield utterance()
             current = []
         if begin < 0:

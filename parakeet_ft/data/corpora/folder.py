@@ -9,7 +9,8 @@ from pathlib import Path
 from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.errors import UserError
 
-AUDIO_SUFFIXES = frozenset(".wav .flac .mp3 .ogg .oga .opus .m4a .mp4 .aac .webm .mkv .mov .wma .aif .aiff .au .sph .caf .w64 .amr .3gp".split())
+AUDIO_SUFFIXES = frozenset([".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".mp4", ".aac", ".webm", ".mkv", ".mov", ".wma",
+                            ".aif", ".aiff", ".au", ".sph", ".caf", ".w64", ".amr", ".3gp"])
 
 
 def read_folder(folder: str | Path, *, text_suffix: str = ".txt", speaker_from: str | None = None) -> Iterator[Utterance]:

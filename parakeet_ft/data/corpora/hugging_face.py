@@ -25,7 +25,8 @@ def load_hugging_face(name: str, *, config: str | None = None, split: str | None
         else:
             loaded = datasets.load_dataset(name, config, split=split, streaming=streaming)
     except Exception as error:
-        raise UserError(f"Cannot load the dataset {name!r}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}. Expected a "
+        raise UserError(f"Cannot load the dataset {name!r}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}. "
+                        f"Expected a "
                         "folder written by save_to_disk, a folder of Parquet files, or a name on the hub (which needs network).") from None
     parts = dict(loaded) if hasattr(loaded, "keys") else {split or str(getattr(loaded, "split", None) or "all"): loaded}
     if split is not None and split in parts:
@@ -45,11 +46,13 @@ def read_hugging_face(parts: dict[str, Any], *, keep_audio_in: Path, audio_colum
         speaker_column = speaker_column or next((name for name in SPEAKER_COLUMNS if name in features), None)
         for what, column in (("audio", audio_column), ("text", text_column)):
             if column not in features:
-                raise UserError(f"The dataset has no {what} column {column or ''}; it has {', '.join(features)}. Name it with --{what}-column.")
+                raise UserError(f"The dataset has no {what} column {column or ''}; it has {', '.join(features)}. Name it with "
+                                f"--{what}-column.")
         if isinstance(features[audio_column], datasets.Audio):
             part = part.cast_column(audio_column, datasets.Audio(decode=False))
         for row in part:
-            extra = {k: v for k, v in row.items() if k not in (audio_column, text_column, speaker_column) and isinstance(v, str | int | float) and v != ""}
+            extra = {k: v for k, v in row.items() if k not in (audio_column, text_column, speaker_column)
+                     and isinstance(v, str | int | float) and v != ""}
             if split in SPLIT_NAMES and len(parts) > 1:
                 extra["split"] = SPLIT_NAMES[split]
             speaker = row.get(speaker_column) if speaker_column else None

@@ -21,7 +21,8 @@ def read_kaldi(folder: str | Path, *, audio_root: str | Path | None = None, allo
     root = Path(folder)
     recordings = dict(_pairs(existing_file(root / "wav.scp", what="wav.scp of a Kaldi data directory")))
     if not allow_pipes and (pipe := next((value for value in recordings.values() if is_pipe(value)), None)):
-        raise UserError(f"{root / 'wav.scp'} holds commands, the first: {pipe!r}. They would be run by a shell: read them, then use --allow-pipes.")
+        raise UserError(f"{root / 'wav.scp'} holds commands, the first: {pipe!r}. They would be run by a shell: read them, then use "
+                        f"--allow-pipes.")
     speakers = dict(_pairs(root / "utt2spk")) if (root / "utt2spk").is_file() else {}
     segments = {key: value.split() for key, value in _pairs(root / "segments")} if (root / "segments").is_file() else None
     for key, text in _pairs(existing_file(root / "text", what="text of a Kaldi data directory")):

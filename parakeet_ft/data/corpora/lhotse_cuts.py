@@ -33,12 +33,15 @@ def _of_cut(cut: dict[str, Any], folder: Path, number: int) -> Iterator[Utteranc
     sources = cut.get("recording", {}).get("sources", [])
     if cut.get("type") not in ("MonoCut", "MultiCut") or len(sources) != 1 or sources[0].get("type") not in ("file", "command"):
         kinds = f"{cut.get('type', 'no type')} with audio in {', '.join(s.get('type', '?') for s in sources) or 'nothing'}"
-        yield Utterance(audio_filepath=str(folder), duration=0.0, text="", extra={"bad_row": f"line {number} is a {kinds}, expected a cut of one audio file"})
+        yield Utterance(audio_filepath=str(folder), duration=0.0, text="",
+                        extra={"bad_row": f"line {number} is a {kinds}, expected a cut of one audio file"})
         return
     source = sources[0]["source"]
-    audio_path = source if sources[0]["type"] == "command" else os.path.normpath(folder / source) if not os.path.exists(source) else os.path.abspath(source)
     if sources[0]["type"] == "command":
         audio_path = source.rstrip().rstrip("|") + " |"
+    else:
+        # Lhotse takes relative paths from the working directory; a folder that was moved whole still has its audio beside the cuts.
+        audio_path = os.path.abspath(source) if os.path.exists(source) else os.path.normpath(folder / source)
     for supervision in cut.get("supervisions", []):
         begin = cut.get("start", 0.0) + max(0.0, supervision.get("start", 0.0))
         end = min(cut.get("start", 0.0) + cut["duration"], cut.get("start", 0.0) + supervision["start"] + supervision["duration"])

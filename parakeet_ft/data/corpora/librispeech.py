@@ -12,7 +12,8 @@ from parakeet_ft.errors import UserError
 
 
 def read_librispeech(folder: str | Path, *, suffix: str = ".flac") -> Iterator[Utterance]:
-    """Yield the utterances of a LibriSpeech folder or one subset of it. The split is the beginning of the subset's name (train-clean-100)."""
+    """Yield the utterances of a LibriSpeech folder or one subset of it. The split is the beginning of the subset's name
+    (train-clean-100)."""
     root, found = existing_folder(folder), False
     for place, names, files in os.walk(root):
         names.sort()
@@ -23,6 +24,7 @@ def read_librispeech(folder: str | Path, *, suffix: str = ".flac") -> Iterator[U
             for line in Path(place, name).read_text(encoding="utf-8", errors="surrogateescape").splitlines():
                 key, _, text = line.partition(" ")
                 if key:
-                    yield Utterance(audio_filepath=str(Path(place, key + suffix)), duration=0.0, text=text, speaker=key.split("-")[0], extra=dict(extra))
+                    yield Utterance(audio_filepath=str(Path(place, key + suffix)), duration=0.0, text=text, speaker=key.split("-")[0],
+                                    extra=dict(extra))
     if not found:
         raise UserError(f"{root} holds no *.trans.txt; expected LibriSpeech's layout SUBSET/SPEAKER/CHAPTER/.")

@@ -9,7 +9,8 @@ from pathlib import Path
 from parakeet_ft.data.corpora.folder import existing_file
 from parakeet_ft.data.manifest import ManifestError, Utterance, parse_line
 
-SPLIT_WORDS = {"train": "train", "training": "train", "dev": "dev", "val": "dev", "valid": "dev", "validation": "dev", "test": "test", "eval": "test"}
+SPLIT_WORDS = {"train": "train", "training": "train", "dev": "dev", "val": "dev", "valid": "dev", "validation": "dev", "test": "test",
+               "eval": "test"}
 
 
 def read_manifests(paths: Sequence[str | Path], *, splits: Sequence[str] | None = None) -> Iterator[Utterance]:
@@ -26,7 +27,8 @@ def read_manifests(paths: Sequence[str | Path], *, splits: Sequence[str] | None 
                 except ManifestError as error:
                     utterance = Utterance(audio_filepath=".", duration=0.0, text="", extra={"bad_row": str(error)})
                 extra = utterance.extra | ({"split": splits[number]} if splits else {})
-                yield Utterance(os.path.normpath(os.path.join(folder, utterance.audio_filepath)), utterance.duration, utterance.text, utterance.offset,
+                yield Utterance(os.path.normpath(os.path.join(folder, utterance.audio_filepath)), utterance.duration, utterance.text,
+                                utterance.offset,
                                 utterance.speaker, extra)
 
 

@@ -38,5 +38,6 @@ def read_stm(path: str | Path, *, audio: str | Path | None = None) -> Iterator[U
             if text.startswith("<") and ">" in text:
                 text = text.partition(">")[2].strip()
             if text != IGNORED:
-                yield Utterance(audio_filepath=audio_path or str(folder / fields[0]), duration=max(0.0, end - begin), text=text, offset=begin,
+                yield Utterance(audio_filepath=audio_path or str(folder / fields[0]), duration=max(0.0, end - begin), text=text,
+                                offset=begin,
                                 speaker=fields[2] if len(fields) > 2 else None, extra=extra)

@@ -27,7 +27,8 @@ def read_table(path: str | Path, *, path_column: str | None = None, text_column:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"No table at {path}. Expected CSV, TSV, JSON lines or Parquet with the columns path and text, and speaker if it is known.")
+        raise UserError(f"No table at {path}. Expected CSV, TSV, JSON lines or Parquet with the columns path and text, and speaker if it "
+                        f"is known.")
     root = Path(audio_root) if audio_root is not None else path.parent
     columns: tuple[str, str, str | None] | None = None
     for record in _records(path, encoding):
@@ -44,13 +45,15 @@ def _records(path: Path, encoding: str) -> Iterator[dict[str, Any]]:
         yield from _parquet_records(path)
     else:
         # newline="": quoted fields may hold line breaks. utf-8-sig: Excel writes a byte order mark.
-        with open(path, encoding="utf-8-sig" if encoding.lower() in ("utf-8", "utf8") else encoding, errors="surrogateescape", newline="") as lines:
+        with open(path, encoding="utf-8-sig" if encoding.lower() in ("utf-8", "utf8") else encoding, errors="surrogateescape",
+                  newline="") as lines:
             first = lines.readline()
             lines.seek(0)
             tabs = suffix in (".tsv", ".tab") or (suffix != ".csv" and "\t" in first)
             delimiter = "\t" if tabs else ";" if first.count(";") > first.count(",") else ","
             # Tab-separated files as a rule do not quote: a lone quotation mark in a text must not swallow the lines below it.
-            yield from csv.DictReader(lines, delimiter=delimiter, strict=False, quoting=csv.QUOTE_NONE if tabs and first.count('"') < 2 else csv.QUOTE_MINIMAL)
+            yield from csv.DictReader(lines, delimiter=delimiter, strict=False,
+                                      quoting=csv.QUOTE_NONE if tabs and first.count('"') < 2 else csv.QUOTE_MINIMAL)
 
 
 def _json_records(path: Path, encoding: str) -> Iterator[dict[str, Any]]:
@@ -65,7 +68,8 @@ def _json_records(path: Path, encoding: str) -> Iterator[dict[str, Any]]:
                 record = error.msg
             if not isinstance(record, dict):
                 if not columns:
-                    raise UserError(f"{path} line {number} is not a JSON object: {line[:80]!r}. Expected one object a line, as in a NeMo manifest.")
+                    raise UserError(f"{path} line {number} is not a JSON object: {line[:80]!r}. Expected one object a line, as in a NeMo "
+                                    f"manifest.")
                 record = dict.fromkeys(columns) | {"bad_row": f"line {number} is not a JSON object: {line[:60]!r}"}
             columns = columns or list(record)
             yield record
@@ -83,9 +87,11 @@ def _parquet_records(path: Path) -> Iterator[dict[str, Any]]:
         raise UserError(f"{path} is not a Parquet file: {error}") from None
 
 
-def _find_columns(names: list[str], path: Path, path_column: str | None, text_column: str | None, speaker_column: str | None) -> tuple[str, str, str | None]:
+def _find_columns(names: list[str], path: Path, path_column: str | None, text_column: str | None,
+                  speaker_column: str | None) -> tuple[str, str, str | None]:
     found: list[str | None] = []
-    for what, wanted, known in (("path", path_column, PATH_COLUMNS), ("text", text_column, TEXT_COLUMNS), ("speaker", speaker_column, SPEAKER_COLUMNS)):
+    for what, wanted, known in (("path", path_column, PATH_COLUMNS), ("text", text_column, TEXT_COLUMNS),
+                                ("speaker", speaker_column, SPEAKER_COLUMNS)):
         if wanted is not None and wanted not in names:
             raise UserError(f"{path} has no column {wanted!r}; it has {', '.join(map(repr, names))}.")
         column = wanted or next((name for name in known if name in names), None)
@@ -103,7 +109,7 @@ def _utterance(record: dict[str, Any], columns: tuple[str, str, str | None], roo
              if k not in (*columns, "offset", "duration", "language") and v is not None and v != ""}
     if language := record.get("language"):
         extra["lang"] = language
-    path, text = record[path_column] if path_column in record else None, record.get(text_column)
+    path, text = record.get(path_column), record.get(text_column)
     numbers = {}
     for name in ("offset", "duration"):
         try:
@@ -118,5 +124,6 @@ def _utterance(record: dict[str, Any], columns: tuple[str, str, str | None], roo
     elif text is None:
         extra.setdefault("bad_row", "no text")
     speaker = record.get(speaker_column) if speaker_column else None
-    return Utterance(audio_filepath=os.path.normpath(root / str(path or "")), text="" if text is None else str(text), duration=numbers["duration"],
+    return Utterance(audio_filepath=os.path.normpath(root / str(path or "")), text="" if text is None else str(text),
+                     duration=numbers["duration"],
                      offset=numbers["offset"], speaker=str(speaker) if speaker not in (None, "") else None, extra=extra)

@@ -40,12 +40,12 @@ def shape_spectrum(samples: np.ndarray, *, low_hz: float = 0.0, high_hz: float =
 
 
 def radio(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """VHF voice radio: 300-3,400 Hz, overdriven and clipped, with band-passed hiss at 8 to 20 dB, at a random level."""
+    """VHF voice radio: 300-3,400 Hz, overdriven and clipped, with band-passed hiss at 15 to 30 dB, at a random level."""
     voice = shape_spectrum(samples, low_hz=300, high_hz=3400)
-    drive = rng.uniform(1.5, 4.0) / max(float(np.abs(voice).max()), 1e-6)
+    drive = rng.uniform(1.2, 2.0) / max(float(np.abs(voice).max()), 1e-6)
     voice = np.clip(voice * drive, -1, 1)
     hiss = shape_spectrum(coloured_noise(len(voice), rng, slope=rng.uniform(0, 0.4)), low_hz=300, high_hz=3400)
-    noisy = shape_spectrum(add_noise(voice, hiss, snr_db=rng.uniform(8, 20)), low_hz=300, high_hz=3400)
+    noisy = shape_spectrum(add_noise(voice, hiss, snr_db=rng.uniform(15, 30)), low_hz=300, high_hz=3400)
     return (noisy / max(float(np.abs(noisy).max()), 1e-6) * rng.uniform(0.2, 0.9)).astype(np.float32)
 
 

@@ -62,11 +62,11 @@ def domain_voices() -> dict[str, list[Voice]]:
     variants = [v for i, v in enumerate(_VARIANTS) if i % 6 == 4]
 
     def person(i: int, variant: str) -> Voice:
-        return Voice("espeak-ng", f"{(['en-gb-scotland'] + _ACCENTS)[i % 9]}+{variant}", 30 + 7 * i % 40, 0.92 + 0.03 * (i % 6))
+        return Voice("espeak-ng", f"{(['en-gb-scotland'] + _ACCENTS)[i % 9]}+{variant}", 30 + 7 * i % 40, round(0.9 + 0.03 * (i * 5 % 8), 2))
 
-    train = [person(i, variants[i % (len(variants) - 6)]) for i in range(2 * (len(variants) - 6))]
+    train = [person(i, variants[i % (len(variants) - 6)]) for i in range(5 * (len(variants) - 6))]
     rest = [person(i, variant) for i, variant in enumerate(variants[-6:], len(train))]
-    return {"train": [*train, *[Voice("flite", "awb", 20), Voice("flite", "awb", 70, 1.06)]], "dev": rest[:3],
+    return {"train": [*train, *[Voice("flite", "awb", 25 * i, 0.9 + 0.06 * i) for i in range(4)]], "dev": rest[:3],
             "test": [*rest[3:], Voice("festival", "ked_diphone")]}
 
 
