@@ -14,7 +14,7 @@ from pathlib import Path
 
 import _path  # noqa: F401
 
-from parakeet_ft.data.command import add_run_flags, progress_bar
+from parakeet_ft.data.command import add_run_flags, progress_bar, window_of
 from parakeet_ft.data.parallel import open_executor
 from parakeet_ft.data.shards import FORMATS, write_shards
 from parakeet_ft.errors import UserError, exit_on_user_error
@@ -37,7 +37,7 @@ def main() -> None:
         with open_executor(jobs=args.jobs, scheduler=args.scheduler, slurm=args.slurm) as executor, progress_bar(total,
                                                                                                                  what="shards") as advance:
             done = write_shards(args.manifest, out=args.out, hours=args.hours, format=args.format, seed=args.seed, executor=executor,
-                                window=2 * max(1, args.jobs), on_progress=advance)
+                                window=window_of(args), on_progress=advance)
     hours = [shard["seconds"] / 3600 for shard in done["shards"]]
     print(f"{len(hours)} shards of {min(hours):.3f} to {max(hours):.3f} h, {sum(hours):.3f} h and "
           f"{sum(s['utterances'] for s in done['shards']):,} "

@@ -305,13 +305,18 @@ def _decibels(amplitude: float) -> float:
 
 
 def write_flac(samples: np.ndarray, path: Path, *, rate_hz: int) -> None:
-    """Write 16-bit mono FLAC whole or not at all. No fsync: hundreds of thousands of small files would wait for the disk."""
+    """Write 16-bit mono FLAC whole or not at all. No fsync: hundreds of thousands of small files would wait for the disk.
+
+    Raises UserError if the disk is full or closed to writing.
+    """
     import soundfile
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(temporary, samples, rate_hz, format="FLAC", subtype="PCM_16")
         os.replace(temporary, path)
+    except (OSError, soundfile.LibsndfileError) as error:
+        raise UserError(f"Cannot write {path}: {error}") from None
     finally:
         temporary.unlink(missing_ok=True)

@@ -140,6 +140,11 @@ def _tokenizer_of_nemo(path: Path) -> bytes:
     raise UserError(f"{path} holds no tokenizer.model; expected a NeMo checkpoint with a SentencePiece tokenizer.")
 
 
+def window_of(args: argparse.Namespace) -> int:
+    """Tasks under way at once: two a process; on a cluster, whose size may change, enough for some hundred workers."""
+    return 512 if args.scheduler or args.slurm else 2 * max(1, args.jobs)
+
+
 @contextmanager
 def progress_bar(total: int, *, what: str) -> Iterator[Callable[[int, float], None]]:
     """A bar with hours of audio, audio hours per second and the time left; yields advance(utterances, seconds)."""
@@ -167,7 +172,7 @@ def run(source: Source, args: argparse.Namespace, *, root: Path, title: str, sta
     total = sum(1 for _ in source())
     with open_executor(jobs=args.jobs, scheduler=args.scheduler, slurm=args.slurm) as executor, progress_bar(total,
                                                                                                              what="audio") as advance:
-        summary, ledger = prepare(source, root=root, out=args.out, stages=stages, executor=executor, window=2 * max(1, args.jobs),
+        summary, ledger = prepare(source, root=root, out=args.out, stages=stages, executor=executor, window=window_of(args),
                                   encode=encode,
                                   unknown_id=unknown_id, only_examine=only_examine, on_progress=advance)
     leaks = find_leaks(ledger, pairs=split_pairs(summary))

@@ -42,7 +42,10 @@ class Ledger:
     """Opens or makes the file at `path`. One process writes it."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"Cannot make the folder {path.parent}: {error.strerror}.") from None
         self.path = path
         try:
             # autocommit off by hand: transactions span many statements.
