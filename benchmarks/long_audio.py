@@ -15,7 +15,6 @@ import tempfile
 import time
 from pathlib import Path
 
-import _path
 import torch
 from _peak import peak_of
 

@@ -14,7 +14,6 @@ import tempfile
 import time
 from pathlib import Path
 
-import _path
 import torch
 from _peak import peak_of, status_mb
 

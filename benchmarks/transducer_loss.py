@@ -18,7 +18,6 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-import _path
 import torch
 from _peak import peak_of
 

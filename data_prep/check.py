@@ -11,8 +11,6 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-import _path  # noqa: F401
-
 from parakeet_ft.data.audit import skim
 from parakeet_ft.data.command import finish, load_encoder, make_parser, progress_bar, run, stages_from
 from parakeet_ft.data.corpora.nemo_manifest import read_manifests, split_names

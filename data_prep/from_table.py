@@ -10,8 +10,6 @@ train the rest. Without speakers, no sentence is in two splits.
 from functools import partial
 from pathlib import Path
 
-import _path  # noqa: F401
-
 from parakeet_ft.data.command import absolute, make_parser, run
 from parakeet_ft.data.corpora.table import read_table
 from parakeet_ft.errors import exit_on_user_error

@@ -8,8 +8,6 @@ Its splits train, validation and test are kept if it has several.
 
 from pathlib import Path
 
-import _path  # noqa: F401
-
 from parakeet_ft.data.command import absolute, make_parser, run
 from parakeet_ft.data.corpora.hugging_face import load_hugging_face, read_hugging_face
 from parakeet_ft.errors import exit_on_user_error

@@ -5,8 +5,6 @@
 
 from pathlib import Path
 
-import _path  # noqa: F401
-
 from parakeet_ft.data.command import absolute, make_parser, run
 from parakeet_ft.data.corpora.kaldi import read_kaldi
 from parakeet_ft.errors import exit_on_user_error

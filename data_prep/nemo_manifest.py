@@ -7,8 +7,6 @@ To look only, use check.py.
 
 from pathlib import Path
 
-import _path  # noqa: F401
-
 from parakeet_ft.data.command import absolute, make_parser, run
 from parakeet_ft.data.corpora.nemo_manifest import read_manifests
 from parakeet_ft.errors import exit_on_user_error

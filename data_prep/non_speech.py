@@ -9,8 +9,6 @@ Writes OUT/train.jsonl; give it to training beside the speech, a few percent of 
 import argparse
 from pathlib import Path
 
-import _path  # noqa: F401
-
 from parakeet_ft.data.manifest import write_manifest
 from parakeet_ft.data.non_speech import cut_folder, make_synthetic
 from parakeet_ft.errors import UserError, exit_on_user_error

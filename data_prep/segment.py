@@ -16,8 +16,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import _path  # noqa: F401
-
 from parakeet_ft.data.command import make_parser, progress_bar, run, stages_from
 from parakeet_ft.data.manifest import Utterance, atomic_path
 from parakeet_ft.errors import UserError, exit_on_user_error

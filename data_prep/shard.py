@@ -12,8 +12,6 @@ and the second with shar_path=shar/train.
 import argparse
 from pathlib import Path
 
-import _path  # noqa: F401
-
 from parakeet_ft.data.command import add_run_flags, progress_bar, window_of
 from parakeet_ft.data.parallel import open_executor
 from parakeet_ft.data.shards import FORMATS, write_shards

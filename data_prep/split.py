@@ -7,8 +7,6 @@ import argparse
 import os
 from pathlib import Path
 
-import _path  # noqa: F401
-
 from parakeet_ft.data.command import add_split_flags, split_rules_from
 from parakeet_ft.data.manifest import stream_manifest
 from parakeet_ft.data.splits import split_manifests

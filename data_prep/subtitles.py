@@ -7,8 +7,6 @@ Lines are joined up to the end of a sentence. Subtitles are often loose: have th
 
 from pathlib import Path
 
-import _path  # noqa: F401
-
 from parakeet_ft.data.command import absolute, make_parser, run
 from parakeet_ft.data.corpora.subtitles import read_subtitles
 from parakeet_ft.errors import exit_on_user_error

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-import _path  # noqa: F401
 from parakeet_ft.data.manifest import Utterance, write_manifest
 from parakeet_ft.data.synthetic import atc_text, channel, general_text, voices
 

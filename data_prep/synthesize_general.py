@@ -13,7 +13,6 @@ from pathlib import Path
 
 import soundfile
 
-import _path  # noqa: F401
 from parakeet_ft.data.manifest import Utterance, write_manifest
 from parakeet_ft.data.synthetic import general_text, voices
 

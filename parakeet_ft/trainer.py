@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +65,12 @@ class FineTuner(pl.LightningModule):
                             f"{batch[1].max().item()} samples, {batch[3].max().item()} tokens). Lower optim.lr, or look at this batch's data.")
         self.log_dict({f"train_{name}": value.detach() for name, value in losses.items()}, batch_size=len(batch[1]))
         return losses["loss"]
+
+    def on_train_batch_start(self, batch: Any, batch_index: int) -> None:
+        # Lightning 2.4 validates at multiples of val_check_interval only; the last step must be validated too.
+        last = self.settings["num_steps"] * self.settings["accumulate"]
+        if self.trainer.fit_loop.epoch_loop.total_batch_idx + 1 == last:
+            self.trainer.val_check_batch = last
 
     def configure_optimizers(self) -> dict[str, Any]:
         keys = ("lr", "betas", "weight_decay", "warmup_steps", "min_lr_ratio", "num_steps")
@@ -140,12 +145,11 @@ def _wandb_logger(run_dir: Path, *, project: str, experiment: str):
 
 def fit(tuner: FineTuner, loader: torch.utils.data.DataLoader, *, run_dir: Path, num_steps: int, validations: int, gradient_clip: float,
         accumulate: int, devices: dict[str, Any], loggers: list[pl.loggers.Logger], callbacks: list[pl.Callback]) -> Path:
-    """Fit for num_steps optimiser steps with about `validations` validations, the last one at the end.
+    """Fit for num_steps optimiser steps with about `validations` validations, one of them at the end.
 
     Writes run_dir/checkpoints/: the best by selection_score and last.ckpt. Returns the path of the best.
     """
-    # The last validation must fall on the last step: the one before may come early, none may come late.
-    every = math.ceil(num_steps / validations)
+    every = max(1, round(num_steps / validations))
     checkpoint = pl.callbacks.ModelCheckpoint(
         run_dir / "checkpoints", filename="step={step}-score={selection_score:.4f}", auto_insert_metric_name=False,
         monitor="selection_score", mode="max", save_top_k=1, save_last=True)

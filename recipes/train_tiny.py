@@ -18,7 +18,6 @@ import numpy as np
 import soundfile
 import torch
 
-import _path  # noqa: F401
 from parakeet_ft.data.manifest import Utterance, atomic_path, read_manifest
 from parakeet_ft.data.synthetic import channel, general_text
 from parakeet_ft.tokenizer import train_sentencepiece, write_tokenizer_dir

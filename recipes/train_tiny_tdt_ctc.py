@@ -15,7 +15,6 @@ import tempfile
 import time
 from pathlib import Path
 
-import _path  # noqa: F401
 import numpy as np
 import soundfile
 import torch

@@ -7,7 +7,7 @@ import pytest
 
 from parakeet_ft.evaluation import wer
 
-WORDS = "the a cat dog sat on mat ran one two three red blue and then".split()
+WORDS = ["the", "a", "cat", "dog", "sat", "on", "mat", "ran", "one", "two", "three", "red", "blue", "and", "then"]
 
 
 def random_pairs(count, seed):

@@ -54,6 +54,12 @@ def test_the_losses_are_the_golden_ones(run):
     assert losses(run[0]) == pytest.approx(GOLDEN_LOSSES, rel=2e-3)
 
 
+def test_the_last_step_is_validated_whatever_the_interval(run, tiny_nemo, manifest, tmp_path):
+    config = configure(*arguments(tiny_nemo("ctc"), manifest, "budget.steps=7", "evaluation.validations=3", "optim.accumulate=2"))
+    report = finetune(config, run_dir=tmp_path / "e" / "r", command=["x"])
+    assert [point["step"] for point in report["history"]] == [0, 2, 4, 6, 7]
+
+
 def test_the_same_seed_gives_the_same_losses_twice(run, tiny_nemo, manifest, tmp_path):
     config = configure(*arguments(tiny_nemo("ctc"), manifest, "budget.steps=6"))
     finetune(config, run_dir=tmp_path / "e" / "again", command=["x"])
@@ -75,7 +81,7 @@ def test_the_report_holds_what_is_promised(run):
     run_dir, report = run
     stored = json.loads((run_dir / "report.json").read_text())
     assert stored["model"] == "best.nemo" and stored["baseline"].keys() == stored["tuned"].keys() == {"domain", "guard"}
-    assert all(0 <= stored[when][role]["wer"] and stored[when][role]["words"] > 0 for when in ("baseline", "tuned") for role in ("domain", "guard"))
+    assert all(stored[when][role]["wer"] >= 0 and stored[when][role]["words"] > 0 for when in ("baseline", "tuned") for role in ("domain", "guard"))
     assert "validation set, which also chose" in stored["notes"][0]
     assert stored["command"] == "python recipes/finetune.py 'x=a b'"
     page = (run_dir / "report.html").read_text()
