@@ -15,6 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import _quiet
 import torch
 from _peak import peak_of
 
@@ -53,7 +54,7 @@ def main() -> None:
     from parakeet_ft.model import replicas
     from parakeet_ft.model.attention import set_attention
 
-    _path.silence_nemo()
+    _quiet.silence_nemo()
     torch.set_num_threads(1)
     architecture = replicas.Architecture("ctc", d_model=args.width, n_layers=args.layers, conv_channels=args.channels, vocab_size=256,
                                          n_heads=args.heads or (4 if args.width < 512 else 8), xscaling=False)

@@ -14,6 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import _quiet
 import torch
 from _peak import peak_of, status_mb
 
@@ -85,7 +86,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", default=["parakeet_ctc_0.6b", "parakeet_tdt_0.6b_v2"])
     parser.add_argument("--layers", type=int, default=None)
     args = parser.parse_args()
-    _path.silence_nemo()
+    _quiet.silence_nemo()
     torch.set_num_threads(1)
     print("| replica | weights | phase | seconds | peak GB |\n| --- | --- | --- | --- | --- |")
     found = {}

@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import _quiet
 import torch
 from _peak import peak_of
 
@@ -115,7 +116,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="the small size and three steps")
     short = parser.parse_args().short
-    _path.silence_nemo()
+    _quiet.silence_nemo()
     torch.set_num_threads(1)
     torch.Tensor.cuda = lambda self, *args, **kwargs: self
 

@@ -74,6 +74,12 @@ class Narrator:
         """One line of WER per set."""
         self.lines([f"{NAMES[key]:<14} WER {100 * score.wer:5.1f} %   {score.words} words" for key, score in scores.items()])
 
+    def candidates(self, rows: list[dict[str, Any]]) -> None:
+        """What was tried for best.nemo, the winner first."""
+        self.lines([f"{'->' if row is rows[0] else '  '} {row['weights']:<34} alpha {row['alpha']:.1f}  domain {100 * row['val_wer']:5.1f} %"
+                    + (f"  guard {100 * row['guard_wer']:5.1f} %" if "guard_wer" in row else "") + f"  score {row['selection_score']:6.3f}"
+                    for row in rows])
+
     def facts(self, effective: dict[str, Any]) -> None:
         """The effective settings that decide a run, as read back from the live objects."""
         model, budget, optimizer, learning = (effective[key] for key in ("model", "budget", "optimizer", "adaptation"))

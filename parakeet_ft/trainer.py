@@ -81,6 +81,12 @@ class FineTuner(pl.LightningModule):
         """Nothing: the validation sets are decoded whole at the end, sorted by length."""
 
     def on_validation_epoch_end(self) -> None:
+        metrics = self.evaluate()
+        self.log_dict(metrics)
+        self.history.append({"step": self.global_step, **metrics})
+
+    def evaluate(self) -> dict[str, float]:
+        """Score the model as it stands on the validation sets of domain and guard."""
         domain = self._score("validation")
         metrics = {"val_wer": domain.wer, "val_cer": domain.cer}
         guard = self._score("guard_validation") if "guard_validation" in self.sets else None
@@ -89,8 +95,7 @@ class FineTuner(pl.LightningModule):
         metrics["selection_score"] = wer.selection_score(
             domain_wer=domain.wer, base_domain_wer=self.base["validation"].wer, guard_wer=guard.wer if guard else None,
             base_guard_wer=self.base["guard_validation"].wer if guard else None, guard_tolerance=self.guard_tolerance)
-        self.log_dict(metrics)
-        self.history.append({"step": self.global_step, **metrics})
+        return metrics
 
     def _score(self, key: str) -> wer.Score:
         """Score a set, divided over the ranks; every rank gets the whole set's score."""

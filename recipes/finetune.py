@@ -29,7 +29,7 @@ def finetune(cfg: dict[str, Any], *, run_dir: Path, command: list[str]) -> dict[
         say.phase("importing NeMo and torch")
         from parakeet_ft import adaptation, budget, callbacks, loaders, optim, trainer
         from parakeet_ft.evaluation import report, transcribe, wer
-        from parakeet_ft.model import attention, export, restore, vocabulary
+        from parakeet_ft.model import attention, export, interpolation, restore, vocabulary
         from parakeet_ft.provenance import Run
 
         sets = configuration.read_manifests(cfg)
@@ -51,6 +51,7 @@ def finetune(cfg: dict[str, Any], *, run_dir: Path, command: list[str]) -> dict[
         say.phase(f"preparing: tokenizer {cfg['tokenizer']['mode']}, what learns, data")
         change = vocabulary.adapt_vocabulary(model, texts=[u.text for u in sets["train"]], workdir=run_dir, **cfg["tokenizer"])
         say.lines(change.lines())
+        base_state = interpolation.copy_state(model)
         learning = adaptation.set_learning(model, **cfg["adaptation"])
         loss = trainer.use_loss_for(model, device=devices["device"])
         plan = loaders.Plan(sets["train"] + sets.get("replay", []), num_domain=len(sets["train"]), replay_ratio=data["replay"]["ratio"],
@@ -70,18 +71,24 @@ def finetune(cfg: dict[str, Any], *, run_dir: Path, command: list[str]) -> dict[
             accumulate=optimization["accumulate"], devices=devices, callbacks=[callbacks.ProgressBar(say, num_steps=num_steps)],
             loggers=trainer.build_loggers(**cfg["logger"], run_dir=run_dir, experiment=cfg["name"]))
 
-        say.phase("exporting and scoring best.nemo, restored from disk")
+        say.phase("choosing between checkpoints and interpolations with the base")
         export.save_nemo(model, run_dir / "last.nemo")
-        best_step = export.load_weights(model, best)
+        model.to(devices["device"])  # Lightning leaves it on the CPU
+        (best_state, best_step), last_state = export.read_weights(best), interpolation.copy_state(model)
+        candidates = interpolation.choose_weights(model, base=base_state, best=best_state, last=last_state, evaluate=tuner.evaluate,
+                                                  alphas=evaluation["interpolation"])
+        say.candidates(candidates)
+
+        say.phase("exporting and scoring best.nemo, restored from disk")
         export.save_nemo(model, run_dir / "best.nemo")
         tuned_model = restore.restore(str(run_dir / "best.nemo")).to(devices["device"])
         after = transcribe.transcribe_sets(tuned_model, sets, batch_seconds=evaluation["batch_seconds"])
         tuned = {key: wer.score([u.text for u in sets[key]], texts) for key, texts in after.items()}
-        export.check_reproduced(tuned["validation"].wer, tuner.history, step=best_step)
+        export.check_reproduced(tuned["validation"].wer, candidates[0]["val_wer"])
 
         result = report.build_report(
             name=cfg["name"], command=shlex.join(["python", *command]), run=run.content, sets=sets, before=before, after=after, base=base,
-            tuned=tuned, history=tuner.history, best_step=best_step, steps=num_steps, guard_tolerance=evaluation["guard_tolerance"])
+            tuned=tuned, history=tuner.history, candidates=candidates, best_step=best_step, steps=num_steps, guard_tolerance=evaluation["guard_tolerance"])
         report.write_report(result, run_dir, examples=evaluation["examples"])
         say.end_phase()
         run.finish(say.phases)

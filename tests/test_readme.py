@@ -12,7 +12,8 @@ from parakeet_ft import configuration
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCKS = re.findall(r"```(?:bash|sh|console)?\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
-COMMANDS = sorted({line.strip() for block in BLOCKS for line in block.replace("\\\n", " ").splitlines() if re.match(r"(\.venv/bin/)?python |make ", line.strip())})
+LINES = [line.strip() for block in BLOCKS for line in block.replace("\\\n", " ").splitlines()]
+COMMANDS = sorted({line for line in LINES if re.match(r"(\.venv/bin/)?python |make ", line)})
 
 
 def test_the_readme_holds_commands():

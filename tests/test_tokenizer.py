@@ -8,7 +8,7 @@ from parakeet_ft.errors import UserError
 from parakeet_ft.pieces import extend_sentencepiece, learn_pieces, load_pieces, spell
 from parakeet_ft.tokenizer import coverage, load_sentencepiece, read_tokenizer_dir, train_sentencepiece, write_tokenizer_dir
 
-WORDS = ["tower", "runway", "wind", "cleared", "approach", "heading", "descend", "climb", "maintain", "contact", "ground", "line", "up", "and", "wait", "traffic", "north", "south", "east", "west", "speed", "turn", "left", "right", "report", "visual", "final", "flight", "level", "hold", "short", "taxi", "via", "the", "of", "to", "for", "in", "on", "it", "is", "was", "there", "then", "this", "that"]
+WORDS = ["tower", "runway", "wind", "cleared", "approach", "heading", "descend", "climb", "maintain", "contact", "ground", "line", "up", "and", "wait", "traffic", "north", "south", "east", "west", "speed", "turn", "left", "right", "report", "visual", "final", "flight", "level", "hold", "short", "taxi", "via", "the", "of", "to", "for", "in", "on", "it", "is", "was", "there", "then", "this", "that"]  # noqa: E501
 DOMAIN = ["cleared to flight level 350 (climb)", "heading 270 & speed 210", "kubernetes kubernetes kubernetes", "ñandú ñandú seen at 09:15"]
 
 

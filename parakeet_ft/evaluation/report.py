@@ -117,18 +117,20 @@ def player(utterance_path: str) -> str:
 
 def build_report(*, name: str, command: str, run: dict[str, Any], sets: dict[str, list[Utterance]], before: dict[str, list[str]],
                  after: dict[str, list[str]], base: dict[str, wer.Score], tuned: dict[str, wer.Score], history: list[dict[str, float]],
-                 best_step: int, steps: int, guard_tolerance: float | None) -> dict[str, Any]:
+                 candidates: list[dict[str, Any]], best_step: int, steps: int, guard_tolerance: float | None) -> dict[str, Any]:
     """What report.json holds. "domain" is the test set and "guard" the guard's test set; the validation sets chose the checkpoint."""
     roles = {"domain": "test"} | ({"guard": "guard_test"} if "guard_test" in sets else {})
     references = [u.text for u in sets["test"]]
     notes = []
     if sets["test"] is sets["validation"]:
         notes.append("No test set was given: these figures are of the validation set, which also chose the checkpoint, so they flatter.")
-    best = next(point for point in history if point["step"] == best_step)
-    selection = f"It had the best score of {len(history)} validations ({best['selection_score']:.3f}: gain on the domain"
-    selection += " times what is left of the guard's tolerance)." if "guard_wer" in best and guard_tolerance is not None else ")."
+    best = candidates[0]
+    what = f"step {best_step}" if best["weights"] == "best checkpoint" else f"{best['alpha']:g} of the way from the checkpoint to the last step ({steps})"
+    rule = "gain on the domain times what is left of the guard's tolerance" if "guard_wer" in best and guard_tolerance is not None else "gain on the domain"
+    selection = f"Chosen: {what}, the best of {len(history)} validations and {len(candidates) - 1} interpolations "
+    selection += f"(score {best['selection_score']:.3f}: {rule})."
     if best["selection_score"] <= 0:
-        selection = "NO validation was better than the checkpoint within the guard's tolerance; this one lost least."
+        selection = f"NOTHING was better than the checkpoint within the guard's tolerance; {what} lost least."
     start = {"step": 0, "val_wer": base["validation"].wer, "selection_score": 0.0} | (
         {"guard_wer": base["guard_validation"].wer} if "guard_validation" in base else {})
     report = {
@@ -136,21 +138,29 @@ def build_report(*, name: str, command: str, run: dict[str, Any], sets: dict[str
         "guard_tolerance": guard_tolerance, "baseline": {role: dataclasses.asdict(base[key]) for role, key in roles.items()},
         "tuned": {role: dataclasses.asdict(tuned[key]) for role, key in roles.items()},
         "comparison": {role: wer.compare([u.text for u in sets[key]], before[key], after[key]) for role, key in roles.items()},
-        "history": [start, *history], "speakers": by_speaker(sets["test"], before["test"], after["test"]),
+        "history": [start, *history], "candidates": candidates, "speakers": by_speaker(sets["test"], before["test"], after["test"]),
         "confusions": wer.confusions(references, after["test"]),
         "utterances": utterance_rows(sets["test"], before["test"], after["test"]),
         "commit": run["commit"], "manifests": run["manifests"], "config": run["config"], "effective": run["effective"]}
     return report | {"verdict": verdict(report)}
 
 
+def _dev_scores(row: dict[str, Any]) -> str:
+    return f"{percent(row['val_wer'])} | {percent(row['guard_wer']) if 'guard_wer' in row else '-'} | {row['selection_score']:.3f}"
+
+
 def render_markdown(report: dict[str, Any]) -> str:
-    lines = [f"# {report['name']}", "", report["verdict"], "", "| set | words | WER before | WER after | CER before | CER after |", "|---|---|---|---|---|---|"]
+    lines = [f"# {report['name']}", "", report["verdict"], "",
+             "| set | words | WER before | WER after | CER before | CER after |", "|---|---|---|---|---|---|"]
     for name in report["baseline"]:
         before, after = report["baseline"][name], report["tuned"][name]
-        lines.append(f"| {name} | {before['words']} | {percent(before['wer'])} | {percent(after['wer'])} | {percent(before['cer'])} | {percent(after['cer'])} |")
-    lines += ["", f"`{report['command']}`", "", f"Exported: {report['model']}, step {report['best_step']} of {report['steps']}. {report['selection']}", "",
+        rates = (percent(scores[rate]) for rate in ("wer", "cer") for scores in (before, after))
+        lines.append(f"| {name} | {before['words']} | {' | '.join(rates)} |")
+    lines += ["", f"`{report['command']}`", "", f"{report['model']}: {report['selection']}", "",
               "| step | domain WER (dev) | guard WER (dev) | score |", "|---|---|---|---|"]
-    lines += [f"| {p['step']} | {percent(p['val_wer'])} | {percent(p['guard_wer']) if 'guard_wer' in p else '-'} | {p['selection_score']:.3f} |" for p in report["history"]]
+    lines += [f"| {p['step']} | {_dev_scores(p)} |" for p in report["history"]]
+    lines += ["", "| weights | alpha | domain WER (dev) | guard WER (dev) | score |", "|---|---|---|---|---|"]
+    lines += [f"| {c['weights']} | {c['alpha']:g} | {_dev_scores(c)} |" for c in report["candidates"]]
     lines += ["", "Worst utterances:", ""]
     lines += [f"- `{row['reference']}` -> `{row['after']}` (before: `{row['before']}`)" for row in report["utterances"][:10]]
     return "\n".join(lines) + "\n"

@@ -92,7 +92,7 @@ def test_run_json_holds_effective_values_and_every_phase(run, manifest):
     stored = json.loads((run[0] / "run.json").read_text())
     assert stored["effective"]["optimizer"]["lr"] == 1e-3 and stored["effective"]["budget"]["steps"] == 6
     assert stored["effective"]["model"]["loss"]["class"] == "CTCLoss"
-    assert len(stored["phases_seconds"]) == 6 and stored["manifests"]["train"]["path"] == str(manifest)
+    assert len(stored["phases_seconds"]) == 7 and stored["manifests"]["train"]["path"] == str(manifest)
     assert len(stored["manifests"]["train"]["sha256"]) == 64 and stored["versions"]["nemo_toolkit"] == "3.0.0"
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import random
 import re
 
-AIRLINES = ["speedbird", "lufthansa", "swissair", "easyjet", "ryanair", "iberia", "alitalia", "finnair", "cactus", "delta", "united", "american", "austrian", "scandinavian", "qantas", "emirates", "shamrock", "springbok", "aeroflot", "cathay", "shuttle", "airfrans", "eurowings", "norstar", "bluebird", "jetstream"]
-LETTERS = ["alfa", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel", "india", "juliett", "kilo", "lima", "mike", "november", "oscar", "papa", "quebec", "romeo", "sierra", "tango", "uniform", "victor", "whiskey", "xray", "yankee", "zulu"]
-DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "niner"]
-STATIONS = ["zurich", "geneva", "vienna", "prague", "munich", "langen", "rhein", "milano", "maastricht", "bremen", "stockholm", "reykjavik", "shannon", "brest"]
-UNITS = ["radar", "approach", "tower", "director", "departure", "ground", "control", "delivery", "information"]
-FIXES = ["rilax", "amiki", "gipol", "trasadingen", "kelip", "nunri", "osnem", "tamdo", "bersu", "ladol", "dompo", "veras", "sirpo", "upala", "basud", "moros"]
-PLACES = ["holding point alfa", "runway threshold", "the apron", "gate niner", "stand two four", "taxiway kilo", "the outer marker", "the downwind leg"]
+# One small airport's traffic: few names, so that a quarter of an hour holds each of them often enough.
+AIRLINES = "speedbird lufthansa swissair easyjet ryanair alitalia delta shamrock".split()
+LETTERS = """alfa bravo charlie delta echo foxtrot golf hotel india juliett kilo lima mike november oscar papa quebec romeo sierra tango
+    uniform victor whiskey xray yankee zulu""".split()
+DIGITS = "zero one two three four five six seven eight niner".split()
+STATIONS = "zurich geneva munich langen".split()
+UNITS = "radar approach tower ground".split()
+FIXES = "rilax gipol kelip osnem".split()
+PLACES = "holding point alfa|runway threshold|the apron|gate niner|stand two four|taxiway kilo|the outer marker|the downwind leg".split("|")
 
 TEMPLATES = """
 <call> descend flight level <level>|<call> climb flight level <level>|<call> climb and maintain flight level <level>

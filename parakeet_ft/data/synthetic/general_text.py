@@ -9,9 +9,9 @@ from __future__ import annotations
 import random
 import re
 
-DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
-TEENS = ["ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
-TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+DIGITS = "zero one two three four five six seven eight nine".split()
+TEENS = "ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()
+TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
 
 WORDS: dict[str, list[str]] = {key: text.split() for key, text in {
     "name": """alice anna arthur ben betty brian carl carol charles chris clara daniel david diana donald edward ellen emma eric
@@ -155,7 +155,7 @@ my code is <letters> <digits>|<letters>
 """
 TEMPLATES = [t for t in TEMPLATES.replace("\n", "|").split("|") if t]
 NUMBERS = [t for t in NUMBERS.replace("\n", "|").split("|") if t]
-ORDINALS = ["first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh", "twelfth", "thirteenth", "twentieth", "thirtieth"]
+ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth twentieth thirtieth".split()
 
 
 def spoken_number(n: int) -> str:
