@@ -1,7 +1,6 @@
 # make demo | test | lint | bench: each first makes .venv, and does so again only when pyproject.toml or constraints.txt changed.
 PYTHON ?= python3
 BIN := .venv/bin
-export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: demo test lint bench
 .DEFAULT_GOAL := demo
