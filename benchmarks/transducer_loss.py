@@ -5,8 +5,8 @@
 A loss's time is forward and backward from random logits, its memory what the process grows by at most, the logits themselves apart.
 One thread; seconds are of its CPU, so that a machine in use changes little. All losses of a size take turns; median (least - most).
 NeMo's debugging losses run where they end in a minute: `pytorch` not at the large size, tdt_pytorch, with its `.cuda()` calls taken out,
-only at the small one (at the middle one it had not ended after three minutes of CPU). The ratios of the last line are NeMo's seconds over ours: RNN-T of warprnnt_numba at the middle size
-(--short: the small one), TDT of tdt_pytorch at the small size, and the step.
+only at the small one (at the middle one it had not ended after three minutes of CPU). The ratios of the last line are NeMo's seconds over
+ours: RNN-T of warprnnt_numba at the middle size (--short: the small one), TDT of tdt_pytorch at the small size, and the step.
 """
 
 import argparse
