@@ -85,6 +85,7 @@ class Batches(torch.utils.data.IterableDataset):
                     batches.append(batch)
                     batch = []
                 batch.append(utterance)
+            batches.append(batch)
             rng.shuffle(batches)
             for batch in batches:
                 if step == NUMERIC_STEPS and len(pool) < len(self.utterances):
