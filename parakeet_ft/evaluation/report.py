@@ -150,6 +150,7 @@ def _dev_scores(row: dict[str, Any]) -> str:
 
 
 def render_markdown(report: dict[str, Any]) -> str:
+    """report.md: verdict, before and after, validations, candidates, the ten worst utterances."""
     lines = [f"# {report['name']}", "", report["verdict"], "",
              "| set | words | WER before | WER after | CER before | CER after |", "|---|---|---|---|---|---|"]
     for name in report["baseline"]:
