@@ -29,6 +29,7 @@ class Utterance:
     extra: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> str:
+        """One line of a manifest, without its newline."""
         record: dict[str, Any] = {"audio_filepath": self.audio_filepath, "duration": round(self.duration, 4), "text": self.text}
         if self.offset:
             record["offset"] = round(self.offset, 4)
