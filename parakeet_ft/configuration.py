@@ -204,10 +204,28 @@ def show_help(name: str, text: str) -> None:
         print(f"  {key:<32} {value}")
 
 
+def identity_of(config: dict[str, Any]) -> dict[str, Any]:
+    """What must be the same for a run to be continued (see parakeet_ft.run_directory)."""
+    from parakeet_ft.model.source import locate
+    from parakeet_ft.run_directory import identity
+
+    return identity(config, manifest_paths(config), locate(config["model"]["source"]))
+
+
 def prepare(name: str, text: str) -> None:
-    """For a recipe's `__main__`: help without imports, else a checked command line in Hydra's terms in sys.argv."""
+    """For a recipe's `__main__`: help without imports, else a checked command line in Hydra's terms in sys.argv, the run's directory included."""
+    from parakeet_ft.run_directory import choose
+
     if {"-h", "--help"} & set(sys.argv[1:]):
         show_help(name, text)
         sys.exit(0)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    sys.argv[1:], *_ = check_finetune(sys.argv[1:])
+    arguments, config, _ = check_finetune(sys.argv[1:])
+    if {"-m", "--multirun"} & set(arguments):
+        sys.argv[1:] = arguments
+        return
+    given = next((value.strip("'\"") for key, _, value in (a.partition("=") for a in arguments) if key == "hydra.run.dir"), None)
+    directory, lines = choose(identity_of(config), parent=Path("outputs") / config["name"], given=given and Path(given), resume=config["resume"])
+    for line in lines:
+        print(line)
+    sys.argv[1:] = [*(a for a in arguments if not a.startswith("hydra.run.dir=")), f"hydra.run.dir='{directory}'"]

@@ -121,9 +121,9 @@ class BatchDataset(torch.utils.data.Dataset):
                 pad(tokens, batch_first=True), torch.tensor([len(t) for t in tokens]))
 
 
-def train_loader(plan: Plan, model, *, num_batches: int, num_workers: int, rank: int = 0) -> torch.utils.data.DataLoader:
-    """Loader of this rank's first num_batches batches for a NeMo model. An unreadable file raises UserError: nothing is skipped silently."""
+def train_loader(plan: Plan, model, *, num_batches: int, num_workers: int, rank: int = 0, start: int = 0) -> torch.utils.data.DataLoader:
+    """Loader of this rank's batches from `start` to num_batches for a NeMo model. An unreadable file raises UserError: nothing is skipped silently."""
     return torch.utils.data.DataLoader(
         BatchDataset(plan.utterances, model.tokenizer.text_to_ids, rate_hz=model.preprocessor._sample_rate),
-        sampler=BatchSequence(plan, rank=rank, stop=num_batches), batch_size=None, num_workers=num_workers,
+        sampler=BatchSequence(plan, rank=rank, start=start, stop=num_batches), batch_size=None, num_workers=num_workers,
         pin_memory=torch.cuda.is_available(), prefetch_factor=4 if num_workers else None)

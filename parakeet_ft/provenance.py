@@ -9,6 +9,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +56,15 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 class Run:
     """run.json, rewritten whole whenever something is known, so that a killed run leaves what it knew."""
 
-    def __init__(self, run_dir: Path, *, command: list[str], config: dict[str, Any], manifests: dict[str, str]) -> None:
+    def __init__(self, run_dir: Path, *, command: list[str], config: dict[str, Any], manifests: dict[str, str], identity: dict[str, Any],
+                 resumed_at_step: int | None) -> None:
         self.path = run_dir / "run.json"
+        earlier = json.loads(self.path.read_text()) if self.path.exists() else {}
         self.content: dict[str, Any] = {
             "command": command, "commit": git_commit(), "versions": versions(), "config": config, "hardware": hardware(),
             "manifests": {key: {"path": path, "sha256": manifest_hash(path)} for key, path in manifests.items()},
-            "effective": {}, "phases_seconds": {}}
+            "identity": identity, "resumed_at_steps": [*earlier.get("resumed_at_steps", []), *([] if resumed_at_step is None else [resumed_at_step])],
+            "effective": {}, "phases_seconds": {}, "finished": False}
         write_json(self.path, self.content)
 
     def record(self, **effective: Any) -> None:
@@ -68,7 +72,18 @@ class Run:
         self.content["effective"].update(effective)
         write_json(self.path, self.content)
 
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """What `make` returns, a JSON value; read from run_dir/<name>.json if this run, with these settings, was there before."""
+        path = self.path.with_name(f"{name}.json")
+        if path.exists():
+            kept = json.loads(path.read_text())
+            if kept["identity"] == json.loads(json.dumps(self.content["identity"], default=str)):
+                return kept["value"]
+        value = make()
+        write_json(path, {"identity": self.content["identity"], "value": value})
+        return value
+
     def finish(self, phases_seconds: dict[str, float]) -> None:
         """Store what each phase took."""
-        self.content["phases_seconds"] = phases_seconds
+        self.content.update(phases_seconds=phases_seconds, finished=True)
         write_json(self.path, self.content)

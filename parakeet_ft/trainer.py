@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import csv
+import hashlib
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 
+from parakeet_ft import watch
+from parakeet_ft.checkpoints import WholeFiles, signals_restored
 from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.errors import UserError
 from parakeet_ft.evaluation import wer
@@ -56,7 +60,8 @@ class FineTuner(pl.LightningModule):
         super().__init__()
         self.model, self.settings, self.sets, self.base = model, settings, sets, base
         self.guard_tolerance, self.batch_seconds = guard_tolerance, batch_seconds
-        self.history: list[dict[str, float]] = []
+        self.history: list[dict[str, Any]] = []
+        self.hypotheses: dict[str, list[str]] = {}
 
     def training_step(self, batch: tuple[torch.Tensor, ...], batch_index: int) -> torch.Tensor:
         losses = training_loss(self.model, *batch)
@@ -80,16 +85,25 @@ class FineTuner(pl.LightningModule):
     def validation_step(self, batch: Any, batch_index: int) -> None:
         """Nothing: the validation sets are decoded whole at the end, sorted by length."""
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["history"] = self.history
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.history = checkpoint["history"]
+
     def on_validation_epoch_end(self) -> None:
+        if self.history and self.history[-1]["step"] == self.global_step:
+            # Lightning 2.4 validates again when it continues from a checkpoint written after a validation.
+            return
         metrics = self.evaluate()
         self.log_dict(metrics)
         self.history.append({"step": self.global_step, **metrics})
 
     def evaluate(self) -> dict[str, float]:
         """Score the model as it stands on the validation sets of domain and guard."""
-        domain = self._score("validation")
-        metrics = {"val_wer": domain.wer, "val_cer": domain.cer}
-        guard = self._score("guard_validation") if "guard_validation" in self.sets else None
+        domain, signs = self._score("validation")
+        metrics = {"val_wer": domain.wer, "val_cer": domain.cer, **signs}
+        guard = self._score("guard_validation")[0] if "guard_validation" in self.sets else None
         if guard:
             metrics["guard_wer"] = guard.wer
         metrics["selection_score"] = wer.selection_score(
@@ -97,29 +111,41 @@ class FineTuner(pl.LightningModule):
             base_guard_wer=self.base["guard_validation"].wer if guard else None, guard_tolerance=self.guard_tolerance)
         return metrics
 
-    def _score(self, key: str) -> wer.Score:
-        """Score a set, divided over the ranks; every rank gets the whole set's score."""
-        utterances, ranks = self.sets[key], self.trainer.world_size
-        texts = transcribe(self.model, utterances[self.global_rank::ranks], batch_seconds=self.batch_seconds)
+    def _score(self, key: str) -> tuple[wer.Score, dict[str, float]]:
+        """Score a set and look for signs of a collapse, divided over the ranks; every rank gets the whole set's figures."""
+        utterances, ranks, counts = self.sets[key], self.trainer.world_size, []
+        texts = transcribe(self.model, utterances[self.global_rank::ranks], batch_seconds=self.batch_seconds,
+                           on_frames=lambda silent, frames: counts.append((silent, frames)))
         if ranks > 1:
             gathered: list[Any] = [None] * ranks
-            torch.distributed.all_gather_object(gathered, texts)
-            texts = [gathered[i % ranks][i // ranks] for i in range(len(utterances))]
-        return wer.score([u.text for u in utterances], texts)
+            torch.distributed.all_gather_object(gathered, (texts, counts))
+            texts = [gathered[i % ranks][0][i // ranks] for i in range(len(utterances))]
+            counts = [count for _, counts_of_rank in gathered for count in counts_of_rank]
+        self.hypotheses[key], references = texts, [u.text for u in utterances]
+        silent, frames = (sum(numbers) for numbers in zip(*counts, strict=True))
+        return wer.score(references, texts), watch.signs(references, texts, silent_frames=silent, frames=frames)
 
 
-def build_loggers(names: list[str], *, run_dir: Path, project: str, experiment: str) -> list[pl.loggers.Logger]:
-    """Loggers by name (csv, tensorboard, wandb). W&B without key or network works offline and says so in one line."""
+def build_loggers(names: list[str], *, run_dir: Path, project: str, experiment: str, resume_step: int) -> list[pl.loggers.Logger]:
+    """Loggers by name (csv, tensorboard, wandb). W&B without key or network works offline and says so in one line.
+
+    resume_step: what was logged from this step on is forgotten, as it will be logged again.
+    """
     loggers: list[pl.loggers.Logger] = []
     for name in names:
         if name == "csv":
             from lightning.pytorch.loggers import CSVLogger
 
+            path = run_dir / "metrics.csv"
+            rows = [row for row in csv.DictReader(path.open()) if int(row["step"]) < resume_step] if path.exists() else []
             loggers.append(CSVLogger(run_dir, name="", version="", flush_logs_every_n_steps=10))
+            # Lightning's writer begins by deleting the file.
+            loggers[-1].experiment.metrics = rows
+            loggers[-1].save()
         elif name == "tensorboard":
             from lightning.pytorch.loggers import TensorBoardLogger
 
-            loggers.append(TensorBoardLogger(run_dir, name="", version="tensorboard"))
+            loggers.append(TensorBoardLogger(run_dir, name="", version="tensorboard", purge_step=resume_step or None))
         elif name == "wandb":
             loggers.append(_wandb_logger(run_dir, project=project, experiment=experiment))
         else:
@@ -145,25 +171,20 @@ def _wandb_logger(run_dir: Path, *, project: str, experiment: str):
         if reason:
             print(f"W&B: {reason}, so this run is logged offline; `wandb sync {run_dir}/wandb/offline-*` uploads it later.")
             offline = True
-    return WandbLogger(project=project, name=experiment, save_dir=run_dir, offline=offline)
+    identity = hashlib.sha256(str(run_dir.resolve()).encode()).hexdigest()[:12]
+    return WandbLogger(project=project, name=experiment, save_dir=run_dir, offline=offline, id=identity, resume="allow")
 
 
-def fit(tuner: FineTuner, loader: torch.utils.data.DataLoader, *, run_dir: Path, num_steps: int, validations: int, gradient_clip: float,
-        accumulate: int, devices: dict[str, Any], loggers: list[pl.loggers.Logger], callbacks: list[pl.Callback]) -> Path:
-    """Fit for num_steps optimiser steps with about `validations` validations, one of them at the end.
-
-    Writes run_dir/checkpoints/: the best by selection_score and last.ckpt. Returns the path of the best.
-    """
+def fit(tuner: FineTuner, loader: torch.utils.data.DataLoader, *, num_steps: int, validations: int, gradient_clip: float, accumulate: int,
+        devices: dict[str, Any], loggers: list[pl.loggers.Logger], callbacks: list[pl.Callback], resume_from: Path | None) -> None:
+    """Fit for num_steps optimiser steps with about `validations` validations, one of them at the end; from a checkpoint on, if one is given."""
     every = max(1, round(num_steps / validations))
-    checkpoint = pl.callbacks.ModelCheckpoint(
-        run_dir / "checkpoints", filename="step={step}-score={selection_score:.4f}", auto_insert_metric_name=False,
-        monitor="selection_score", mode="max", save_top_k=1, save_last=True)
     trainer = pl.Trainer(
         **{key: devices[key] for key in ("accelerator", "devices", "num_nodes", "strategy", "precision")}, max_steps=num_steps, max_epochs=1,
         val_check_interval=every * accumulate, check_val_every_n_epoch=None, gradient_clip_val=gradient_clip or None,
         accumulate_grad_batches=accumulate, use_distributed_sampler=False, num_sanity_val_steps=0, log_every_n_steps=max(1, every // 10),
-        logger=loggers, callbacks=[checkpoint, pl.callbacks.LearningRateMonitor("step"), *callbacks], enable_progress_bar=False,
-        enable_model_summary=False)
-    # Lightning runs its validation hooks only with a loader; one dummy batch serves, as the tuner decodes whole sets.
-    trainer.fit(tuner, loader, torch.utils.data.DataLoader([0], batch_size=None))
-    return Path(checkpoint.best_model_path)
+        logger=loggers, callbacks=[pl.callbacks.LearningRateMonitor("step"), *callbacks], plugins=[WholeFiles()], enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False)
+    with signals_restored():
+        # Lightning runs its validation hooks only with a loader; one dummy batch serves, as the tuner decodes whole sets.
+        trainer.fit(tuner, loader, torch.utils.data.DataLoader([0], batch_size=None), ckpt_path=resume_from)

@@ -27,13 +27,17 @@ def finetune(cfg: dict[str, Any], *, run_dir: Path, command: list[str]) -> dict[
     with libraries_to(run_dir / "run.log") as terminal:
         say = Narrator(terminal)
         say.phase("importing NeMo and torch")
-        from parakeet_ft import adaptation, budget, callbacks, loaders, optim, trainer
+        from parakeet_ft import adaptation, budget, callbacks, checkpoints, loaders, optim, trainer
         from parakeet_ft.evaluation import report, transcribe, wer
         from parakeet_ft.model import attention, export, interpolation, restore, vocabulary
         from parakeet_ft.provenance import Run
 
         sets = configuration.read_manifests(cfg)
-        run = Run(run_dir, command=command, config=cfg, manifests=configuration.manifest_paths(cfg))
+        resume_from, damaged = checkpoints.newest(run_dir / "checkpoints")
+        say.lines(damaged)
+        resume_step = checkpoints.step_of(resume_from) if resume_from else 0
+        run = Run(run_dir, command=command, config=cfg, manifests=configuration.manifest_paths(cfg), identity=configuration.identity_of(cfg),
+                  resumed_at_step=resume_step if resume_from else None)
         trainer.seed_everything(cfg["seed"])
         data, optimization, evaluation = cfg["data"], cfg["optim"], cfg["evaluation"]
 
@@ -44,7 +48,7 @@ def finetune(cfg: dict[str, Any], *, run_dir: Path, command: list[str]) -> dict[
         model.to(devices["device"])
 
         say.phase("scoring the checkpoint as it is")
-        before = transcribe.transcribe_sets(model, sets, batch_seconds=evaluation["batch_seconds"])
+        before = run.once("baseline", lambda: transcribe.transcribe_sets(model, sets, batch_seconds=evaluation["batch_seconds"]))
         base = {key: wer.score([u.text for u in sets[key]], texts) for key, texts in before.items()}
         say.scores(base)
 
@@ -65,16 +69,22 @@ def finetune(cfg: dict[str, Any], *, run_dir: Path, command: list[str]) -> dict[
         say.phase("fine-tuning")
         tuner = trainer.FineTuner(model, settings=settings, sets=sets, base=base, guard_tolerance=evaluation["guard_tolerance"],
                                   batch_seconds=evaluation["batch_seconds"])
-        best = trainer.fit(
-            tuner, loaders.train_loader(plan, model, num_batches=num_steps * optimization["accumulate"], num_workers=data["num_workers"]),
-            run_dir=run_dir, num_steps=num_steps, validations=evaluation["validations"], gradient_clip=optimization["gradient_clip"],
-            accumulate=optimization["accumulate"], devices=devices, callbacks=[callbacks.ProgressBar(say, num_steps=num_steps)],
-            loggers=trainer.build_loggers(**cfg["logger"], run_dir=run_dir, experiment=cfg["name"]))
+        if resume_from:
+            checkpoints.check_same_model(resume_from, model)
+            say.lines([f"continuing from {resume_from.name}"])
+        checkpointer = checkpoints.Checkpointer(run_dir / "checkpoints", **cfg["checkpoint"], keep_weights=1)
+        trainer.fit(
+            tuner, loaders.train_loader(plan, model, num_batches=num_steps * optimization["accumulate"], num_workers=data["num_workers"],
+                                        start=checkpoints.position_of(resume_from)),
+            num_steps=num_steps, validations=evaluation["validations"], gradient_clip=optimization["gradient_clip"],
+            accumulate=optimization["accumulate"], devices=devices, callbacks=[callbacks.ProgressBar(say, num_steps=num_steps), checkpointer],
+            loggers=trainer.build_loggers(**cfg["logger"], run_dir=run_dir, experiment=cfg["name"], resume_step=resume_step), resume_from=resume_from)
 
         say.phase("choosing between checkpoints and interpolations with the base")
         export.save_nemo(model, run_dir / "last.nemo")
         model.to(devices["device"])  # Lightning leaves it on the CPU
-        (best_state, best_step), last_state = export.read_weights(best), interpolation.copy_state(model)
+        best_step = checkpoints.best_step(tuner.history)
+        best_state, last_state = checkpoints.read_weights(run_dir / "checkpoints", best_step), interpolation.copy_state(model)
         candidates = interpolation.choose_weights(model, base=base_state, best=best_state, last=last_state, evaluate=tuner.evaluate,
                                                   alphas=evaluation["interpolation"])
         say.candidates(candidates)

@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 
-from parakeet_ft import adaptation, budget, configuration, optim, trainer
+from parakeet_ft import adaptation, budget, checkpoints, configuration, optim, trainer
 from parakeet_ft.model import vocabulary
 
 OPTIONS = [(group, option) for group in configuration.groups() for option in configuration.options_of(group)]
@@ -23,7 +23,8 @@ def test_every_option_composes_and_has_the_keys_of_its_group(group, option):
     ("budget", budget.num_steps, {"plan", "accumulate"}),
     ("optim", optim.settings, {"model", "hours_per_pass", "num_steps"}),
     ("trainer", trainer.resolve, set()),
-    ("logger", trainer.build_loggers, {"run_dir", "experiment"}),
+    ("checkpoint", checkpoints.Checkpointer, {"directory", "keep_weights"}),
+    ("logger", trainer.build_loggers, {"run_dir", "experiment", "resume_step"}),
     ("tokenizer", vocabulary.adapt_vocabulary, {"model", "texts", "workdir"}),
 ])
 def test_the_keys_of_a_group_are_the_arguments_of_its_function(group, function, filled_by_the_recipe):

@@ -4,15 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from parakeet_ft.data.manifest import atomic_path
-
-
-def read_weights(checkpoint: Path) -> tuple[dict[str, torch.Tensor], int]:
-    """The model's state dict and the step out of a Lightning checkpoint of a FineTuner."""
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    return {key.removeprefix("model."): value for key, value in content["state_dict"].items()}, int(content["global_step"])
 
 
 def save_nemo(model, path: Path) -> Path:

@@ -13,7 +13,7 @@ from parakeet_ft.data.manifest import read_manifest
 from recipes.finetune import finetune
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = {"best.nemo", "last.nemo", "report.html", "report.json", "report.md", "run.json", "run.log", "metrics.csv", "checkpoints", "hparams.yaml"}
+FILES = {"best.nemo", "last.nemo", "report.html", "report.json", "report.md", "run.json", "run.log", "metrics.csv", "checkpoints", "hparams.yaml", "baseline.json"}
 GOLDEN_LOSSES = [6.6268, 11.5711, 4.9455, 4.7092, 4.4039, 5.8387]
 
 
@@ -49,7 +49,9 @@ def test_a_run_leaves_exactly_these_files(run):
     run_dir, _ = run
     assert {p.name for p in run_dir.iterdir()} == FILES
     assert (run_dir.parent / "latest").resolve() == run_dir
-    assert len(list((run_dir / "checkpoints").glob("step=*.ckpt"))) == 1 and (run_dir / "checkpoints" / "last.ckpt").exists()
+    best = max(run[1]["history"][1:], key=lambda point: point["selection_score"])["step"]
+    assert {p.name for p in (run_dir / "checkpoints").iterdir()} == {"resume-step=000003.ckpt", "resume-step=000006.ckpt", "weights-step=000006.ckpt",
+                                                                   f"weights-step={best:06d}.ckpt"}
 
 
 def test_the_losses_are_the_golden_ones(run):
