@@ -141,9 +141,12 @@ class Checkpointer(pl.Callback):
         wanted = self._agreed(trainer, position)
         if wanted:
             self._save(trainer)
+        self._stop_if_asked(trainer, wanted)
+
+    def _stop_if_asked(self, trainer: pl.Trainer, wanted: int) -> None:
         if wanted > 1:
-            name = signal.Signals(wanted).name
-            raise Stopped(f"{name}: saved at step {trainer.global_step} of {trainer.max_steps} and stopped. The same command continues.")
+            raise Stopped(f"{signal.Signals(wanted).name}: saved at step {trainer.global_step} of {trainer.max_steps} and stopped. "
+                          "The same command continues.")
 
     def _agreed(self, trainer: pl.Trainer, position: int) -> int:
         """0: go on; 1: save; above: the signal for which to save and stop. The same on every rank."""
@@ -157,8 +160,8 @@ class Checkpointer(pl.Callback):
     def _is_time(self, trainer: pl.Trainer, position: int) -> bool:
         if position == self._saved_position or not position:
             return False
-        return bool(self.every_minutes and time.monotonic() - self._last_save >= 60 * self.every_minutes
-                    or self.every_steps and trainer.global_step % self.every_steps == 0)
+        return bool((self.every_minutes and time.monotonic() - self._last_save >= 60 * self.every_minutes)
+                    or (self.every_steps and trainer.global_step % self.every_steps == 0))
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         path = self.directory / f"weights-step={trainer.global_step:06d}.ckpt"
@@ -169,6 +172,7 @@ class Checkpointer(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._save(trainer)
+        self._stop_if_asked(trainer, self._agreed(trainer, self._saved_position))
 
     def _save(self, trainer: pl.Trainer) -> None:
         trainer.save_checkpoint(self.directory / f"resume-step={trainer.global_step:06d}.ckpt")

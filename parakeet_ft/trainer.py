@@ -93,7 +93,8 @@ class FineTuner(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         if self.history and self.history[-1]["step"] == self.global_step:
-            # Lightning 2.4 validates again when it continues from a checkpoint written after a validation.
+            # Lightning 2.4 validates again when it continues from a checkpoint written after a validation, and then counts a step of it.
+            self.trainer.fit_loop.epoch_loop._batches_that_stepped -= 1
             return
         metrics = self.evaluate()
         self.log_dict(metrics)
