@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
+from typing import Any
 
 import kaldialign
+import numpy as np
+
+from parakeet_ft.evaluation.normalization import Normalizer
 
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """Errors of hypotheses against references, summed over a set (micro-average)."""
+    """Errors of hypotheses against references, summed over a set (micro-average): of words and characters as they are, and normalised."""
 
     wer: float
     words: int
@@ -21,60 +24,115 @@ class Score:
     insertions: int
     cer: float
     characters: int
+    character_substitutions: int
+    character_deletions: int
+    character_insertions: int
     wer_normalized: float
+    words_normalized: int
+    substitutions_normalized: int
+    deletions_normalized: int
+    insertions_normalized: int
+    cer_normalized: float
+    characters_normalized: int
+    character_errors_normalized: int
+    normalizer: str
     utterances: int
 
 
-@lru_cache(maxsize=1)
-def _english() -> Callable[[str], str]:
-    from whisper_normalizer.english import EnglishTextNormalizer
-
-    return EnglishTextNormalizer()
-
-
-@lru_cache(maxsize=100_000)
-def normalize(text: str) -> str:
-    """Text as on the Open ASR Leaderboard: whisper-normalizer's English normaliser."""
-    return _english()(text)
-
-
-def _errors(references: Sequence[Sequence], hypotheses: Sequence[Sequence]) -> Counter:
-    total: Counter = Counter()
-    for reference, hypothesis in zip(references, hypotheses, strict=True):
+def _counts(references: Sequence[Sequence[str]], hypotheses: Sequence[Sequence[str]]) -> np.ndarray:
+    if len(references) != len(hypotheses):
+        raise ValueError(f"{len(references)} references but {len(hypotheses)} hypotheses")
+    rows = np.zeros((len(references), 4), dtype=np.int64)
+    for row, reference, hypothesis in zip(rows, references, hypotheses, strict=True):
         edits = kaldialign.edit_distance(list(reference), list(hypothesis))
-        total.update({key: edits[key] for key in ("sub", "del", "ins")} | {"length": len(reference)})
-    total["errors"] = total["sub"] + total["del"] + total["ins"]
-    return total
+        row[:] = edits["sub"], edits["del"], edits["ins"], len(reference)
+    return rows
 
 
-def score(references: Sequence[str], hypotheses: Sequence[str]) -> Score:
+def word_errors(references: Sequence[str], hypotheses: Sequence[str]) -> np.ndarray:
+    """(N, 4): substitutions, deletions, insertions and reference words of each utterance. Raises ValueError if the lengths differ."""
+    return _counts([text.split() for text in references], [text.split() for text in hypotheses])
+
+
+def character_errors(references: Sequence[str], hypotheses: Sequence[str]) -> np.ndarray:
+    """As word_errors, of characters; runs of spaces count as one."""
+    return _counts([" ".join(text.split()) for text in references], [" ".join(text.split()) for text in hypotheses])
+
+
+def _rate(counts: np.ndarray) -> tuple[float, int, int, int, int]:
+    """Rate, length, substitutions, deletions, insertions of a sum of counts (4)."""
+    substitutions, deletions, insertions, length = (int(n) for n in counts)
+    return (substitutions + deletions + insertions) / max(length, 1), length, substitutions, deletions, insertions
+
+
+def score(references: Sequence[str], hypotheses: Sequence[str], *, normalizer: Normalizer = Normalizer()) -> Score:  # noqa: B008 (it is frozen)
     """Score hypotheses against references of the same number and order.
 
     The rate of an empty reference set is the number of errors, so that words in silence are never free.
     Raises ValueError if the lengths differ.
     """
-    if len(references) != len(hypotheses):
-        raise ValueError(f"{len(references)} references but {len(hypotheses)} hypotheses")
-    words = _errors([r.split() for r in references], [h.split() for h in hypotheses])
-    characters = _errors([" ".join(r.split()) for r in references], [" ".join(h.split()) for h in hypotheses])
-    normalized = _errors([normalize(r).split() for r in references], [normalize(h).split() for h in hypotheses])
-    return Score(wer=words["errors"] / max(words["length"], 1), words=words["length"], substitutions=words["sub"], deletions=words["del"],
-                 insertions=words["ins"], cer=characters["errors"] / max(characters["length"], 1), characters=characters["length"],
-                 wer_normalized=normalized["errors"] / max(normalized["length"], 1), utterances=len(references))
+    words = _rate(word_errors(references, hypotheses).sum(axis=0))
+    characters = _rate(character_errors(references, hypotheses).sum(axis=0))
+    plain = [normalizer(text) for text in references], [normalizer(text) for text in hypotheses]
+    words_plain, characters_plain = _rate(word_errors(*plain).sum(axis=0)), _rate(character_errors(*plain).sum(axis=0))
+    return Score(*words, *characters, *words_plain, *characters_plain[:2], sum(characters_plain[2:]), normalizer.describe(), len(references))
 
 
-def compare(references: Sequence[str], before: Sequence[str], after: Sequence[str], *, replications: int = 2000) -> dict[str, float | str]:
-    """Paired bootstrap over utterances (Bisani and Ney 2004, by kaldialign): is `after` really different from `before`?
+def pool(scores: Sequence[Score]) -> Score:
+    """One score over several sets: errors and lengths are added (micro-average). Raises ValueError if they were normalised differently."""
+    if len({s.normalizer for s in scores}) != 1:
+        raise ValueError(f"Sets normalised differently cannot be pooled: {sorted({s.normalizer for s in scores})}")
+    total = {f.name: sum(getattr(s, f.name) for s in scores) for f in dataclasses.fields(Score) if f.type == "int"}
+    rates = {"wer": ("substitutions", "deletions", "insertions", "words"),
+             "cer": ("character_substitutions", "character_deletions", "character_insertions", "characters"),
+             "wer_normalized": ("substitutions_normalized", "deletions_normalized", "insertions_normalized", "words_normalized"),
+             "cer_normalized": ("character_errors_normalized", "characters_normalized")}
+    return Score(**total, **{rate: sum(total[name] for name in errors) / max(total[length], 1) for rate, (*errors, length) in rates.items()},
+                 normalizer=scores[0].normalizer)
 
-    Returns the probability that `after` has fewer errors and a verdict in words: better (>= 0.975), worse (<= 0.025) or
-    not distinguishable.
+
+def compare(references: Sequence[str], before: Sequence[str], after: Sequence[str], *, speakers: Sequence[str | None] | None = None,
+            replications: int = 2000, seed: int = 0) -> dict[str, Any]:
+    """Paired bootstrap: is `after` really different from `before`?
+
+    Resamples utterances (Bisani and Ney 2004), or, where `speakers` names one for every utterance and two or more in all, whole speakers,
+    whose utterances are not independent. Returns the difference of the WERs (after - before), its 95 % interval, the probability that
+    `after` has fewer errors, what was resampled and how many, and a verdict: better or worse if the interval is on one side of 0, else
+    not distinguishable. The interval's percentiles are widened as for Student's t (Hesterberg 2015, section 5.3), since with few units plain
+    percentiles are too narrow.
     """
-    lists = [[text.split() for text in texts] for texts in (references, before, after)]
-    if lists[1] == lists[2] or not any(lists[0]):
-        return {"probability_better": 0.5, "verdict": "not distinguishable"}
-    probability = kaldialign.bootstrap_wer_ci(*lists, replications=replications)["p_s2_improv_over_s1"]
-    verdict = "better" if probability >= 0.975 else "worse" if probability <= 0.025 else "not distinguishable"
-    return {"probability_better": float(probability), "verdict": verdict}
+    first, second = word_errors(references, before), word_errors(references, after)
+    values = np.stack([second[:, :3].sum(axis=1) - first[:, :3].sum(axis=1), first[:, 3]], axis=1)
+    resampled = "utterances"
+    if speakers is not None and all(speakers) and len(set(speakers)) > 1:
+        resampled, names = "speakers", sorted(set(speakers))
+        values = np.stack([values[[s == name for s in speakers]].sum(axis=0) for name in names])
+    count = len(values)
+    difference = values[:, 0].sum() / max(values[:, 1].sum(), 1)
+    known = {"difference": float(difference), "resampled": resampled, "units": count}
+    if not values[:, 0].any():
+        return known | {"low": 0.0, "high": 0.0, "probability_better": 0.5, "verdict": "not distinguishable"}
+    if count < 2:
+        return known | {"low": None, "high": None, "probability_better": 0.5, "verdict": "not distinguishable"}
+    draws = _resampled(values, replications=replications, seed=seed)
+    low, high = np.quantile(draws, _tails(count))
+    probability = float((draws < 0).mean() + (draws == 0).mean() / 2)
+    verdict = "better" if high < 0 else "worse" if low > 0 else "not distinguishable"
+    return known | {"low": float(low), "high": float(high), "probability_better": probability, "verdict": verdict}
+
+
+def _resampled(values: np.ndarray, *, replications: int, seed: int) -> np.ndarray:
+    """Ratios (replications) of the sums of values' (N, 2) columns, N rows drawn with replacement each time."""
+    rng, count = np.random.default_rng(seed), len(values)
+    sums = np.stack([values[rng.integers(count, size=count)].sum(axis=0) for _ in range(replications)])
+    return sums[:, 0] / np.maximum(sums[:, 1], 1)
+
+
+def _tails(count: int) -> tuple[float, float]:
+    from scipy.special import ndtr, stdtrit
+
+    low = float(ndtr(np.sqrt(count / (count - 1)) * stdtrit(count - 1, 0.025)))
+    return low, 1 - low
 
 
 def word_diff(reference: str, hypothesis: str) -> list[tuple[str, str]]:
