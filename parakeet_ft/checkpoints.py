@@ -45,6 +45,12 @@ def is_whole(path: Path) -> bool:
         return False
 
 
+def clear_half_written(run_dir: Path) -> None:
+    """Delete the temporary files that a killed process left behind; only for the process that holds the directory."""
+    for path in run_dir.rglob(".*.tmp"):
+        path.unlink()
+
+
 def newest(directory: Path) -> tuple[Path | None, list[str]]:
     """The newest whole checkpoint to continue from, and a line for each damaged one that was passed over."""
     lines = []

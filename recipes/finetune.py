@@ -27,12 +27,13 @@ def finetune(cfg: dict[str, Any], *, run_dir: Path, command: list[str]) -> dict[
     with libraries_to(run_dir / "run.log") as terminal:
         say = Narrator(terminal)
         say.phase("importing NeMo and torch")
-        from parakeet_ft import adaptation, budget, callbacks, checkpoints, loaders, optim, trainer
+        from parakeet_ft import adaptation, adapters, budget, callbacks, checkpoints, loaders, lora, optim, trainer
         from parakeet_ft.evaluation import report, transcribe, wer
         from parakeet_ft.model import attention, export, interpolation, restore, vocabulary
         from parakeet_ft.provenance import Run
 
         sets = configuration.read_manifests(cfg)
+        checkpoints.clear_half_written(run_dir)
         resume_from, damaged = checkpoints.newest(run_dir / "checkpoints")
         say.lines(damaged)
         resume_step = checkpoints.step_of(resume_from) if resume_from else 0
@@ -55,20 +56,21 @@ def finetune(cfg: dict[str, Any], *, run_dir: Path, command: list[str]) -> dict[
         say.phase(f"preparing: tokenizer {cfg['tokenizer']['mode']}, what learns, data")
         change = vocabulary.adapt_vocabulary(model, texts=[u.text for u in sets["train"]], workdir=run_dir, **cfg["tokenizer"])
         say.lines(change.lines())
+        learning = adaptation.set_learning(model, num_new_pieces=len(change.new), **cfg["adaptation"])
         base_state = interpolation.copy_state(model)
-        learning = adaptation.set_learning(model, **cfg["adaptation"])
         loss = trainer.use_loss_for(model, device=devices["device"])
         plan = loaders.Plan(sets["train"] + sets.get("replay", []), num_domain=len(sets["train"]), replay_ratio=data["replay"]["ratio"],
                             batch_seconds=data["batch_seconds"], seed=cfg["seed"], num_ranks=devices["num_ranks"])
         num_steps = budget.num_steps(plan, accumulate=optimization["accumulate"], **cfg["budget"])
-        settings = optim.settings(model, hours_per_pass=plan.hours_of_pass, num_steps=num_steps, **optimization)
-        run.record(model=restore.describe(model), vocabulary=dataclasses.asdict(change), adaptation=learning, loss=loss, trainer=devices, optimizer=settings,
+        settings = optim.settings(model, hours_per_pass=plan.hours_of_pass, num_new_pieces=len(change.new), num_steps=num_steps, **optimization)
+        tuner = trainer.FineTuner(model, settings=settings, sets=sets, base=base, guard_tolerance=evaluation["guard_tolerance"],
+                                  batch_seconds=evaluation["batch_seconds"])
+        run.record(model=restore.describe(model), vocabulary=dataclasses.asdict(change), adaptation=learning.facts(num_steps=num_steps), loss=loss,
+                   trainer=devices, optimizer=settings | {"groups": optim.describe(tuner.optimizer)},
                    budget=budget.describe(plan, num_steps=num_steps, accumulate=optimization["accumulate"]))
         say.facts(run.content["effective"])
 
         say.phase("fine-tuning")
-        tuner = trainer.FineTuner(model, settings=settings, sets=sets, base=base, guard_tolerance=evaluation["guard_tolerance"],
-                                  batch_seconds=evaluation["batch_seconds"])
         if resume_from:
             checkpoints.check_same_model(resume_from, model)
             say.lines([f"continuing from {resume_from.name}"])
@@ -77,20 +79,25 @@ def finetune(cfg: dict[str, Any], *, run_dir: Path, command: list[str]) -> dict[
             tuner, loaders.train_loader(plan, model, num_batches=num_steps * optimization["accumulate"], num_workers=data["num_workers"],
                                         start=checkpoints.position_of(resume_from)),
             num_steps=num_steps, validations=evaluation["validations"], gradient_clip=optimization["gradient_clip"],
-            accumulate=optimization["accumulate"], devices=devices, callbacks=[callbacks.ProgressBar(say, num_steps=num_steps), checkpointer],
+            accumulate=optimization["accumulate"], devices=devices,
+            callbacks=[adaptation.Unfreezing(learning), callbacks.ProgressBar(say, num_steps=num_steps), checkpointer],
             loggers=trainer.build_loggers(**cfg["logger"], run_dir=run_dir, experiment=cfg["name"], resume_step=resume_step), resume_from=resume_from)
 
         say.phase("choosing between checkpoints and interpolations with the base")
+        run.record(learned=adaptation.check_learned(base_state, model.state_dict(), learning=learning, step=tuner.global_step, num_steps=num_steps))
+        say.lines([adaptation.learned_line(run.content["effective"]["learned"])])
+        plain = lora.merge(model)
         export.save_nemo(model, run_dir / "last.nemo")
         model.to(devices["device"])  # Lightning leaves it on the CPU
         best_step = checkpoints.best_step(tuner.history)
-        best_state, last_state = checkpoints.read_weights(run_dir / "checkpoints", best_step), interpolation.copy_state(model)
-        candidates = interpolation.choose_weights(model, base=base_state, best=best_state, last=last_state, evaluate=tuner.evaluate,
+        best_state, last_state = plain(checkpoints.read_weights(run_dir / "checkpoints", best_step)), interpolation.copy_state(model)
+        candidates = interpolation.choose_weights(model, base=plain(base_state), best=best_state, last=last_state, evaluate=tuner.evaluate,
                                                   alphas=evaluation["interpolation"])
         say.candidates(candidates)
 
         say.phase("exporting and scoring best.nemo, restored from disk")
         export.save_nemo(model, run_dir / "best.nemo")
+        adapters.save(model, run_dir / "adapters.pt")
         tuned_model = restore.restore(str(run_dir / "best.nemo")).to(devices["device"])
         after = transcribe.transcribe_sets(tuned_model, sets, batch_seconds=evaluation["batch_seconds"])
         tuned = {key: wer.score([u.text for u in sets[key]], texts) for key, texts in after.items()}
