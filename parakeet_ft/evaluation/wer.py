@@ -98,8 +98,7 @@ def compare(references: Sequence[str], before: Sequence[str], after: Sequence[st
     Resamples utterances (Bisani and Ney 2004), or, where `speakers` names one for every utterance and two or more in all, whole speakers,
     whose utterances are not independent. Returns the difference of the WERs (after - before), its 95 % interval, the probability that
     `after` has fewer errors, what was resampled and how many, and a verdict: better or worse if the interval is on one side of 0, else
-    not distinguishable. The interval's percentiles are widened as for Student's t (Hesterberg 2015, section 5.3), since with few units plain
-    percentiles are too narrow.
+    not distinguishable.
     """
     first, second = word_errors(references, before), word_errors(references, after)
     values = np.stack([second[:, :3].sum(axis=1) - first[:, :3].sum(axis=1), first[:, 3]], axis=1)
@@ -114,25 +113,31 @@ def compare(references: Sequence[str], before: Sequence[str], after: Sequence[st
         return known | {"low": 0.0, "high": 0.0, "probability_better": 0.5, "verdict": "not distinguishable"}
     if count < 2:
         return known | {"low": None, "high": None, "probability_better": 0.5, "verdict": "not distinguishable"}
-    draws = _resampled(values, replications=replications, seed=seed)
-    low, high = np.quantile(draws, _tails(count))
+    draws = resample(values, replications=replications, seed=seed)
+    low, high = interval(draws, units=count)
     probability = float((draws < 0).mean() + (draws == 0).mean() / 2)
     verdict = "better" if high < 0 else "worse" if low > 0 else "not distinguishable"
-    return known | {"low": float(low), "high": float(high), "probability_better": probability, "verdict": verdict}
+    return known | {"low": low, "high": high, "probability_better": probability, "verdict": verdict}
 
 
-def _resampled(values: np.ndarray, *, replications: int, seed: int) -> np.ndarray:
-    """Ratios (replications) of the sums of values' (N, 2) columns, N rows drawn with replacement each time."""
+def resample(values: np.ndarray, *, replications: int, seed: int) -> np.ndarray:
+    """Ratios (replications) of the sums of values' (N, 2) columns, such as errors and words, N rows drawn with replacement each time."""
     rng, count = np.random.default_rng(seed), len(values)
-    sums = np.stack([values[rng.integers(count, size=count)].sum(axis=0) for _ in range(replications)])
+    at_once = max(1, 1_000_000 // count)
+    sums = [values[rng.integers(count, size=(min(at_once, replications - start), count))].sum(axis=1) for start in range(0, replications, at_once)]
+    sums = np.concatenate(sums)
     return sums[:, 0] / np.maximum(sums[:, 1], 1)
 
 
-def _tails(count: int) -> tuple[float, float]:
+def interval(draws: np.ndarray, *, units: int) -> tuple[float, float]:
+    """The 95 % interval of a bootstrap's draws over so many units.
+
+    Its percentiles are widened as for Student's t (Hesterberg 2015, section 5.3): with few units plain percentiles are too narrow.
+    """
     from scipy.special import ndtr, stdtrit
 
-    low = float(ndtr(np.sqrt(count / (count - 1)) * stdtrit(count - 1, 0.025)))
-    return low, 1 - low
+    tail = float(ndtr(np.sqrt(units / (units - 1)) * stdtrit(units - 1, 0.025)))
+    return float(np.quantile(draws, tail)), float(np.quantile(draws, 1 - tail))
 
 
 def word_diff(reference: str, hypothesis: str) -> list[tuple[str, str]]:
