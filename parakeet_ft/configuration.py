@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
+from parakeet_ft import distributed, launcher
 from parakeet_ft.data.manifest import Utterance, read_manifest
 from parakeet_ft.errors import UserError
 
@@ -52,8 +54,8 @@ def expand_shorthand(overrides: list[str]) -> list[str]:
     budgets = [key for key in ("budget.epochs", "budget.hours", "budget.steps") if given.get(key, "null") != "null"]
     if len(budgets) > 1:
         raise UserError(f"{' and '.join(budgets)} are both given; a run has one budget: keep one of them.")
-    if budgets and budgets != ["budget.epochs"]:
-        out.append("budget.epochs=null")
+    if budgets:
+        out += [f"budget.{key}=null" for key in ("epochs", "hours", "steps") if f"budget.{key}" not in given]
     return out
 
 
@@ -134,14 +136,41 @@ def check_range(config: dict[str, Any]) -> None:
              ("optim.warmup_ratio", config["optim"]["warmup_ratio"], lambda v: 0 <= v < 1, "between 0 and 1"),
              ("optim.accumulate", config["optim"]["accumulate"], lambda v: isinstance(v, int) and v > 0, "a whole number above 0"),
              ("evaluation.validations", config["evaluation"]["validations"], lambda v: isinstance(v, int) and v > 0, "a whole number above 0")]
+    adaptation = config["adaptation"]
+    rules += [("adaptation.mode", adaptation["mode"], lambda v: v in ("weights", "lora", "adapters"), "weights, lora or adapters"),
+              ("adaptation.learn_decoder", adaptation["learn_decoder"], lambda v: v in ("auto", True, False), "auto, true or false"),
+              ("adaptation.first_layers", adaptation["first_layers"], lambda v: v >= 0 and (v < 1 or v == int(v)), "a whole number, or a share below 1"),
+              ("adaptation.unfreeze", adaptation["unfreeze"], lambda v: not v or (len(v) == 2 and 0 <= v[0] <= v[1] < 1),
+               "[] or two shares of the run, as [0.1,0.5]"),
+              ("optim.layer_decay", config["optim"]["layer_decay"], lambda v: 0 < v <= 1, "above 0 and at most 1")]
+    rules += [(f"adaptation.{key}", adaptation[key], lambda v: isinstance(v, int) and v > 0, "a whole number above 0") for key in ("lora_rank", "adapter_dim")]
+    rules += [(f"optim.{key}", config["optim"][key], lambda v: v > 0, "above 0")
+              for key in ("decoder_lr_ratio", "new_pieces_lr_ratio", "adapter_lr_ratio")]
     rules += [(f"budget.{key}", value, lambda v: v is None or v > 0, "above 0") for key, value in config["budget"].items()]
+    evaluation, distillation = config["evaluation"], config["distillation"]
+    rules += [("evaluation.alarm_after", evaluation["alarm_after"], lambda v: isinstance(v, int) and v > 0, "a whole number above 0"),
+              ("evaluation.ema_decay", evaluation["ema_decay"], lambda v: v is None or 0 < v < 1, "null or between 0 and 1"),
+              ("distillation.weight", distillation["weight"], lambda v: v >= 0, "0 or more"),
+              ("distillation.temperature", distillation["temperature"], lambda v: v > 0, "above 0")]
+    rules += [(f"evaluation.{key}", evaluation[key], lambda v: v is None or (isinstance(v, int) and v > 0), "null or a whole number above 0")
+              for key in ("patience", "average_last")]
     if config["optim"]["lr"] != "auto":
         rules.append(("optim.lr", config["optim"]["lr"], lambda v: isinstance(v, int | float) and v > 0, "auto or a number above 0"))
     for key, value, fits, expected in rules:
-        if not fits(value):
+        try:
+            usable = fits(value)
+        except TypeError:  # null, or a list of words
+            usable = False
+        if not usable:
             raise UserError(f"{key}={value!r}: expected {expected}.")
     if sum(value is not None for value in config["budget"].values()) != 1:
         raise UserError("No budget: give one of budget.epochs, budget.hours or budget.steps.")
+    if distillation["weight"] and config["tokenizer"]["mode"] == "replace":
+        raise UserError("distillation.weight is above 0 with tokenizer=replace: the checkpoint's pieces are gone, so its outputs are no measure. "
+                        "Use tokenizer=keep or extend, or distillation.weight=0.")
+    if "mlflow" in config["logger"]["names"] and not importlib.util.find_spec("mlflow"):
+        raise UserError("logger.names holds mlflow, but MLflow is not installed; it is not part of the pinned environment. `pip install mlflow-skinny` "
+                        "adds it (mind what it does to pinned versions), or use logger=tensorboard or wandb.")
 
 
 def manifest_paths(config: dict[str, Any]) -> dict[str, str]:
@@ -183,7 +212,7 @@ def check_finetune(argv: list[str]) -> tuple[list[str], dict[str, Any], dict[str
     config = compose("finetune", overrides)
     check_range(config)
     sets = read_manifests(config)
-    for key, path in manifest_paths(config).items():
+    for key, path in manifest_paths(config).items() if distributed.checks_for_its_node() else ():
         for warning in quick_check(sets[key], where=path):
             print(f"warning: {warning}", file=sys.stderr)
     check_source(config["model"]["source"])
@@ -225,7 +254,11 @@ def prepare(name: str, text: str) -> None:
         sys.argv[1:] = arguments
         return
     given = next((value.strip("'\"") for key, _, value in (a.partition("=") for a in arguments) if key == "hydra.run.dir"), None)
-    directory, lines = choose(identity_of(config), parent=Path("outputs") / config["name"], given=given and Path(given), resume=config["resume"])
-    for line in lines:
+    launcher.start(launcher=config["launcher"], trainer=config["trainer"] | ({"devices": 1} if config["smoke"] else {}), arguments=sys.argv[1:])
+    distributed.join(timeout_minutes=config["trainer"]["timeout_minutes"])
+    directory, lines = distributed.on_first(lambda: choose(
+        identity_of(config), parent=Path("outputs") / config["name"], given=given and Path(given), resume="never" if config["smoke"] else config["resume"]))
+    for line in lines if not distributed.rank() else ():
         print(line)
-    sys.argv[1:] = [*(a for a in arguments if not a.startswith("hydra.run.dir=")), f"hydra.run.dir='{directory}'"]
+    sys.argv[1:] = [*(a for a in arguments if not a.startswith("hydra.run.dir=")), f"hydra.run.dir='{directory}'",
+                    *(["hydra.output_subdir=null"] if distributed.rank() else [])]  # rank 0 keeps Hydra's record

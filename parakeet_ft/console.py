@@ -14,6 +14,8 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.table import Table
 
+from parakeet_ft import distributed
+
 NAMES = {"validation": "domain (dev)", "test": "domain (test)", "guard_validation": "guard (dev)", "guard_test": "guard (test)"}
 
 
@@ -35,7 +37,8 @@ def libraries_to(path: Path) -> Iterator[TextIO]:
     for name in ("nv_one_logger.api.config", "nv_one_logger.training_telemetry.api.training_telemetry_provider"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
-        with os.fdopen(os.dup(saved[0]), "w", buffering=1, encoding="utf-8") as terminal:
+        # Of several ranks the first alone talks.
+        with os.fdopen(os.open(os.devnull, os.O_WRONLY) if distributed.rank() else os.dup(saved[0]), "w", buffering=1, encoding="utf-8") as terminal:
             yield terminal
     finally:
         sys.stdout.flush()
@@ -76,7 +79,8 @@ class Narrator:
 
     def candidates(self, rows: list[dict[str, Any]]) -> None:
         """What was tried for best.nemo, the winner first."""
-        self.lines([f"{'->' if row is rows[0] else '  '} {row['weights']:<34} alpha {row['alpha']:.1f}  domain {100 * row['val_wer']:5.1f} %"
+        width = max(len(row["description"]) for row in rows)
+        self.lines([f"{'->' if row is rows[0] else '  '} {row['description']:<{width}}  domain {100 * row['val_wer']:5.1f} %"
                     + (f"  guard {100 * row['guard_wer']:5.1f} %" if "guard_wer" in row else "") + f"  score {row['selection_score']:6.3f}"
                     for row in rows])
 
@@ -89,7 +93,10 @@ class Narrator:
             f"data       1 pass = {budget['steps_per_pass']} steps of at most {budget['batch_seconds']:g} s on {budget['num_ranks']} device(s), "
             f"{budget['hours_per_pass']:.2f} h with replay; this run = {budget['passes']:.1f} passes, {budget['steps']} steps",
             f"optimiser  AdamW, peak lr {optimizer['lr']:g} ({optimizer['lr_reason']}), {optimizer['warmup_steps']} warm-up steps, cosine",
-            f"device     {effective['trainer']['device']}, precision {effective['trainer']['precision']}"]
+            *(f"           {group['name']:<28} lr {group['lr']:.1e}  weight decay {group['weight_decay']:g}  {group['tensors']:4} tensors "
+              f"{group['weights'] / 1e6:8.3f} M weights" for group in optimizer["groups"]),
+            *(f"           {module} begins at step {step}" for module, step in learning["begins_at_step"].items()),
+            f"device     {devices_line(effective['trainer'])}"]
             + ([f"loss       {effective['loss']}"] if effective["loss"] else []))
 
     def finish(self, report: dict[str, Any], run_dir: Path) -> None:
@@ -104,6 +111,14 @@ class Narrator:
         self.lines([*report["notes"], f"best.nemo: {report['selection']}", report["verdict"], f"report: {run_dir / 'report.html'}",
                     f"done in {time.monotonic() - self.started:.0f} s"])
         self.console.print(summary_line(report, str(run_dir.parent / "latest" / report["model"])), markup=False)
+
+
+def devices_line(devices: dict[str, Any]) -> str:
+    """What runs where, from what trainer.resolve returns."""
+    several = f" on each of {devices['num_nodes']} nodes" if devices["num_nodes"] > 1 else ""
+    idle = devices["devices_found"] - devices["devices"]
+    return (f"{devices['devices']} {devices['accelerator'].upper()} rank(s){several}, strategy {devices['strategy']}, precision {devices['precision']}"
+            + (f"; {idle} of this node's {devices['devices_found']} GPUs are not used" if idle > 0 else ""))
 
 
 def link_latest(run_dir: Path) -> None:

@@ -9,10 +9,13 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.plugins import HalfPrecision, MixedPrecision, Precision
+from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 
-from parakeet_ft import watch
+from parakeet_ft import distributed, sharding, watch
 from parakeet_ft.checkpoints import WholeFiles, signals_restored
 from parakeet_ft.data.manifest import Utterance
+from parakeet_ft.distillation import Teacher
 from parakeet_ft.errors import UserError
 from parakeet_ft.evaluation import wer
 from parakeet_ft.evaluation.transcribe import transcribe
@@ -25,18 +28,33 @@ def seed_everything(seed: int) -> None:
     pl.seed_everything(seed, workers=True, verbose=False)
 
 
-def resolve(*, accelerator: str, devices: int, num_nodes: int, strategy: str, precision: str) -> dict[str, Any]:
-    """What `auto` means on this machine: accelerator, device, ranks and precision. Raises UserError if there is no such GPU."""
-    if accelerator not in ("auto", "cpu", "gpu"):
-        raise UserError(f"trainer.accelerator={accelerator!r}: expected auto, cpu or gpu.")
+PRECISIONS = {"32": "32-true", "32-true": "32-true", "bf16-mixed": "bf16-mixed", "bf16-true": "bf16-true", "16-mixed": "16-mixed"}
+
+
+def resolve(*, accelerator: str, devices: int | str, num_nodes: int | str, strategy: str, precision: str | int, timeout_minutes: float) -> dict[str, Any]:
+    """What `auto` means here: accelerator, device, ranks, strategy and precision. Raises UserError for what this machine or these ranks are not."""
+    place = distributed.find_place()
+    for key, value, valid in (("accelerator", accelerator, ("auto", "cpu", "gpu")), ("strategy", strategy, ("auto", "ddp", "fsdp")),
+                              ("precision", str(precision), ("auto", *PRECISIONS))):
+        if value not in valid:
+            raise UserError(f"trainer.{key}={value}: expected one of {', '.join(valid)}.")
+    for key, value, found in (("devices", devices, place.ranks_per_node), ("num_nodes", num_nodes, place.num_nodes)):
+        if value not in ("auto", found):
+            raise UserError(f"trainer.{key}={value}, but srun, torchrun or the only process gives {found}. Leave it out, or start as many.")
     if accelerator == "auto":
         accelerator = "gpu" if torch.cuda.is_available() else "cpu"
     if accelerator == "gpu" and not torch.cuda.is_available():
         raise UserError("trainer.accelerator=gpu, but torch sees no GPU here. Use trainer=auto, or install a CUDA build of torch.")
     if precision == "auto":
-        precision = "bf16-mixed" if accelerator == "gpu" else "32-true"
-    return {"accelerator": accelerator, "device": "cuda" if accelerator == "gpu" else "cpu", "devices": devices, "num_nodes": num_nodes,
-            "num_ranks": devices * num_nodes, "strategy": strategy, "precision": precision}
+        precision = "32-true" if accelerator == "cpu" else "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+    precision = PRECISIONS[str(precision)]
+    if precision == "16-mixed" and (accelerator == "cpu" or strategy == "fsdp"):
+        raise UserError(f"trainer.precision=16-mixed works neither on a CPU nor with fsdp; found {accelerator}, {strategy}. Use bf16-mixed or 32.")
+    if strategy == "auto":
+        strategy = "ddp" if place.num_ranks > 1 else "none"
+    return {"accelerator": accelerator, "device": "cuda" if accelerator == "gpu" else "cpu", "devices": place.ranks_per_node, "num_nodes": place.num_nodes,
+            "num_ranks": place.num_ranks, "devices_found": torch.cuda.device_count() if accelerator == "gpu" else 1, "strategy": strategy,
+            "precision": precision, "timeout_minutes": timeout_minutes}
 
 
 def use_loss_for(model, *, device: str) -> str | None:
@@ -52,19 +70,44 @@ class FineTuner(pl.LightningModule):
     """Trains `model` (a NeMo ASR model) and scores it at each validation with the project's own scorer.
 
     The NeMo model's own Lightning hooks are not used: its loaders, metrics and schedulers stay out of the run.
-    sets and base are the utterances and the untouched checkpoint's scores by role.
+    sets and base are the utterances and the untouched checkpoint's scores by role. Under FSDP a divided copy of `model` learns; `whole` is
+    `model`, and gets the copy's weights for each validation and at the end.
     """
 
     def __init__(self, model, *, settings: dict[str, Any], sets: dict[str, list[Utterance]], base: dict[str, wer.Score],
-                 guard_tolerance: float | None, batch_seconds: float) -> None:
+                 guard_tolerance: float | None, batch_seconds: float, teacher: Teacher | None = None) -> None:
         super().__init__()
         self.model, self.settings, self.sets, self.base = model, settings, sets, base
-        self.guard_tolerance, self.batch_seconds = guard_tolerance, batch_seconds
+        self._whole = (model,)  # in a tuple, as Lightning would divide and save a second module too
+        self.guard_tolerance, self.batch_seconds, self.teacher = guard_tolerance, batch_seconds, teacher
+        self._build_optimizer()
         self.history: list[dict[str, Any]] = []
         self.hypotheses: dict[str, list[str]] = {}
 
+    @property
+    def whole(self) -> torch.nn.Module:
+        return self._whole[0]
+
+    def _build_optimizer(self) -> None:
+        keys = ("lr", "decoder_lr_ratio", "adapter_lr_ratio", "layer_decay", "betas", "weight_decay", "warmup_steps", "min_lr_ratio", "num_steps")
+        self.optimizer, self.scheduler = build_optimizer(self.model, **{key: self.settings[key] for key in keys})
+
+    def configure_model(self) -> None:
+        if self.device_mesh is not None and self.model is self.whole:
+            self.model = sharding.sharded(self.whole, mesh=self.device_mesh["data_parallel"])
+            self._build_optimizer()
+
+    def on_fit_end(self) -> None:
+        if self.model is not self.whole:
+            sharding.gather(self.model, self.whole)
+            self.model = self.whole
+        self.model.float()  # after bf16-true
+
     def training_step(self, batch: tuple[torch.Tensor, ...], batch_index: int) -> torch.Tensor:
         losses = training_loss(self.model, *batch)
+        if self.teacher:
+            kept = self.teacher.loss(*batch[:2])
+            losses |= {"loss": losses["loss"] + self.teacher.weight * kept, "distillation_loss": kept}
         if not torch.isfinite(losses["loss"]):
             raise UserError(f"The loss is {losses['loss'].item()} at step {self.global_step} (batch of {len(batch[1])}, longest "
                             f"{batch[1].max().item()} samples, {batch[3].max().item()} tokens). Lower optim.lr, or look at this batch's data.")
@@ -78,9 +121,7 @@ class FineTuner(pl.LightningModule):
             self.trainer.val_check_batch = last
 
     def configure_optimizers(self) -> dict[str, Any]:
-        keys = ("lr", "betas", "weight_decay", "warmup_steps", "min_lr_ratio", "num_steps")
-        optimizer, scheduler = build_optimizer(self.model, **{key: self.settings[key] for key in keys})
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return {"optimizer": self.optimizer, "lr_scheduler": {"scheduler": self.scheduler, "interval": "step"}}
 
     def validation_step(self, batch: Any, batch_index: int) -> None:
         """Nothing: the validation sets are decoded whole at the end, sorted by length."""
@@ -96,6 +137,9 @@ class FineTuner(pl.LightningModule):
             # Lightning 2.4 validates again when it continues from a checkpoint written after a validation, and then counts a step of it.
             self.trainer.fit_loop.epoch_loop._batches_that_stepped -= 1
             return
+        if self.model is not self.whole:
+            sharding.gather(self.model, self.whole)
+        distributed.share_buffers(self.whole)  # DDP makes BatchNorm's statistics equal before a forward pass, not after
         metrics = self.evaluate()
         self.log_dict(metrics)
         self.history.append({"step": self.global_step, **metrics})
@@ -114,21 +158,18 @@ class FineTuner(pl.LightningModule):
 
     def _score(self, key: str) -> tuple[wer.Score, dict[str, float]]:
         """Score a set and look for signs of a collapse, divided over the ranks; every rank gets the whole set's figures."""
-        utterances, ranks, counts = self.sets[key], self.trainer.world_size, []
-        texts = transcribe(self.model, utterances[self.global_rank::ranks], batch_seconds=self.batch_seconds,
-                           on_frames=lambda silent, frames: counts.append((silent, frames)))
-        if ranks > 1:
-            gathered: list[Any] = [None] * ranks
-            torch.distributed.all_gather_object(gathered, (texts, counts))
-            texts = [gathered[i % ranks][0][i // ranks] for i in range(len(utterances))]
-            counts = [count for _, counts_of_rank in gathered for count in counts_of_rank]
-        self.hypotheses[key], references = texts, [u.text for u in utterances]
-        silent, frames = (sum(numbers) for numbers in zip(*counts, strict=True))
+        counts, references = [0, 0], [u.text for u in self.sets[key]]
+
+        def count(silent: int, frames: int) -> None:
+            counts[0], counts[1] = counts[0] + silent, counts[1] + frames
+        texts = distributed.divide(lambda mine: transcribe(self.whole, mine, batch_seconds=self.batch_seconds, on_frames=count), self.sets[key])
+        self.hypotheses[key] = texts
+        silent, frames = distributed.add(counts)
         return wer.score(references, texts), watch.signs(references, texts, silent_frames=silent, frames=frames)
 
 
 def build_loggers(names: list[str], *, run_dir: Path, project: str, experiment: str, resume_step: int) -> list[pl.loggers.Logger]:
-    """Loggers by name (csv, tensorboard, wandb). W&B without key or network works offline and says so in one line.
+    """Loggers by name (csv, tensorboard, wandb, mlflow). W&B without key or network works offline and says so in one line.
 
     resume_step: what was logged from this step on is forgotten, as it will be logged again.
     """
@@ -147,10 +188,14 @@ def build_loggers(names: list[str], *, run_dir: Path, project: str, experiment: 
             from lightning.pytorch.loggers import TensorBoardLogger
 
             loggers.append(TensorBoardLogger(run_dir, name="", version="tensorboard", purge_step=resume_step or None))
+        elif name == "mlflow":
+            from lightning.pytorch.loggers import MLFlowLogger
+
+            loggers.append(MLFlowLogger(experiment_name=project, run_name=experiment, save_dir=str(run_dir / "mlruns"), tags={"run_dir": str(run_dir)}))
         elif name == "wandb":
             loggers.append(_wandb_logger(run_dir, project=project, experiment=experiment))
         else:
-            raise UserError(f"logger.names holds {name!r}; expected csv, tensorboard or wandb.")
+            raise UserError(f"logger.names holds {name!r}; expected csv, tensorboard, wandb or mlflow.")
     return loggers
 
 
@@ -181,11 +226,48 @@ def fit(tuner: FineTuner, loader: torch.utils.data.DataLoader, *, num_steps: int
     """Fit for num_steps optimiser steps with about `validations` validations, one of them at the end; from a checkpoint on, if one is given."""
     every = max(1, round(num_steps / validations))
     trainer = pl.Trainer(
-        **{key: devices[key] for key in ("accelerator", "devices", "num_nodes", "strategy", "precision")}, max_steps=num_steps, max_epochs=1,
+        **{key: devices[key] for key in ("accelerator", "devices", "num_nodes")}, strategy=_strategy(devices), max_steps=num_steps, max_epochs=1,
         val_check_interval=every * accumulate, check_val_every_n_epoch=None, gradient_clip_val=gradient_clip or None,
         accumulate_grad_batches=accumulate, use_distributed_sampler=False, num_sanity_val_steps=0, log_every_n_steps=max(1, every // 10),
-        logger=loggers, callbacks=[pl.callbacks.LearningRateMonitor("step"), *callbacks], plugins=[WholeFiles()], enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False)
+        logger=loggers, callbacks=[pl.callbacks.LearningRateMonitor("step"), *callbacks], plugins=[WholeFiles(), *_plugins(devices)],
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+    if rank := distributed.rank():
+        torch.manual_seed(torch.initial_seed() + rank)  # other dropout and masks than rank 0's
     with signals_restored():
         # Lightning runs its validation hooks only with a loader; one dummy batch serves, as the tuner decodes whole sets.
         trainer.fit(tuner, loader, torch.utils.data.DataLoader([0], batch_size=None), ckpt_path=resume_from)
+
+
+def _strategy(devices: dict[str, Any]) -> Any:
+    if devices["strategy"] == "fsdp":
+        return sharding.strategy(devices["num_ranks"])
+    return "ddp" if devices["strategy"] == "ddp" else "auto"
+
+
+def _plugins(devices: dict[str, Any]) -> list[Any]:
+    """Ranks as parakeet_ft.distributed found them, so that Lightning starts none, nor handles Slurm's signals; and the precision."""
+    ranks = TorchElasticEnvironment() if distributed.num_ranks() > 1 else LightningEnvironment()
+    if devices["precision"] == "bf16-true":
+        return [ranks, BFloat16Weights()]
+    if devices["precision"].endswith("mixed"):
+        return [ranks, MixedPrecision(devices["precision"], devices["device"])]
+    return [ranks, Precision()]
+
+
+class BFloat16Weights(HalfPrecision):
+    """bf16-true, but for audio and features: Lightning 2.4 would round the samples, the filterbank and the window to 8 bits as well."""
+
+    def __init__(self) -> None:
+        super().__init__("bf16-true")
+
+    def convert_input(self, data: Any) -> Any:
+        return data
+
+    def convert_module(self, module: FineTuner) -> FineTuner:
+        preprocessor = module.model.preprocessor
+        kept = {name: buffer.clone() for name, buffer in preprocessor.named_buffers() if buffer.numel()}
+        module = super().convert_module(module)
+        for name, buffer in kept.items():
+            owner, _, key = name.rpartition(".")
+            setattr(preprocessor.get_submodule(owner), key, buffer)
+        return module

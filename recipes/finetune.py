@@ -3,6 +3,7 @@
     python recipes/finetune.py                       the bundled demo, a few minutes on a CPU
     python recipes/finetune.py model=parakeet_ctc_0.6b data.train=a.jsonl data.validation=b.jsonl
     python recipes/finetune.py model=path/to/any.nemo data.train=a.jsonl data.validation=b.jsonl data.replay.manifest=general.jsonl
+    python recipes/finetune.py smoke=true            learns one small batch by heart: do model, loss and data work together?
 
 Writes outputs/<name>/<time>/ with best.nemo, last.nemo, report.html, report.json, run.json, metrics.csv and run.log,
 and points outputs/<name>/latest at it.
@@ -16,7 +17,7 @@ from typing import Any
 
 import hydra
 
-from parakeet_ft import configuration
+from parakeet_ft import configuration, distributed
 from parakeet_ft.errors import exit_on_user_error
 
 
@@ -24,17 +25,18 @@ def finetune(cfg: dict[str, Any], *, run_dir: Path, command: list[str]) -> dict[
     """One fine-tuning run, from manifests to report; returns what report.json holds."""
     from parakeet_ft.console import Narrator, libraries_to, link_latest
 
-    with libraries_to(run_dir / "run.log") as terminal:
+    own_dir = distributed.own_directory(run_dir)
+    with libraries_to(own_dir / "run.log") as terminal:
         say = Narrator(terminal)
         say.phase("importing NeMo and torch")
-        from parakeet_ft import adaptation, adapters, budget, callbacks, checkpoints, loaders, lora, optim, trainer
+        from parakeet_ft import adaptation, adapters, budget, callbacks, checkpoints, distillation, loaders, lora, optim, smoke, trainer
         from parakeet_ft.evaluation import report, transcribe, wer
         from parakeet_ft.model import attention, export, interpolation, restore, vocabulary
         from parakeet_ft.provenance import Run
 
         sets = configuration.read_manifests(cfg)
-        checkpoints.clear_half_written(run_dir)
-        resume_from, damaged = checkpoints.newest(run_dir / "checkpoints")
+        distributed.on_first(lambda: checkpoints.clear_half_written(run_dir))
+        resume_from, damaged = distributed.on_first(lambda: checkpoints.newest(run_dir / "checkpoints"))
         say.lines(damaged)
         resume_step = checkpoints.step_of(resume_from) if resume_from else 0
         run = Run(run_dir, command=command, config=cfg, manifests=configuration.manifest_paths(cfg), identity=configuration.identity_of(cfg),
@@ -48,13 +50,15 @@ def finetune(cfg: dict[str, Any], *, run_dir: Path, command: list[str]) -> dict[
         devices = trainer.resolve(**cfg["trainer"])
         model.to(devices["device"])
 
-        say.phase("scoring the checkpoint as it is")
-        before = run.once("baseline", lambda: transcribe.transcribe_sets(model, sets, batch_seconds=evaluation["batch_seconds"]))
-        base = {key: wer.score([u.text for u in sets[key]], texts) for key, texts in before.items()}
-        say.scores(base)
+        if not cfg["smoke"]:
+            say.phase("scoring the checkpoint as it is")
+            before = run.once("baseline", lambda: transcribe.transcribe_sets(model, sets, batch_seconds=evaluation["batch_seconds"]))
+            base = {key: wer.score([u.text for u in sets[key]], texts) for key, texts in before.items()}
+            say.scores(base)
 
         say.phase(f"preparing: tokenizer {cfg['tokenizer']['mode']}, what learns, data")
-        change = vocabulary.adapt_vocabulary(model, texts=[u.text for u in sets["train"]], workdir=run_dir, **cfg["tokenizer"])
+        teacher = distillation.build_teacher(model, **cfg["distillation"])
+        change = vocabulary.adapt_vocabulary(model, texts=[u.text for u in sets["train"]], workdir=own_dir, **cfg["tokenizer"])
         say.lines(change.lines())
         learning = adaptation.set_learning(model, num_new_pieces=len(change.new), **cfg["adaptation"])
         base_state = interpolation.copy_state(model)
@@ -63,10 +67,20 @@ def finetune(cfg: dict[str, Any], *, run_dir: Path, command: list[str]) -> dict[
                             batch_seconds=data["batch_seconds"], seed=cfg["seed"], num_ranks=devices["num_ranks"])
         num_steps = budget.num_steps(plan, accumulate=optimization["accumulate"], **cfg["budget"])
         settings = optim.settings(model, hours_per_pass=plan.hours_of_pass, num_new_pieces=len(change.new), num_steps=num_steps, **optimization)
+        if cfg["smoke"]:
+            say.phase("smoke test: learning one small batch by heart")
+            learnt = smoke.overfit(model, smoke.choose(sets["train"]), settings=settings, precision=devices["precision"])
+            say.lines(learnt.lines())
+            say.end_phase()
+            run.record(smoke=learnt.facts())
+            run.finish(say.phases)
+            return learnt.facts()
+
         tuner = trainer.FineTuner(model, settings=settings, sets=sets, base=base, guard_tolerance=evaluation["guard_tolerance"],
-                                  batch_seconds=evaluation["batch_seconds"])
+                                  batch_seconds=evaluation["batch_seconds"], teacher=teacher)
+        followed = teacher and teacher.follow(model)
         run.record(model=restore.describe(model), vocabulary=dataclasses.asdict(change), adaptation=learning.facts(num_steps=num_steps), loss=loss,
-                   trainer=devices, optimizer=settings | {"groups": optim.describe(tuner.optimizer)},
+                   distillation=followed, trainer=devices, optimizer=settings | {"groups": optim.describe(tuner.optimizer)},
                    budget=budget.describe(plan, num_steps=num_steps, accumulate=optimization["accumulate"]))
         say.facts(run.content["effective"])
 
@@ -74,42 +88,49 @@ def finetune(cfg: dict[str, Any], *, run_dir: Path, command: list[str]) -> dict[
         if resume_from:
             checkpoints.check_same_model(resume_from, model)
             say.lines([f"continuing from {resume_from.name}"])
-        checkpointer = checkpoints.Checkpointer(run_dir / "checkpoints", **cfg["checkpoint"], keep_weights=1)
+        checkpointer = checkpoints.Checkpointer(run_dir / "checkpoints", **cfg["checkpoint"], keep_weights=evaluation["average_last"] or 1)
+        moving = callbacks.MovingAverage(decay=evaluation["ema_decay"]) if evaluation["ema_decay"] else None
+        watching = [callbacks.ProgressBar(say, num_steps=num_steps),
+                    callbacks.Watch(say, alarm_after=evaluation["alarm_after"], patience=evaluation["patience"], settling=len(change.new) > change.num_kept),
+                    callbacks.Hypotheses(run_dir / "hypotheses.jsonl", sets["validation"], before=before["validation"])]
         trainer.fit(
             tuner, loaders.train_loader(plan, model, num_batches=num_steps * optimization["accumulate"], num_workers=data["num_workers"],
-                                        start=checkpoints.position_of(resume_from)),
+                                        rank=distributed.rank(), start=checkpoints.position_of(resume_from)),
             num_steps=num_steps, validations=evaluation["validations"], gradient_clip=optimization["gradient_clip"],
             accumulate=optimization["accumulate"], devices=devices,
-            callbacks=[adaptation.Unfreezing(learning), callbacks.ProgressBar(say, num_steps=num_steps), checkpointer],
+            callbacks=[adaptation.Unfreezing(learning), *([moving] if moving else []), *watching, checkpointer],
             loggers=trainer.build_loggers(**cfg["logger"], run_dir=run_dir, experiment=cfg["name"], resume_step=resume_step), resume_from=resume_from)
 
         say.phase("choosing between checkpoints and interpolations with the base")
         run.record(learned=adaptation.check_learned(base_state, model.state_dict(), learning=learning, step=tuner.global_step, num_steps=num_steps))
         say.lines([adaptation.learned_line(run.content["effective"]["learned"])])
         plain = lora.merge(model)
-        export.save_nemo(model, run_dir / "last.nemo")
+        distributed.on_first(lambda: export.save_nemo(model, run_dir / "last.nemo"))
         model.to(devices["device"])  # Lightning leaves it on the CPU
         best_step = checkpoints.best_step(tuner.history)
-        best_state, last_state = plain(checkpoints.read_weights(run_dir / "checkpoints", best_step)), interpolation.copy_state(model)
-        candidates = interpolation.choose_weights(model, base=plain(base_state), best=best_state, last=last_state, evaluate=tuner.evaluate,
-                                                  alphas=evaluation["interpolation"])
+        recent = [checkpoints.step_of(path) for path in checkpoints.find(run_dir / "checkpoints", "weights")][-(evaluation["average_last"] or 1):]
+        candidates = interpolation.choose_weights(model, interpolation.candidates(
+            base=plain(base_state), last=interpolation.copy_state(model), last_step=tuner.global_step, alphas=evaluation["interpolation"],
+            best_step=best_step, recent_steps=recent, read=lambda step: plain(checkpoints.read_weights(run_dir / "checkpoints", step)),
+            moving_average=moving and (moving.describe(), lambda: plain(moving.weights()))), evaluate=tuner.evaluate)
         say.candidates(candidates)
 
         say.phase("exporting and scoring best.nemo, restored from disk")
-        export.save_nemo(model, run_dir / "best.nemo")
-        adapters.save(model, run_dir / "adapters.pt")
+        distributed.on_first(lambda: export.save_nemo(model, run_dir / "best.nemo"))
+        distributed.on_first(lambda: adapters.save(model, run_dir / "adapters.pt"))
         tuned_model = restore.restore(str(run_dir / "best.nemo")).to(devices["device"])
         after = transcribe.transcribe_sets(tuned_model, sets, batch_seconds=evaluation["batch_seconds"])
         tuned = {key: wer.score([u.text for u in sets[key]], texts) for key, texts in after.items()}
         export.check_reproduced(tuned["validation"].wer, candidates[0]["val_wer"])
 
-        result = report.build_report(
+        result = distributed.on_first(lambda: report.build_report(
             name=cfg["name"], command=shlex.join(["python", *command]), run=run.content, sets=sets, before=before, after=after, base=base,
-            tuned=tuned, history=tuner.history, candidates=candidates, best_step=best_step, steps=num_steps, guard_tolerance=evaluation["guard_tolerance"])
-        report.write_report(result, run_dir, examples=evaluation["examples"])
+            tuned=tuned, history=tuner.history, candidates=candidates, best_step=best_step, steps=tuner.global_step,
+            guard_tolerance=evaluation["guard_tolerance"]))
+        distributed.on_first(lambda: report.write_report(result, run_dir, examples=evaluation["examples"]))
         say.end_phase()
         run.finish(say.phases)
-        link_latest(run_dir)
+        distributed.on_first(lambda: link_latest(run_dir))
         say.finish(result, run_dir)
     return result
 
@@ -119,11 +140,14 @@ def main(cfg) -> None:
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
-    with exit_on_user_error():
-        finetune(OmegaConf.to_container(cfg, resolve=True), run_dir=Path(HydraConfig.get().runtime.output_dir), command=sys.argv)
+    run_dir = Path(HydraConfig.get().runtime.output_dir)
+    with exit_on_user_error(), distributed.ending_together(run_dir):
+        result = finetune(OmegaConf.to_container(cfg, resolve=True), run_dir=run_dir, command=sys.argv)
+        if cfg.smoke and not result["passed"]:
+            sys.exit(1)
 
 
 if __name__ == "__main__":
-    with exit_on_user_error():
+    with distributed.one_voice(), exit_on_user_error():
         configuration.prepare("finetune", __doc__)
     main()

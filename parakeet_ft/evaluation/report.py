@@ -124,13 +124,13 @@ def build_report(*, name: str, command: str, run: dict[str, Any], sets: dict[str
     notes = []
     if sets["test"] is sets["validation"]:
         notes.append("No test set was given: these figures are of the validation set, which also chose the checkpoint, so they flatter.")
+    notes += [f"At the last validation, step {history[-1]['step']}: {remark}" for remark in history[-1].get("remarks", [])]
     best = candidates[0]
-    what = f"step {best_step}" if best["weights"] == "best checkpoint" else f"{best['alpha']:g} of the way from the checkpoint to the last step ({steps})"
     rule = "gain on the domain times what is left of the guard's tolerance" if "guard_wer" in best and guard_tolerance is not None else "gain on the domain"
-    selection = f"Chosen: {what}, the best of {len(history)} validations and {len(candidates) - 1} interpolations "
+    selection = f"Chosen: {best['description']}, the best of {len(history)} validations and {len(candidates) - 1} interpolations and averages "
     selection += f"(score {best['selection_score']:.3f}: {rule})."
     if best["selection_score"] <= 0:
-        selection = f"NOTHING was better than the checkpoint within the guard's tolerance; {what} lost least."
+        selection = f"NOTHING was better than the checkpoint within the guard's tolerance; {best['description']} lost least."
     start = {"step": 0, "val_wer": base["validation"].wer, "selection_score": 0.0} | (
         {"guard_wer": base["guard_validation"].wer} if "guard_validation" in base else {})
     report = {
