@@ -1,4 +1,4 @@
-"""AdamW with a warm-up and a cosine."""
+"""AdamW with a warm-up and a cosine, and a learning rate for each part of the model."""
 
 from __future__ import annotations
 
@@ -28,22 +28,58 @@ def choose_lr(lr: float | str, lr_table: list[dict[str, float]], *, weights: int
     return row["lr"], f"auto: {weights / 1e6:.0f} M weights, {hours:.1f} h a pass"
 
 
-def settings(model: torch.nn.Module, *, lr: float | str, lr_table: list[dict[str, float]], betas: list[float], weight_decay: float,
-             warmup_ratio: float, min_lr_ratio: float, hours_per_pass: float, num_steps: int, gradient_clip: float,
-             accumulate: int) -> dict[str, Any]:
+def settings(model: torch.nn.Module, *, lr: float | str, lr_table: list[dict[str, float]], decoder_lr_ratio: float, new_pieces_lr_ratio: float,
+             adapter_lr_ratio: float, layer_decay: float, betas: list[float], weight_decay: float, warmup_ratio: float, min_lr_ratio: float,
+             hours_per_pass: float, num_new_pieces: int, num_steps: int, gradient_clip: float, accumulate: int) -> dict[str, Any]:
     """Effective settings of the optimiser and its schedule. warmup_ratio is a share of num_steps, so the warm-up always ends."""
     peak, reason = choose_lr(lr, lr_table, weights=sum(p.numel() for p in model.parameters()), hours=hours_per_pass)
-    return {"name": "AdamW", "lr": peak, "lr_reason": reason, "betas": list(betas), "weight_decay": weight_decay,
+    return {"name": "AdamW", "lr": peak, "lr_reason": reason, "decoder_lr_ratio": new_pieces_lr_ratio if num_new_pieces else decoder_lr_ratio,
+            "adapter_lr_ratio": adapter_lr_ratio, "layer_decay": layer_decay, "betas": list(betas), "weight_decay": weight_decay,
             "warmup_steps": max(1, round(warmup_ratio * num_steps)), "min_lr_ratio": min_lr_ratio, "num_steps": num_steps,
             "gradient_clip": gradient_clip, "accumulate": accumulate}
 
 
-def build_optimizer(model: torch.nn.Module, *, lr: float, betas: list[float], weight_decay: float, warmup_steps: int, min_lr_ratio: float,
-                    num_steps: int) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
-    """AdamW over what learns, and its schedule. Weight decay spares vectors (biases, norms)."""
-    learning = [p for p in model.parameters() if p.requires_grad]
-    groups = [{"params": [p for p in learning if p.ndim > 1], "weight_decay": weight_decay, "name": "matrices"},
-              {"params": [p for p in learning if p.ndim <= 1], "weight_decay": 0.0, "name": "vectors"}]
-    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=tuple(betas), fused=learning[0].is_cuda)
+def part_of(name: str, *, num_layers: int, decoder_lr_ratio: float, adapter_lr_ratio: float, layer_decay: float) -> tuple[str, float]:
+    """The part of the model that a parameter belongs to, and its learning rate as a multiple of the top encoder layer's.
+
+    Each encoder layer has layer_decay times the rate of the layer above it, the subsampling that of a layer below the first.
+    """
+    beside = any(mark in name for mark in (".lora_A.", ".lora_B.", ".adapter_layer."))
+    kind, ratio = (" (added)", adapter_lr_ratio) if beside else ("", 1.0)
+    if not name.startswith("encoder."):
+        return f"decoder{kind}", ratio * decoder_lr_ratio
+    if layer_decay == 1:
+        return f"encoder{kind}", ratio
+    _, module, index, *_ = [*name.split("."), ""]
+    if module == "layers":
+        return f"encoder.layers.{index}{kind}", ratio * layer_decay ** (num_layers - 1 - int(index))
+    return f"encoder.{module}{kind}", ratio * layer_decay ** (num_layers if module == "pre_encode" else 0)
+
+
+def build_optimizer(model: torch.nn.Module, *, lr: float, decoder_lr_ratio: float, adapter_lr_ratio: float, layer_decay: float, betas: list[float],
+                    weight_decay: float, warmup_steps: int, min_lr_ratio: float, num_steps: int
+                    ) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
+    """AdamW over what learns, in groups by part of the model, and its schedule. Weight decay spares vectors (biases, norms).
+
+    The groups of the encoder come first, from the top: the first group's rate is the one to show.
+    """
+    num_layers = len(model.encoder.layers)
+    groups: dict[tuple[str, bool], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            part, ratio = part_of(name, num_layers=num_layers, decoder_lr_ratio=decoder_lr_ratio, adapter_lr_ratio=adapter_lr_ratio,
+                                  layer_decay=layer_decay)
+            is_matrix = parameter.ndim > 1
+            group = groups.setdefault((part, is_matrix), {"name": f"{part} {'matrices' if is_matrix else 'vectors'}", "lr": lr * ratio,
+                                                          "weight_decay": weight_decay if is_matrix else 0.0, "params": []})
+            group["params"].append(parameter)
+    ordered = sorted(groups.values(), key=lambda group: (group["name"].startswith("decoder"), -group["lr"]))
+    optimizer = torch.optim.AdamW(ordered, betas=tuple(betas), fused=ordered[0]["params"][0].is_cuda)
     return optimizer, torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: learning_rate_factor(step, num_steps=num_steps, warmup_steps=warmup_steps, min_lr_ratio=min_lr_ratio))
+
+
+def describe(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """The groups of a live optimiser: name, peak learning rate, weight decay, numbers of tensors and weights."""
+    return [{"name": group["name"], "lr": group["initial_lr"], "weight_decay": group["weight_decay"], "tensors": len(group["params"]),
+             "weights": sum(p.numel() for p in group["params"])} for group in optimizer.param_groups]

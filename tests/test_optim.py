@@ -1,21 +1,47 @@
-"""Optimiser and schedule against torch's own, and what learns."""
+"""Optimiser and schedule against torch's own; groups and their learning rates against numbers worked out by hand."""
 
 import math
 
 import pytest
 import torch
 
-from parakeet_ft.adaptation import set_learning
+from parakeet_ft import configuration
 from parakeet_ft.errors import UserError
-from parakeet_ft.optim import build_optimizer, choose_lr, learning_rate_factor, settings
+from parakeet_ft.optim import build_optimizer, choose_lr, describe, learning_rate_factor, settings
 
 TABLE = [{"max_million_weights": 20, "min_hours": 0, "lr": 3e-4}, {"max_million_weights": 1e6, "min_hours": 20, "lr": 1e-4},
          {"max_million_weights": 1e6, "min_hours": 0, "lr": 3e-5}]
 
 
+def build(model, **changes):
+    values = {"lr": 1.0, "decoder_lr_ratio": 1.0, "adapter_lr_ratio": 1.0, "layer_decay": 1.0, "betas": [0.9, 0.98], "weight_decay": 0.1, "warmup_steps": 1,
+              "min_lr_ratio": 0.0, "num_steps": 10}
+    return build_optimizer(model, **(values | changes))[0]
+
+
+def effective(model, **changes):
+    optim = configuration.compose("finetune", [])["optim"]
+    return settings(model, **(optim | {"hours_per_pass": 1, "num_new_pieces": 0, "num_steps": 100} | changes))
+
+
+def rates(model, optimizer):
+    """The peak learning rate of each parameter by name."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    pairs = [(names[id(p)], group["initial_lr"]) for group in optimizer.param_groups for p in group["params"]]
+    assert len(dict(pairs)) == len(pairs), "a parameter is in two groups"
+    return dict(pairs)
+
+
 @pytest.mark.parametrize(("weights", "hours", "expected"), [(3e6, 0.5, 3e-4), (6e8, 100, 1e-4), (6e8, 5, 3e-5)])
 def test_auto_takes_the_first_row_that_fits(weights, hours, expected):
     assert choose_lr("auto", TABLE, weights=weights, hours=hours)[0] == expected
+
+
+@pytest.mark.parametrize(("hours", "expected"), [(100, 1e-4), (19, 3e-5)])
+def test_the_shipped_table_has_the_rates_of_nvidias_guide_and_refine_its_third(hours, expected):
+    optim = configuration.compose("finetune", [])["optim"]
+    assert choose_lr(optim["lr"], optim["lr_table"], weights=600e6, hours=hours)[0] == expected
+    assert configuration.compose("finetune", ["optim=refine"])["optim"]["lr"] == 1e-5
 
 
 def test_a_given_learning_rate_stands_and_a_table_without_a_row_is_refused():
@@ -36,42 +62,67 @@ def test_the_schedule_is_linear_then_torchs_cosine():
 
 
 def test_warm_up_is_a_share_of_the_steps_and_always_ends():
-    model = torch.nn.Linear(2, 2)
     for steps in (1, 5, 360):
-        found = settings(model, lr=1.0, lr_table=[], betas=[0.9, 0.98], weight_decay=0.1, warmup_ratio=0.05, min_lr_ratio=0.0,
-                         hours_per_pass=1, num_steps=steps, gradient_clip=1.0, accumulate=1)
-        assert 1 <= found["warmup_steps"] <= math.ceil(steps / 10)
+        assert 1 <= effective(torch.nn.Linear(2, 2), num_steps=steps)["warmup_steps"] <= math.ceil(steps / 10)
 
 
-def test_biases_and_norms_are_spared_weight_decay_and_frozen_weights_are_left_out():
-    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LayerNorm(4), torch.nn.Linear(4, 2))
-    model[2].requires_grad_(False)
-    optimizer, _ = build_optimizer(model, lr=1.0, betas=[0.9, 0.98], weight_decay=0.1, warmup_steps=1, min_lr_ratio=0.0, num_steps=10)
+def test_new_pieces_raise_the_decoders_rate_and_nothing_else():
+    model = torch.nn.Linear(2, 2)
+    without, with_pieces = effective(model), effective(model, num_new_pieces=3)
+    assert without["decoder_lr_ratio"] == 1 < with_pieces["decoder_lr_ratio"]
+    assert {key for key in without if without[key] != with_pieces[key]} == {"decoder_lr_ratio"}
+
+
+@pytest.mark.parametrize("family", ["ctc", "hybrid"])
+def test_biases_and_norms_are_spared_weight_decay_and_frozen_weights_are_in_no_group(family, tiny_model):
+    model = tiny_model(family)
+    model.encoder.layers[0].requires_grad_(False)
+    optimizer = build(model)
     decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
-    assert decay == {id(model[0].weight): 0.1, id(model[0].bias): 0.0, id(model[1].weight): 0.0, id(model[1].bias): 0.0}
+    assert decay == {id(p): 0.1 if p.ndim > 1 else 0.0 for name, p in model.named_parameters() if not name.startswith("encoder.layers.0.")}
 
 
-def test_a_frozen_encoder_neither_learns_nor_moves_its_statistics(tiny_model):
+def test_without_ratios_and_decay_every_weight_has_the_one_rate(tiny_model):
+    model = tiny_model("tdt")
+    found = rates(model, build(model, lr=0.25))
+    assert found.keys() == dict(model.named_parameters()).keys() and set(found.values()) == {0.25}
+
+
+@pytest.mark.parametrize("family", ["ctc", "tdt", "hybrid"])
+def test_rates_fall_from_layer_to_layer_and_the_decoder_has_its_own(family, tiny_model):
+    model = tiny_model(family, n_layers=3)
+    found = rates(model, build(model, lr=8.0, layer_decay=0.5, decoder_lr_ratio=3.0))
+    expected = {"encoder.layers.2.": 8.0, "encoder.layers.1.": 4.0, "encoder.layers.0.": 2.0, "encoder.pre_encode.": 1.0, "decoder.": 24.0, "joint.": 24.0,
+                "ctc_decoder.": 24.0}
+    assert found == {name: next(rate for start, rate in expected.items() if name.startswith(start)) for name, _ in model.named_parameters()}
+
+
+def test_the_table_of_groups_is_the_live_optimisers_with_the_top_layer_first(tiny_model):
     model = tiny_model("ctc")
-    counts = set_learning(model, frozen=["encoder"], freeze_batch_norm=False)
-    assert counts["learning"] == sum(p.numel() for p in model.decoder.parameters())
-    before = {k: v.clone() for k, v in model.encoder.state_dict().items()}
-    audio = torch.randn(2, 16000)
-    model.forward(input_signal=audio, input_signal_length=torch.tensor([16000, 12000]))[0].sum().backward()
-    assert all(torch.equal(v, before[k]) for k, v in model.encoder.state_dict().items())
-    assert all(p.grad is None for p in model.encoder.parameters())
+    groups = describe(build(model, lr=8.0, layer_decay=0.5, decoder_lr_ratio=3.0))
+    assert groups[0]["name"].startswith("encoder.layers.1 ") and groups[-1]["name"].startswith("decoder ")
+    head = {group["name"]: group for group in groups}["decoder matrices"]
+    num_outputs = model.decoder.num_classes_with_blank
+    assert head == {"name": "decoder matrices", "lr": 24.0, "weight_decay": 0.1, "tensors": 1, "weights": 64 * num_outputs}
+    assert sum(group["weights"] for group in groups) == sum(p.numel() for p in model.parameters())
+    assert sum(group["tensors"] for group in groups) == len(list(model.parameters()))
 
 
-def test_frozen_batch_norm_keeps_statistics_while_all_else_learns(tiny_model):
+def test_the_live_rates_follow_one_schedule_each_at_its_ratio(tiny_model):
     model = tiny_model("ctc")
-    set_learning(model, frozen=[], freeze_batch_norm=True)
-    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm1d)]
-    assert norms and not any(m.training for m in norms) and model.encoder.training
-    assert all(p.requires_grad for p in model.parameters())
+    optimizer, scheduler = build_optimizer(model, lr=1.0, decoder_lr_ratio=4.0, adapter_lr_ratio=1.0, layer_decay=1.0, betas=[0.9, 0.98], weight_decay=0.0,
+                                           warmup_steps=2, min_lr_ratio=0.0, num_steps=4)
+    seen = []
+    for _ in range(4):
+        seen.append({group["name"].split()[0]: group["lr"] for group in optimizer.param_groups})
+        optimizer.step()
+        scheduler.step()
+    assert [step["encoder"] for step in seen] == pytest.approx([0.5, 1.0, 1.0, 0.5])
+    assert [step["decoder"] for step in seen] == pytest.approx([2.0, 4.0, 4.0, 2.0])
 
 
-def test_freezing_what_is_not_there_names_what_is(tiny_model):
-    with pytest.raises(UserError, match=r"'enc'.*encoder"):
-        set_learning(tiny_model("ctc"), frozen=["enc"], freeze_batch_norm=False)
-    with pytest.raises(UserError, match="nothing to learn"):
-        set_learning(tiny_model("ctc"), frozen=["encoder", "decoder"], freeze_batch_norm=False)
+@pytest.mark.parametrize("override", ["optim.layer_decay=0", "optim.layer_decay=1.1", "optim.decoder_lr_ratio=0", "optim.new_pieces_lr_ratio=-1",
+                                      "optim.layer_decay=null"])
+def test_ratios_that_no_run_can_use_are_refused_before_torch(override):
+    with pytest.raises(UserError, match=override.partition("=")[0]):
+        configuration.check_range(configuration.compose("finetune", [override]))

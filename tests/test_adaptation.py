@@ -1,0 +1,357 @@
+"""What learns, what stays and when it begins: on tiny models of three families, against counts worked out by hand, and against peft and NeMo."""
+
+import copy
+import dataclasses
+import sys
+
+import lightning.pytorch as pl
+import pytest
+import torch
+
+from parakeet_ft import adapters, configuration, lora, trainer
+from parakeet_ft.adaptation import Unfreezing, check_learned, learned_line, set_learning, waiting
+from parakeet_ft.errors import UserError
+from parakeet_ft.model.interpolation import copy_state
+from parakeet_ft.optim import settings
+
+FAMILIES = ["ctc", "tdt", "hybrid"]
+
+
+def adapt(model, option="all", *, num_new_pieces=0, **changes):
+    """set_learning with an option of conf/adaptation."""
+    return set_learning(model, **(configuration.compose("finetune", [f"adaptation={option}"])["adaptation"] | changes), num_new_pieces=num_new_pieces)
+
+
+class Batches(torch.utils.data.IterableDataset):
+    """Noise with random tokens: the same batch at the same position every time."""
+
+    def __init__(self, start):
+        self.start = start
+
+    def __iter__(self):
+        for position in range(self.start, 1000):
+            generator = torch.Generator().manual_seed(position)
+            yield (torch.randn(2, 16000, generator=generator), torch.tensor([16000, 12000]),
+                   torch.randint(0, 60, (2, 4), generator=generator), torch.tensor([4, 3]))
+
+
+def fit(model, learning, *, steps=3, callbacks=(), start=0, resume_from=None, **optim):
+    """Train some steps with Lightning and the project's own module and optimiser."""
+    trainer.use_loss_for(model, device="cpu")
+    values = configuration.compose("finetune", [])["optim"] | {"lr": 1e-3, "hours_per_pass": 1, "num_new_pieces": 0, "num_steps": steps} | optim
+    tuner = trainer.FineTuner(model, settings=settings(model, **values), sets={}, base={}, guard_tolerance=None, batch_seconds=1)
+    pl.Trainer(accelerator="cpu", max_steps=steps, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+               gradient_clip_val=1.0, callbacks=[Unfreezing(learning), *callbacks]).fit(
+        tuner, torch.utils.data.DataLoader(Batches(start), batch_size=None), ckpt_path=resume_from)
+    return tuner
+
+
+def moved(before, after):
+    return {key for key in after if not torch.equal(before[key], after[key])}
+
+
+def outputs(model):
+    """What the model computes from a second of noise, in evaluation mode: encoder's frames, or the log-probabilities of a CTC model."""
+    was = {module: module.training for module in model.modules()}
+    model.eval()
+    with torch.no_grad():
+        found = model.forward(input_signal=torch.randn(2, 16000, generator=torch.Generator().manual_seed(1)), input_signal_length=torch.tensor([16000, 9000]))[0]
+    for module, mode in was.items():
+        module.training = mode
+    return found
+
+
+def norms(model):
+    return [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm1d)]
+
+
+# What learns
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("option", "changes", "stays"), [
+    ("all", {}, ()), ("frozen_encoder", {}, ("encoder.",)), ("first_layers", {}, ("encoder.pre_encode.", "encoder.layers.0.")),
+    ("first_layers", {"first_layers": 2}, ("encoder.pre_encode.", "encoder.layers.0.", "encoder.layers.1.")), ("all", {"frozen": ["decoder"]}, ("decoder.",))])
+def test_what_is_frozen_stays_to_the_bit_and_all_else_moves(family, option, changes, stays, tiny_model):
+    model = tiny_model(family)
+    learning = adapt(model, option, freeze_batch_norm=False, **changes)
+    before = copy_state(model)
+    fit(model, learning)
+    after = copy_state(model)
+    parameters, statistics = {name for name, _ in model.named_parameters()}, {key for key in after if "running_" in key or "num_batches" in key}
+    assert statistics and moved(before, after) == {key for key in parameters | statistics if not key.startswith(stays or "-")}
+    assert check_learned(before, after, learning=learning, step=3, num_steps=3)["moved"] == len(moved(before, after))
+    assert learning.weights_frozen == sum(p.numel() for name, p in model.named_parameters() if name.startswith(stays or "-"))
+
+
+def test_frozen_batch_norm_keeps_statistics_while_its_weights_learn(tiny_model):
+    model = tiny_model("ctc")
+    learning = adapt(model)
+    before = copy_state(model)
+    fit(model, learning)
+    assert norms(model) and not any(norm.training for norm in norms(model)) and model.encoder.training and model.encoder.layers[0].training
+    assert moved(before, copy_state(model)) == {name for name, _ in model.named_parameters()} and not learning.statistics
+
+
+def test_freezing_what_is_not_there_or_everything_says_so(tiny_model):
+    with pytest.raises(UserError, match=r"'enc'.*encoder"):
+        adapt(tiny_model("ctc"), frozen=["enc"])
+    with pytest.raises(UserError, match="nothing to learn"):
+        adapt(tiny_model("ctc"), frozen=["encoder", "decoder"])
+    with pytest.raises(UserError, match="has 2 layers"):
+        adapt(tiny_model("ctc"), first_layers=3)
+
+
+@pytest.mark.parametrize(("family", "option", "changes"), [("ctc", "all", {"frozen": ["decoder"]}), ("hybrid", "all", {"frozen": ["ctc_decoder"]}),
+                                                          ("tdt", "lora", {"learn_decoder": False})])
+def test_new_pieces_whose_rows_would_never_learn_are_refused(family, option, changes, tiny_model):
+    with pytest.raises(UserError, match=r"3 new pieces.*(decoder_layers|embed)"):
+        adapt(tiny_model(family), option, num_new_pieces=3, **changes)
+
+
+@pytest.mark.parametrize("override", ["adaptation.mode=qlora", "adaptation.learn_decoder=maybe", "adaptation.first_layers=1.5", "adaptation.unfreeze=[0.1]",
+                                      "adaptation.unfreeze=[0.5,0.1]", "adaptation.unfreeze=[0.1,1]", "adaptation.lora_rank=0", "adaptation.first_layers=null"])
+def test_values_that_no_run_can_use_are_refused_before_torch(override):
+    with pytest.raises(UserError, match=override.partition("=")[0]):
+        configuration.check_range(configuration.compose("finetune", [override]))
+
+
+# The check after training
+
+@pytest.fixture(scope="module")
+def trained(tiny_model):
+    model = tiny_model("ctc")
+    learning = adapt(model, "first_layers")
+    before = copy_state(model)
+    fit(model, learning)
+    return learning, before, copy_state(model)
+
+
+@pytest.mark.parametrize(("key", "violation"), [
+    ("encoder.layers.0.conv.batch_norm.running_mean", "stayed.*"), ("encoder.layers.1.conv.batch_norm.running_var", "stayed.*"),
+    ("encoder.layers.0.norm_out.bias", "stayed.*"), ("preprocessor.featurizer.window", "stayed.*")])
+def test_the_check_names_what_changed_but_should_not_have(key, violation, trained):
+    learning, before, after = trained
+    with pytest.raises(UserError, match=violation + key):
+        check_learned(before, after | {key: after[key] + 1e-6}, learning=learning, step=3, num_steps=3)
+
+
+def test_the_check_names_what_should_have_learned_but_did_not(trained):
+    learning, before, after = trained
+    with pytest.raises(UserError, match=r"1 tensors should have learned.*: decoder\.decoder_layers\.0\.bias\."):
+        check_learned(before, after | {"decoder.decoder_layers.0.bias": before["decoder.decoder_layers.0.bias"]}, learning=learning, step=3, num_steps=3)
+
+
+def test_the_check_lets_rows_without_a_gradient_be_and_says_what_it_found_in_words(trained):
+    learning, before, after = trained
+    weight = after["decoder.decoder_layers.0.weight"].clone()
+    weight[:-1] = before["decoder.decoder_layers.0.weight"][:-1]
+    found = check_learned(before, after | {"decoder.decoder_layers.0.weight": weight}, learning=learning, step=3, num_steps=3)
+    assert learned_line(found) == (f"checked: all {len(learning.parameters)} tensors that learn have moved; {len(after) - len(learning.parameters)} others are "
+                                   "bit for bit the checkpoint's, 6 BatchNorm statistics among them")
+
+
+# Gradual
+
+def test_the_encoder_begins_from_the_top_in_equal_steps_and_the_subsampling_last():
+    assert waiting(4, [0.1, 0.5]) == pytest.approx({"encoder.layers.3": 0.1, "encoder.layers.2": 0.2, "encoder.layers.1": 0.3, "encoder.layers.0": 0.4, "encoder": 0.5})
+    assert waiting(4, []) == {}
+
+
+class Diary(pl.Callback):
+    """What moved in each step, and a checkpoint after `save_at`."""
+
+    def __init__(self, path=None, save_at=None):
+        self.path, self.save_at, self.moved, self.modes = path, save_at, [], []
+
+    def on_train_batch_start(self, trainer, module, *_):
+        self.before = copy_state(module.model)
+        self.modes.append([layer.training for layer in module.model.encoder.layers])
+
+    def on_train_batch_end(self, trainer, module, *_):
+        self.moved.append(moved(self.before, copy_state(module.model)))
+        if trainer.global_step == self.save_at:
+            trainer.save_checkpoint(self.path)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gradual_moves_nothing_before_its_step_and_a_resumed_run_is_the_same_run(family, tiny_model, tmp_path):
+    shares = {"unfreeze": [0.25, 0.75], "freeze_batch_norm": False}
+    model = tiny_model(family)
+    learning = adapt(model, "gradual", **shares)
+    before, diary = copy_state(model), Diary(tmp_path / "half.ckpt", save_at=5)
+    tuner = fit(model, learning, steps=8, callbacks=[diary])
+    begins = {"encoder.layers.1.": 2, "encoder.layers.0.": 4, "encoder.": 6}
+    parts = [{next((start for start in begins if key.startswith(start)), "rest") for key in step} for step in diary.moved]
+    assert parts == [{"rest"} | {start for start, step in begins.items() if step <= now} for now in range(8)]
+    assert diary.modes == [[now >= 4, now >= 2] for now in range(8)]
+    optimised = {id(p) for group in tuner.optimizer.param_groups for p in group["params"]}
+    assert optimised == {id(p) for p in model.parameters()}
+    check_learned(before, copy_state(model), learning=learning, step=8, num_steps=8)
+
+    resumed = tiny_model(family)
+    fit(resumed, adapt(resumed, "gradual", **shares), steps=8, start=5, resume_from=tmp_path / "half.ckpt")
+    assert moved(copy_state(model), copy_state(resumed)) == set()
+
+
+def test_a_run_that_ends_early_is_not_asked_for_what_still_waited(tiny_model):
+    model = tiny_model("ctc")
+    learning = adapt(model, "gradual")
+    before = copy_state(model)
+    after = {key: value + 1 if key.startswith("decoder.") else value for key, value in before.items()}
+    assert check_learned(before, after, learning=learning, step=1, num_steps=100)["moved"] == 2
+    with pytest.raises(UserError, match="should have learned"):
+        check_learned(before, after, learning=learning, step=11, num_steps=100)
+
+
+# LoRA
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_lora_learns_beside_the_encoder_and_merges_to_a_plain_model(family, tiny_model):
+    model = tiny_model(family)
+    plain_keys, base_outputs = list(model.state_dict()), outputs(model)
+    base = copy_state(model)
+    learning = adapt(model, "lora", lora_rank=4, lora_alpha=8)
+    # Two layers of width 64 with feed-forwards of 256: four square layers of attention and two pairs of feed-forward each.
+    assert learning.weights_learning == 2 * 4 * (4 * (64 + 64) + 4 * (64 + 256))
+    torch.testing.assert_close(outputs(model), base_outputs)
+    before = copy_state(model)
+    fit(model, learning)
+    assert moved(before, copy_state(model)) == learning.added == learning.parameters
+    check_learned(before, copy_state(model), learning=learning, step=3, num_steps=3)
+
+    live, checkpoint = outputs(model), copy_state(model)
+    assert not torch.allclose(live, base_outputs, atol=1e-3)
+    reference = copy.deepcopy(model)
+    for module in reference.modules():
+        if hasattr(module, "lora_A"):
+            module.merge()
+    plain = lora.merge(model)
+    torch.testing.assert_close(outputs(model), live, atol=1e-5, rtol=0)
+    assert list(model.state_dict()) == plain_keys and not any("peft" in type(module).__module__ for module in model.modules())
+    peft_merged = {key.replace(".base_layer.", "."): value for key, value in reference.state_dict().items() if ".lora_" not in key}
+    for key, value in plain(checkpoint).items():
+        assert torch.equal(value, model.state_dict()[key])
+        torch.testing.assert_close(value, peft_merged[key], atol=1e-6, rtol=0)
+    assert moved(base, plain(before)) == set()
+
+
+def test_merging_a_model_without_lora_changes_nothing(tiny_model):
+    model = tiny_model("ctc")
+    before = copy_state(model)
+    plain = lora.merge(model)
+    assert moved(before, copy_state(model)) == moved(before, plain(before)) == set() and list(plain(before)) == list(before)
+
+
+@pytest.mark.parametrize(("num_new_pieces", "learn_decoder", "expected"), [(0, "auto", False), (2, "auto", True), (0, True, True)])
+def test_the_decoder_learns_beside_lora_if_asked_or_if_there_are_new_pieces(num_new_pieces, learn_decoder, expected, tiny_model):
+    learning = adapt(tiny_model("hybrid"), "lora", num_new_pieces=num_new_pieces, learn_decoder=learn_decoder)
+    own = {name.partition(".")[0] for name in learning.parameters - learning.added}
+    assert own == ({"decoder", "joint", "ctc_decoder"} if expected else set())
+
+
+def test_what_is_added_starts_the_same_whatever_was_drawn_before(tiny_model):
+    states = []
+    for draws in (0, 7):
+        pl.seed_everything(3, verbose=False)
+        model = tiny_model("ctc")
+        torch.manual_seed(3)
+        torch.rand(draws)
+        after_draws = torch.get_rng_state()
+        adapt(model, "lora")
+        assert torch.equal(torch.get_rng_state(), after_draws)
+        states.append(copy_state(model))
+    assert moved(*states) == set()
+
+
+# Adapters
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_adapters_learn_alone_stay_in_the_nemo_and_can_be_switched_off(family, tiny_model, tmp_path):
+    from nemo.collections.asr.models import ASRModel
+
+    model = tiny_model(family)
+    base_outputs = outputs(model)
+    learning = adapt(model, "adapters", adapter_dim=8)
+    # A norm of width 64 and two matrices 64 x 8 behind each of two layers.
+    assert learning.weights_learning == 2 * (2 * 64 + 2 * 64 * 8)
+    assert torch.equal(outputs(model), base_outputs)
+    before = copy_state(model)
+    fit(model, learning)
+    assert moved(before, copy_state(model)) == learning.parameters
+    check_learned(before, copy_state(model), learning=learning, step=3, num_steps=3)
+
+    switched_on = outputs(model)
+    model.save_to(str(tmp_path / "adapted.nemo"))
+    adapters.save(model, tmp_path / "adapters.pt")
+    restored = ASRModel.restore_from(str(tmp_path / "adapted.nemo"), map_location="cpu")
+    assert moved(copy_state(model), copy_state(restored)) == set() and adapters.names(restored) == ["domain"]
+    torch.testing.assert_close(outputs(restored), switched_on)
+    restored.set_enabled_adapters(enabled=False)
+    assert torch.equal(outputs(restored), base_outputs) and not torch.allclose(switched_on, base_outputs, atol=1e-3)
+
+    fresh = tiny_model(family)
+    adapt(fresh, "adapters", adapter_dim=8, adapter_name="other")
+    fresh.load_adapters(str(tmp_path / "adapters.pt"), map_location="cpu")
+    fresh.set_enabled_adapters("other", enabled=False)
+    torch.testing.assert_close(outputs(fresh), switched_on)
+
+
+def test_a_second_adapter_needs_another_name(tiny_model, tmp_path):
+    model = tiny_model("ctc")
+    adapt(model, "adapters")
+    with pytest.raises(UserError, match=r"already has an adapter 'domain'.*adapter_name"):
+        adapt(model, "adapters")
+    learning = adapt(model, "adapters", adapter_name="second")
+    assert all(".adapter_layer.second." in name for name in learning.parameters) and adapters.names(model) == ["domain", "second"]
+
+
+def test_a_model_without_adapters_leaves_no_file(tiny_model, tmp_path):
+    adapters.save(tiny_model("ctc"), tmp_path / "adapters.pt")
+    assert not (tmp_path / "adapters.pt").exists()
+
+
+def test_nemo_still_leaves_the_short_class_name_in_the_configuration(tiny_model):
+    """When this fails, NeMo has mended what adapters.add works around."""
+    model = tiny_model("ctc")
+    model.replace_adapter_compatible_modules(update_config=True, verbose=False)
+    assert type(model.encoder).__name__ == "ConformerEncoderAdapter" and model.cfg.encoder._target_ == "nemo.collections.asr.modules.ConformerEncoder"
+
+
+# The whole recipe
+
+@pytest.mark.parametrize(("option", "family"), [("lora", "hybrid"), ("adapters", "ctc"), ("gradual", "tdt")])
+def test_the_recipe_exports_what_plain_nemo_restores(option, family, tiny_nemo, speech, tmp_path, monkeypatch):
+    from nemo.collections.asr.models import ASRModel
+
+    from recipes.finetune import finetune
+
+    manifest = speech(count=4)
+    config = configuration.compose("finetune", configuration.expand_shorthand([
+        f"model={tiny_nemo(family)}", f"data.train={manifest}", f"data.validation={manifest}", "data.num_workers=0", "data.batch_seconds=6", "logger=csv",
+        "evaluation.validations=2", "optim.lr=1e-2", "budget.steps=6", "evaluation.guard_tolerance=null", f"adaptation={option}"]))
+    report = finetune(config, run_dir=tmp_path / "e" / "r", command=["x"])
+    effective = report["run"]["effective"]
+    assert effective["learned"]["moved"] > 0 and effective["adaptation"]["mode"] == {"gradual": "weights"}.get(option, option)
+    assert sum(group["weights"] for group in effective["optimizer"]["groups"]) == effective["adaptation"]["learning"]
+    assert (tmp_path / "e" / "r" / "adapters.pt").exists() == (option == "adapters")
+
+    monkeypatch.setitem(sys.modules, "peft", None)
+    base, best = (ASRModel.restore_from(str(path), map_location="cpu").eval() for path in (tiny_nemo(family), tmp_path / "e" / "r" / "best.nemo"))
+    assert (list(best.state_dict()) == list(base.state_dict())) == (option != "adapters")
+    texts = [h.text for h in best.transcribe([str(manifest.parent / f"{i}.wav") for i in range(4)], batch_size=1, verbose=False)]
+    assert texts == [u["hypothesis"] for u in sorted(report["utterances"], key=lambda u: u["audio_filepath"])]
+
+
+def test_a_violation_ends_the_recipe_before_anything_is_exported(tiny_nemo, speech, tmp_path, monkeypatch):
+    from recipes.finetune import finetune
+
+    manifest = speech(count=2)
+    config = configuration.compose("finetune", configuration.expand_shorthand([
+        f"model={tiny_nemo('ctc')}", f"data.train={manifest}", f"data.validation={manifest}", "data.num_workers=0", "data.batch_seconds=6", "logger=csv",
+        "evaluation.validations=1", "budget.steps=1", "evaluation.guard_tolerance=null"]))
+    plan_all = set_learning
+    monkeypatch.setattr("parakeet_ft.adaptation.set_learning", lambda model, **keys: dataclasses.replace(
+        learning := plan_all(model, **keys), parameters=learning.parameters - {"decoder.decoder_layers.0.bias"}))
+    with pytest.raises(UserError, match=r"stayed as they were, but changed: decoder\.decoder_layers\.0\.bias"):
+        finetune(config, run_dir=tmp_path / "e" / "r", command=["x"])
+    assert not list((tmp_path / "e" / "r").glob("*.nemo"))
