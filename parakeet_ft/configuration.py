@@ -28,8 +28,13 @@ def options_of(group: str) -> list[str]:
     return sorted(file.stem for file in (CONF / group).glob("*.yaml") if not file.stem.startswith("_"))
 
 
-def groups() -> list[str]:
-    return sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
+def groups(name: str = "finetune") -> list[str]:
+    """The config groups that conf/<name>.yaml is made of."""
+    import yaml
+
+    defaults = yaml.safe_load((CONF / f"{name}.yaml").read_text(encoding="utf-8"))["defaults"]
+    named = (next(iter(entry)).removeprefix("optional ") for entry in defaults if isinstance(entry, dict))
+    return sorted(group for group in named if not group.startswith("override "))
 
 
 def _given(overrides: list[str]) -> dict[str, str]:
@@ -74,7 +79,7 @@ def compose(name: str, overrides: list[str]) -> dict[str, Any]:
     from omegaconf.errors import OmegaConfBaseException
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        groups_only = [o for o in overrides if o.partition("=")[0] in groups()]
+        groups_only = [o for o in overrides if o.partition("=")[0] in groups(name)]
         for override in groups_only:
             group, _, option = override.partition("=")
             if option not in options_of(group):
@@ -90,9 +95,9 @@ def compose(name: str, overrides: list[str]) -> dict[str, Any]:
                 continue
             plain = key.lstrip("+~")
             if not equals and not key.startswith("~"):
-                raise UserError(f"{override!r} is not a setting; expected key=value. {_nearest(plain, [*keys, *groups()])}")
+                raise UserError(f"{override!r} is not a setting; expected key=value. {_nearest(plain, [*keys, *groups(name)])}")
             if plain not in keys and not any(known.startswith(f"{plain}.") for known in keys):
-                raise UserError(f"Unknown key {plain!r}. {_nearest(plain, [*keys, *groups()])}")
+                raise UserError(f"Unknown key {plain!r}. {_nearest(plain, [*keys, *groups(name)])}")
         try:
             composed = hydra_compose(name, overrides)
             config = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
@@ -226,7 +231,7 @@ def check_finetune(argv: list[str]) -> tuple[list[str], dict[str, Any], dict[str
 def show_help(name: str, text: str) -> None:
     """Print what a recipe does, its groups with their options, and every key with its default."""
     print(text.strip(), "\n\nGroups (group=option):")
-    for group in groups():
+    for group in groups(name):
         print(f"  {group:<12} {' | '.join(options_of(group))}")
     print("\nKeys (key=value) and defaults; a comment on each is in conf/:")
     for key, value in _flatten(compose(name, [])).items():

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 
 from parakeet_ft import distributed
@@ -47,20 +50,31 @@ def decode(model, audio: torch.Tensor, lengths: torch.Tensor, *, on_frames: Call
     """
     outputs = model.forward(input_signal=audio, input_signal_length=lengths)
     frames = int(outputs[1].sum())
-    if hasattr(model, "joint"):
+    if getattr(model, "cur_decoder", None) == "ctc":
+        log_probs = model.ctc_decoder(encoder_output=outputs[0]).float()
+        on_frames(_silent_frames(log_probs, outputs[1]), frames)
+        hypotheses = model.ctc_decoding.ctc_decoder_predictions_tensor(log_probs, decoder_lengths=outputs[1])
+    elif hasattr(model, "joint"):
         hypotheses = model.decoding.rnnt_decoder_predictions_tensor(encoder_output=outputs[0].float(), encoded_lengths=outputs[1])
         on_frames(max(0, frames - sum(len((h[0] if isinstance(h, list) else h).y_sequence) for h in hypotheses)), frames)
     else:
-        valid = torch.arange(outputs[0].shape[1], device=outputs[1].device) < outputs[1][:, None]
-        on_frames(int(((outputs[0].argmax(-1) == outputs[0].shape[-1] - 1) & valid).sum()), frames)
+        on_frames(_silent_frames(outputs[0], outputs[1]), frames)
         hypotheses = model.decoding.ctc_decoder_predictions_tensor(outputs[0].float(), decoder_lengths=outputs[1])
     return [(h[0] if isinstance(h, list) else h).text for h in hypotheses]
 
 
+def _silent_frames(log_probs: torch.Tensor, lengths: torch.Tensor) -> int:
+    """Frames of log_probs (B, T, V + 1) whose best label is blank, the last."""
+    valid = torch.arange(log_probs.shape[1], device=lengths.device) < lengths[:, None]
+    return int(((log_probs.argmax(-1) == log_probs.shape[-1] - 1) & valid).sum())
+
+
 def transcribe(model, utterances: Sequence[Utterance], *, batch_seconds: float = 240.0,
                on_batch: Callable[[float], None] = lambda seconds: None,
-               on_frames: Callable[[int, int], None] = lambda silent, frames: None) -> list[str]:
-    """Transcripts in the order of `utterances`; `on_batch` is told the seconds of audio just done, `on_frames` what `decode` tells it.
+               on_frames: Callable[[int, int], None] = lambda silent, frames: None,
+               on_audio: Callable[[int, np.ndarray], None] = lambda index, samples: None) -> list[str]:
+    """Transcripts in the order of `utterances`; `on_batch` is told the seconds of audio just done, `on_frames` what `decode` tells it,
+    `on_audio` the number of an utterance and its samples at the model's rate.
 
     Raises UserError if an audio file cannot be read.
     """
@@ -70,6 +84,8 @@ def transcribe(model, utterances: Sequence[Utterance], *, batch_seconds: float =
         for batch in length_batches([u.duration for u in utterances], batch_seconds=batch_seconds):
             audio = [torch.from_numpy(read_audio(u.audio_filepath, offset=u.offset, duration=u.duration if u.offset else None, rate_hz=rate_hz))
                      for u in (utterances[i] for i in batch)]
+            for index, samples in zip(batch, audio, strict=True):
+                on_audio(index, samples.numpy())
             lengths = torch.tensor([len(a) for a in audio], device=device)
             padded = torch.nn.utils.rnn.pad_sequence(audio, batch_first=True).to(device)
             for index, text in zip(batch, decode(model, padded, lengths, on_frames=on_frames), strict=True):
@@ -91,3 +107,29 @@ def transcribe_sets(model, sets: dict[str, list[Utterance]], *, batch_seconds: f
                 done[id(sets[key])] = distributed.divide(lambda mine: transcribe(model, mine, batch_seconds=batch_seconds), sets[key])
             texts[key] = done[id(sets[key])]
     return texts
+
+
+def transcribe_timed(model, utterances: Sequence[Utterance], *, batch_seconds: float, warm_up_batches: int) -> dict[str, Any]:
+    """texts, levels_dbfs of each utterance, seconds and rtfx: seconds of audio for each second from file to text.
+
+    The first and longest batches run once before the clock starts, as on the Open ASR Leaderboard, so that neither compilation nor the first
+    allocation of memory counts.
+    """
+    first = length_batches([u.duration for u in utterances], batch_seconds=batch_seconds)[:warm_up_batches]
+    if first:
+        transcribe(model, [utterances[i] for batch in first for i in batch], batch_seconds=batch_seconds)
+    levels = [0.0] * len(utterances)
+
+    def measure(index: int, samples: np.ndarray) -> None:
+        levels[index] = level_dbfs(samples)
+
+    started = time.perf_counter()
+    texts = transcribe(model, utterances, batch_seconds=batch_seconds, on_audio=measure)
+    seconds = time.perf_counter() - started
+    return {"texts": texts, "levels_dbfs": levels, "seconds": seconds, "rtfx": sum(u.duration for u in utterances) / seconds}
+
+
+def level_dbfs(samples: np.ndarray) -> float:
+    """Root mean square of float samples in decibels below full scale; -120 for digital silence."""
+    power = float(np.mean(np.square(samples, dtype=np.float64))) if len(samples) else 0.0
+    return round(10 * float(np.log10(max(power, 1e-12))), 2)
