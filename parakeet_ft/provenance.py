@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from parakeet_ft import distributed
 from parakeet_ft.data.manifest import atomic_path, manifest_hash
 
 PACKAGES = ("nemo_toolkit", "torch", "lightning", "hydra-core", "omegaconf", "lhotse", "sentencepiece", "kaldialign", "whisper_normalizer", "numpy")
@@ -65,25 +66,28 @@ class Run:
             "manifests": {key: {"path": path, "sha256": manifest_hash(path)} for key, path in manifests.items()},
             "identity": identity, "resumed_at_steps": [*earlier.get("resumed_at_steps", []), *([] if resumed_at_step is None else [resumed_at_step])],
             "effective": {}, "phases_seconds": {}, "finished": False}
-        write_json(self.path, self.content)
+        self._write(self.path, self.content)
 
     def record(self, **effective: Any) -> None:
         """Store effective values, as read back from live objects."""
         self.content["effective"].update(effective)
-        write_json(self.path, self.content)
+        self._write(self.path, self.content)
+
+    def _write(self, path: Path, content: dict[str, Any]) -> None:
+        if not distributed.rank():
+            write_json(path, content)
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:
         """What `make` returns, a JSON value; read from run_dir/<name>.json if this run, with these settings, was there before."""
         path = self.path.with_name(f"{name}.json")
-        if path.exists():
-            kept = json.loads(path.read_text())
-            if kept["identity"] == json.loads(json.dumps(self.content["identity"], default=str)):
-                return kept["value"]
+        kept = distributed.on_first(lambda: json.loads(path.read_text()) if path.exists() else None)
+        if kept and kept["identity"] == json.loads(json.dumps(self.content["identity"], default=str)):
+            return kept["value"]
         value = make()
-        write_json(path, {"identity": self.content["identity"], "value": value})
+        self._write(path, {"identity": self.content["identity"], "value": value})
         return value
 
     def finish(self, phases_seconds: dict[str, float]) -> None:
         """Store what each phase took."""
         self.content.update(phases_seconds=phases_seconds, finished=True)
-        write_json(self.path, self.content)
+        self._write(self.path, self.content)

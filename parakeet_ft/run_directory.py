@@ -12,7 +12,7 @@ from typing import Any
 from parakeet_ft.errors import UserError
 
 # What may differ between a run and its continuation: it changes neither weights nor scores.
-FREE = ("resume", "logger.", "checkpoint.", "data.num_workers", "evaluation.examples")
+FREE = ("resume", "logger.", "checkpoint.", "launcher.", "trainer.timeout_minutes", "data.num_workers", "evaluation.examples")
 _held: list[int] = []
 
 

@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 
-from parakeet_ft import adaptation, budget, checkpoints, configuration, optim, trainer
+from parakeet_ft import adaptation, budget, checkpoints, configuration, launcher, optim, trainer
 from parakeet_ft.model import vocabulary
 
 OPTIONS = [(group, option) for group in configuration.groups() for option in configuration.options_of(group)]
@@ -19,10 +19,11 @@ def test_every_option_composes_and_has_the_keys_of_its_group(group, option):
 
 
 @pytest.mark.parametrize(("group", "function", "filled_by_the_recipe"), [
-    ("adaptation", adaptation.set_learning, {"model"}),
+    ("adaptation", adaptation.set_learning, {"model", "num_new_pieces"}),
     ("budget", budget.num_steps, {"plan", "accumulate"}),
-    ("optim", optim.settings, {"model", "hours_per_pass", "num_steps"}),
+    ("optim", optim.settings, {"model", "hours_per_pass", "num_new_pieces", "num_steps"}),
     ("trainer", trainer.resolve, set()),
+    ("launcher", launcher.submit, {"command"}),
     ("checkpoint", checkpoints.Checkpointer, {"directory", "keep_weights"}),
     ("logger", trainer.build_loggers, {"run_dir", "experiment", "resume_step"}),
     ("tokenizer", vocabulary.adapt_vocabulary, {"model", "texts", "workdir"}),
