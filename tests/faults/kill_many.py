@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import logging
 import os
 import random
 import runpy
@@ -28,7 +29,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-SIZES = {"train": 24, "dev": 6, "test": 6, "guard": 6, "guard_dev": 6, "replay": 24}
+SIZES = {"train": 16, "dev": 4, "test": 4, "guard": 4, "guard_dev": 4, "replay": 16}
 
 
 def write_manifests(folder: Path) -> list[str]:
@@ -83,8 +84,10 @@ def wait(children: list[int], *, seconds: float = 600) -> list[int]:
     end = time.monotonic() + seconds
     while len(codes) < len(children):
         for child in children:
-            if child not in codes and os.waitpid(child, os.WNOHANG)[0]:
-                codes[child] = 0
+            if child not in codes:
+                ended, status = os.waitpid(child, os.WNOHANG)
+                if ended:
+                    codes[child] = os.waitstatus_to_exitcode(status)
         if time.monotonic() > end:
             for child in set(children) - set(codes):
                 os.kill(child, signal.SIGKILL)
@@ -138,7 +141,9 @@ def main() -> int:
     args = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     import nemo.collections.asr.models  # noqa: F401
+    from nemo.utils import logging as nemo_logging
 
+    nemo_logging._logger.addFilter(lambda record: record.levelno >= logging.ERROR)
     rng = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
@@ -147,7 +152,10 @@ def main() -> int:
                                                                                         f"trainer.devices={args.processes}"] if args.processes > 1 else [])]
         (root / "whole").mkdir()
         begun = time.monotonic()
-        wait(start(overrides, root / "whole", processes=args.processes))
+        codes = wait(start(overrides, root / "whole", processes=args.processes))
+        if any(codes):
+            print((root / "whole" / "rank0.log").read_text()[-3000:], f"the uninterrupted run failed with exit codes {codes}", sep="\n")
+            return 1
         length = time.monotonic() - begun
         expected = fingerprint(finished(root / "whole"))
         print(f"uninterrupted: {length:.1f} s", flush=True)
