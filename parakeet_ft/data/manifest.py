@@ -45,7 +45,7 @@ class ManifestError(UserError):
     """A manifest that cannot be used; the message says which line, what was found and what was expected."""
 
 
-def parse_line(line: str, where: str) -> Utterance:
+def parse_line(line: str, where: str, *, needs_text: bool = True) -> Utterance:
     """One line of a manifest, its audio path as written. Raises ManifestError; `where` names the line in it."""
     try:
         record = json.loads(line)
@@ -54,6 +54,8 @@ def parse_line(line: str, where: str) -> Utterance:
                             "duration and text.") from None
     if not isinstance(record, dict):
         raise ManifestError(f"{where} holds a {type(record).__name__}, expected a JSON object with audio_filepath, duration and text.")
+    if not needs_text:
+        record.setdefault("text", "")
     missing = [key for key in ("audio_filepath", "duration", "text") if key not in record]
     if missing:
         raise ManifestError(f"{where} lacks {', '.join(missing)}; it has {', '.join(record) or 'nothing'}.")
@@ -72,8 +74,11 @@ def parse_line(line: str, where: str) -> Utterance:
                      speaker=None if speaker is None else str(speaker), extra={k: v for k, v in record.items() if k not in KNOWN})
 
 
-def stream_manifest(path: str | os.PathLike) -> Iterator[Utterance]:
-    """Yield the utterances of a manifest with absolute audio paths. Raises ManifestError with the number of the bad line."""
+def stream_manifest(path: str | os.PathLike, *, needs_text: bool = True) -> Iterator[Utterance]:
+    """Yield the utterances of a manifest with absolute audio paths. Raises ManifestError with the number of the bad line.
+
+    Unless it `needs_text`, a line may lack its text, which is then empty.
+    """
     path = Path(path)
     if not path.is_file():
         raise ManifestError(f"No manifest at {path}. Expected a file of JSON lines; `python data_prep/from_table.py TABLE --out DIR` makes "
@@ -83,7 +88,7 @@ def stream_manifest(path: str | os.PathLike) -> Iterator[Utterance]:
         try:
             for number, line in enumerate(lines, 1):
                 if line.strip():
-                    utterance = parse_line(line, f"{path} line {number}")
+                    utterance = parse_line(line, f"{path} line {number}", needs_text=needs_text)
                     yield dataclasses.replace(utterance, audio_filepath=os.path.normpath(os.path.join(folder, utterance.audio_filepath)))
         except UnicodeDecodeError as error:
             raise ManifestError(f"{path} is not UTF-8 text (byte {error.start} of a block): is it a manifest?") from None

@@ -61,6 +61,15 @@ def locate(source: str) -> Path | None:
     raise UserError(f"No model at {source}. Expected a .nemo file, a hub id such as nvidia/parakeet-ctc-0.6b, or {' or '.join(BUNDLED)}.")
 
 
+def identity(source: str) -> dict[str, Any]:
+    """What tells one checkpoint from another without reading it: where it is, its size and its time of change; of a hub id, its name."""
+    path = locate(source)
+    if path is None:
+        return {"source": source}
+    status = path.stat()
+    return {"source": str(path.resolve()), "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
+
+
 def check_archive(path: Path) -> dict[str, Any]:
     """The configuration inside a .nemo. Raises UserError if it is no archive, truncated, or another kind of model."""
     config, members = _read_config(path)
