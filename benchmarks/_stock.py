@@ -9,6 +9,7 @@ The transducer losses of tiny models on a CPU are this project's: NeMo's are min
 
 import argparse
 import json
+import os
 import shutil
 import time
 from pathlib import Path
@@ -24,8 +25,8 @@ STARTED = time.time()
 class Events(pl.Callback):
     """One JSON line to stdout per event; stops the training at target_wer."""
 
-    def __init__(self, started: float, target_wer: float | None) -> None:
-        self.started, self.target_wer = started, target_wer
+    def __init__(self, started: float, target_wer: float | None, first_step_only: bool) -> None:
+        self.started, self.target_wer, self.first_step_only = started, target_wer, first_step_only
 
     def tell(self, event: str, **facts) -> None:
         print(json.dumps({"event": event, "seconds": round(time.time() - self.started, 2), **facts}), flush=True)
@@ -33,6 +34,8 @@ class Events(pl.Callback):
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_index) -> None:
         if trainer.global_step == 1:
             self.tell("first_step")
+            if self.first_step_only:
+                os._exit(0)
 
     def on_validation_end(self, trainer, module) -> None:
         if not trainer.sanity_checking:
@@ -42,7 +45,7 @@ class Events(pl.Callback):
 
 
 def train(base: str, *, out: Path, train: str, validation: str, epochs: int, lr: float, warmup_steps: int, seed: int, started: float,
-          target_wer: float | None = None, num_workers: int = 1) -> Path:
+          target_wer: float | None = None, first_step_only: bool = False, num_workers: int = 1) -> Path:
     """Fine-tune as NeMo's speech_to_text_finetune.py does; returns out/best.nemo."""
     _quiet.silence_nemo()
     from nemo.collections.asr.models import ASRModel
@@ -51,7 +54,7 @@ def train(base: str, *, out: Path, train: str, validation: str, epochs: int, lr:
     pl.seed_everything(seed, verbose=False)
     trainer = pl.Trainer(accelerator="auto", devices=1, max_epochs=epochs, log_every_n_steps=10, val_check_interval=1.0, precision=32,
                          gradient_clip_val=0.0, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-                         num_sanity_val_steps=0, callbacks=[Events(started, target_wer)])
+                         num_sanity_val_steps=0, callbacks=[Events(started, target_wer, first_step_only)])
     exp_manager(trainer, OmegaConf.create({
         "explicit_log_dir": str(out), "create_tensorboard_logger": True, "create_checkpoint_callback": True,
         "checkpoint_callback_params": {"monitor": "val_wer", "mode": "min", "save_top_k": 5, "always_save_nemo": True}}))
@@ -85,6 +88,7 @@ def main() -> None:
     parser.add_argument("--warmup-steps", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--target-wer", type=float)
+    parser.add_argument("--first-step-only", action="store_true")
     parser.add_argument("--started", type=float, default=STARTED, help="when the command was given, in seconds since 1970")
     train(**vars(parser.parse_args()))
 
