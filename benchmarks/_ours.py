@@ -1,4 +1,4 @@
-"""recipes/finetune.py as a user runs it, with the events that benchmarks/_stock.py prints: first step, validations; stops at a target.
+"""recipes/finetune.py as a user runs it, with the events that benchmarks/_stock.py prints (first step, validations) and its speed; stops at a target.
 
     python benchmarks/_ours.py --target-wer 0.5 -- data=demo budget.epochs=6
 """
@@ -6,6 +6,7 @@
 import argparse
 import json
 import os
+import runpy
 import sys
 import time
 from pathlib import Path
@@ -23,33 +24,34 @@ def main() -> None:
     args = parser.parse_args()
     sys.path.insert(0, str(ROOT))
     sys.argv = [str(ROOT / "recipes" / "finetune.py"), *args.overrides]
-    from parakeet_ft import configuration
-    from parakeet_ft.errors import exit_on_user_error
-
-    with exit_on_user_error():
-        configuration.prepare("finetune", __doc__)
     terminal = os.fdopen(os.dup(1), "w", buffering=1)  # the recipe sends what libraries print to its run.log
 
     def tell(event: str, **facts) -> None:
         print(json.dumps({"event": event, "seconds": round(time.time() - args.started, 2), **facts}), file=terminal)
 
     from parakeet_ft import trainer
-    from recipes.finetune import main as recipe
     original = trainer.FineTuner.on_validation_epoch_end
 
+    clock: dict[str, float] = {"audio": 0.0}
+
     def on_train_batch_end(self, outputs, batch, batch_index) -> None:
-        if self.global_step == 1:
+        if "begun" in clock:
+            clock["audio"] += float(batch[1].sum()) / self.model.preprocessor._sample_rate
+        if self.global_step == 1 and "begun" not in clock:
+            clock["begun"] = time.time()
             tell("first_step")
             if args.only_first_step:
                 os._exit(0)
 
     def on_validation_epoch_end(self) -> None:
+        if self.global_step == self.settings["num_steps"]:
+            tell("trained", audio_seconds_per_second=round(clock["audio"] / (time.time() - clock["begun"]), 2))
         original(self)
         tell("validation", step=self.global_step, val_wer=self.history[-1]["val_wer"])
         if args.target_wer is not None and self.history[-1]["val_wer"] <= args.target_wer:
             os._exit(0)
     trainer.FineTuner.on_train_batch_end, trainer.FineTuner.on_validation_epoch_end = on_train_batch_end, on_validation_epoch_end
-    recipe()
+    runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 if __name__ == "__main__":
