@@ -15,7 +15,7 @@ lint: .venv/.installed
 	$(BIN)/ruff check .
 
 bench: .venv/.installed
-	$(BIN)/python benchmarks/transducer_loss.py --short
+	$(BIN)/python benchmarks/run_all.py
 
 .venv/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

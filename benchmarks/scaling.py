@@ -18,6 +18,7 @@ from pathlib import Path
 
 import _quiet  # noqa: F401
 from _sides import HERE, events_of, show, summary
+
 from data_prep import generate
 
 FROM_TABLE = HERE.parent / "data_prep" / "from_table.py"
