@@ -23,7 +23,8 @@ class ProgressBar(pl.Callback):
 
     def __init__(self, narrator: Narrator, *, num_steps: int) -> None:
         self.console, self.num_steps = narrator.console, num_steps
-        self.loss, self.audio_seconds, self.samples, self.started, self.first_step = 0.0, 0.0, 0, 0.0, 0
+        self.loss, self.audio_seconds, self.samples, self.first_step = 0.0, 0.0, 0, 0
+        self.started, self.validation_started, self.validating = 0.0, 0.0, 0.0
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.started, self.first_step = time.monotonic(), trainer.global_step
@@ -46,22 +47,27 @@ class ProgressBar(pl.Callback):
     def _description(self, trainer: pl.Trainer) -> str:
         shown = {name: trainer.callback_metrics.get(key) for name, key in (("domain WER", "val_wer"), ("guard", "guard_wer"))}
         scores = "  ".join(f"{name} {100 * float(value):.1f} %" for name, value in shown.items() if value is not None)
-        speed = self.audio_seconds / max(time.monotonic() - self.started, 1e-9)
+        speed = self.audio_seconds / max(time.monotonic() - self.started - self.validating, 1e-9)
         padding = 1 - self.audio_seconds * self.rate_hz / max(self.samples, 1)
         return (f"loss {self.loss:.3f}  lr {trainer.optimizers[0].param_groups[0]['lr']:.1e}  {scores}  {speed:.0f} audio s/s  "
                 f"padding {100 * padding:.0f} %  {memory_gb():.1f} GB")
 
+    def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.validation_started = time.monotonic()
+
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.validating += time.monotonic() - self.validation_started
         if trainer.is_global_zero:
             done = trainer.global_step - self.first_step
             left = (time.monotonic() - self.started) / max(done, 1) * (self.num_steps - trainer.global_step)
             self.console.print(f"  step {trainer.global_step}/{self.num_steps}  {self._description(trainer)}  {left:.0f} s left", highlight=False)
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.progress.stop()
+        if self.console.is_terminal:
+            self.progress.stop()
 
     def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
-        self.progress.stop()
+        self.on_train_end(trainer, module)
 
 
 def memory_gb() -> float:

@@ -86,9 +86,13 @@ def compose(name: str, overrides: list[str]) -> dict[str, Any]:
                 raise UserError(f"{group}={option}: no such option. {_nearest(option, options_of(group))}")
         try:
             defaults = OmegaConf.to_container(hydra_compose(name, groups_only), resolve=False)
+            known = OmegaConf.to_container(hydra_compose(name, [o for o in groups_only if not o.startswith("experiment=")]), resolve=False)
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(f"The configuration does not compose: {error}") from None
         keys = _flatten(defaults)
+        # Hydra lets an experiment's file add any key.
+        for key in keys.keys() - _flatten(known).keys():
+            raise UserError(f"conf/experiment sets the unknown key {key!r}. {_nearest(key, list(_flatten(known)))}")
         for override in overrides:
             key, equals, _ = override.partition("=")
             if key.startswith("hydra") or override in groups_only:

@@ -4,13 +4,15 @@ import inspect
 
 import pytest
 
-from parakeet_ft import adaptation, budget, checkpoints, configuration, launcher, optim, trainer
+from parakeet_ft import adaptation, budget, checkpoints, configuration, distillation, launcher, optim, trainer
+from parakeet_ft.errors import UserError
 from parakeet_ft.model import vocabulary
 
 OPTIONS = [(group, option) for group in configuration.groups() for option in configuration.options_of(group)]
+EXPERIMENTS = configuration.options_of("experiment")
 
 
-@pytest.mark.parametrize(("group", "option"), OPTIONS)
+@pytest.mark.parametrize(("group", "option"), [pair for pair in OPTIONS if pair[0] != "experiment"])
 def test_every_option_composes_and_has_the_keys_of_its_group(group, option):
     given = {"manifests": ["data.train=a", "data.validation=b"], "checkpoint": ["model.source=x.nemo"]}.get(option, [])
     config = configuration.compose("finetune", [f"{group}={option}", *given])
@@ -25,12 +27,34 @@ def test_every_option_composes_and_has_the_keys_of_its_group(group, option):
     ("trainer", trainer.resolve, set()),
     ("launcher", launcher.submit, {"command"}),
     ("checkpoint", checkpoints.Checkpointer, {"directory", "keep_weights"}),
+    ("distillation", distillation.build_teacher, {"model"}),
     ("logger", trainer.build_loggers, {"run_dir", "experiment", "resume_step"}),
     ("tokenizer", vocabulary.adapt_vocabulary, {"model", "texts", "workdir"}),
 ])
 def test_the_keys_of_a_group_are_the_arguments_of_its_function(group, function, filled_by_the_recipe):
     keys = set(configuration.compose("finetune", [])[group])
     assert keys == set(inspect.signature(function).parameters) - filled_by_the_recipe
+
+
+@pytest.mark.parametrize("option", EXPERIMENTS)
+def test_every_experiment_changes_settings_within_range_and_yields_to_the_command_line(option):
+    given = configuration.expand_shorthand([f"experiment={option}", "budget.steps=7", "data.train=a", "data.validation=b", "model=x.nemo"])
+    config, default = configuration.compose("finetune", given), configuration.compose("finetune", [])
+    configuration.check_range(config)
+    assert config["budget"] == {"epochs": None, "hours": None, "steps": 7} and config["model"]["source"] == "x.nemo" and config["data"]["train"] == "a"
+    changed = configuration.compose("finetune", [f"experiment={option}"])
+    configuration.check_range(changed)
+    assert changed != default and changed.keys() == default.keys()
+
+
+def test_an_experiment_with_an_unknown_key_is_an_error_that_names_the_nearest(tmp_path, monkeypatch):
+    import shutil
+
+    shutil.copytree(configuration.CONF, tmp_path / "conf")
+    (tmp_path / "conf" / "experiment" / "mine.yaml").write_text("# @package _global_\nevaluation: {validatons: 3}\n")
+    monkeypatch.setattr(configuration, "CONF", tmp_path / "conf")
+    with pytest.raises(UserError, match=r"unknown key 'evaluation.validatons'. Did you mean evaluation.validations"):
+        configuration.compose("finetune", ["experiment=mine"])
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)

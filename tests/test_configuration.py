@@ -36,10 +36,25 @@ def test_values_that_cannot_be_meant_are_refused(overrides, message):
 
 @pytest.mark.parametrize(("override", "message"), [
     ("optim.lr=0", "optim.lr"), ("optim.lr=fast", "auto or a number"), ("data.batch_seconds=-1", "above 0"), ("optim.warmup_ratio=1.5", "between 0 and 1"),
+    ("evaluation.alarm_after=0", "alarm_after"), ("evaluation.patience=0", "null or a whole"), ("evaluation.ema_decay=1", "between 0 and 1"),
+    ("distillation.weight=-1", "0 or more"), ("distillation.temperature=0", "above 0"),
     ("budget.epochs=null", "No budget"), ("optim.accumulate=0.5", "whole number")])
 def test_values_out_of_range_are_refused(override, message):
     with pytest.raises(UserError, match=message):
         configuration.check_range(composed(override))
+
+
+def test_distillation_after_a_replaced_vocabulary_is_refused():
+    with pytest.raises(UserError, match="tokenizer=keep or extend"):
+        configuration.check_range(composed("distillation.weight=0.5", "tokenizer=replace"))
+
+
+def test_mlflow_where_it_is_not_installed_is_refused_with_what_to_install(monkeypatch):
+    monkeypatch.setattr(configuration.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install mlflow-skinny"):
+        configuration.check_range(composed("logger=mlflow"))
+    monkeypatch.setattr(configuration.importlib.util, "find_spec", lambda name: object())
+    configuration.check_range(composed("logger=mlflow"))
 
 
 def test_a_path_or_hub_id_is_a_model():
