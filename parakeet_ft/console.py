@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from parakeet_ft import distributed
@@ -77,6 +78,18 @@ class Narrator:
         """One line of WER per set."""
         self.lines([f"{NAMES[key]:<14} WER {100 * score.wer:5.1f} %   {score.words} words" for key, score in scores.items()])
 
+    def tables(self, tables: list[tuple[str, list[str], list[list[str]]]]) -> None:
+        """Titles with heads and rows of cells, the first two columns to the left; outside a terminal nothing is wrapped."""
+        console = self.console if self.console.is_terminal else Console(file=self.console.file, highlight=False, width=240)
+        for title, head, rows in tables:
+            table = Table(*head, title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2))
+            for column in table.columns[2:]:
+                column.justify, column.no_wrap = "right", True
+            for row in rows:
+                table.add_row(*(escape(cell) for cell in row))
+            console.print()
+            console.print(table)
+
     def candidates(self, rows: list[dict[str, Any]]) -> None:
         """What was tried for best.nemo, the winner first."""
         width = max(len(row["description"]) for row in rows)
@@ -95,7 +108,8 @@ class Narrator:
             f"optimiser  AdamW, peak lr {optimizer['lr']:g} ({optimizer['lr_reason']}), {optimizer['warmup_steps']} warm-up steps, cosine",
             *(f"           {group['name']:<28} lr {group['lr']:.1e}  weight decay {group['weight_decay']:g}  {group['tensors']:4} tensors "
               f"{group['weights'] / 1e6:8.3f} M weights" for group in optimizer["groups"]),
-            *(f"           {module} begins at step {step}" for module, step in learning["begins_at_step"].items()),
+            *(["           begins: " + ", ".join(f"{'the rest of it' if module == 'encoder' else module} at step {step}"
+                                               for module, step in learning["begins_at_step"].items())] if learning["begins_at_step"] else []),
             f"device     {devices_line(effective['trainer'])}"]
             + ([f"loss       {effective['loss']}"] if effective["loss"] else []))
 

@@ -113,7 +113,7 @@ def transcribe_timed(model, utterances: Sequence[Utterance], *, batch_seconds: f
     """texts, levels_dbfs of each utterance, seconds and rtfx: seconds of audio for each second from file to text.
 
     The first and longest batches run once before the clock starts, as on the Open ASR Leaderboard, so that neither compilation nor the first
-    allocation of memory counts.
+    allocation of memory counts: that is needed once for each model.
     """
     first = length_batches([u.duration for u in utterances], batch_seconds=batch_seconds)[:warm_up_batches]
     if first:

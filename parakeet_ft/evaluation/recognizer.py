@@ -1,0 +1,79 @@
+"""A model as it is asked to decode, restored only when there is something to decode."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from parakeet_ft.console import Narrator
+from parakeet_ft.data.manifest import Utterance
+from parakeet_ft.evaluation.hypotheses import set_hash
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, read in blocks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+class Recognizer:
+    """One .nemo with its decoding. `language_model` is fuse_language_model's arguments of that name and is written to `folder`; None: none."""
+
+    def __init__(self, archive: Path, *, label: str, decoding: dict[str, Any], language_model: dict[str, Any] | None, folder: Path, device: str,
+                 batch_seconds: float, warm_up_batches: int, say: Narrator) -> None:
+        self.archive, self.label, self.decoding, self.language_model, self.say = archive, label, decoding, language_model, say
+        self.folder, self.device, self.batch_seconds, self.warm_up_batches = folder, device, batch_seconds, warm_up_batches
+        self.digest = file_hash(archive)
+        self._model: Any = None
+        self._facts: dict[str, Any] = {}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that decides texts and times, apart from the set."""
+        language_model = self.language_model and self.language_model | {key: set_hash(self.language_model[key]) for key in ("tune_on", "guard")}
+        return {"model": self.digest, "decoding": self.decoding, "language_model": language_model, "device": self.device,
+                "batch_seconds": self.batch_seconds, "warm_up_batches": self.warm_up_batches}
+
+    def hear(self, name: str, utterances: Sequence[Utterance]) -> dict[str, Any]:
+        """texts, levels_dbfs, seconds, rtfx, decoding and device. Raises UserError, also if the device is not there."""
+        from parakeet_ft.evaluation.transcribe import transcribe_timed
+
+        cold = self._model is None
+        if cold:
+            self._open()
+        self.say.phase(f"{self.label} on {name}: {len(utterances)} utterances")
+        return self._facts | transcribe_timed(self._model, utterances, batch_seconds=self.batch_seconds,
+                                              warm_up_batches=self.warm_up_batches if cold else 0)
+
+    def _open(self) -> None:
+        self.say.phase(f"restoring {self.label}")
+        import torch
+
+        from parakeet_ft.errors import UserError
+        from parakeet_ft.evaluation.decoding import set_decoding
+        from parakeet_ft.evaluation.language_model import fuse_language_model
+        from parakeet_ft.model.restore import restore
+
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise UserError("device=cuda, but torch sees no GPU here. Use device=auto, or install a CUDA build of torch.")
+        device = ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
+        self._model = restore(str(self.archive)).to(device)
+        if self.language_model:
+            self.say.phase(f"a language model for {self.label}")
+            live = fuse_language_model(self._model, **self.language_model, arpa_path=self.folder / f"{self.label.replace('/', '-')}.arpa",
+                                       decoding=self.decoding, batch_seconds=self.batch_seconds, on_weight=self._tell)
+        else:
+            live = set_decoding(self._model, **self.decoding, lm_path=None, lm_weight=0.0)
+        self.say.lines([f"{live['class']}, {live['head']} head"
+                        + (f", beam {live['beam_size']}" if live["beam_size"] else "")
+                        + "".join(f", {name} x {weight:g}" for name, weight in live["fused"].items())])
+        self._facts = {"decoding": live, "device": str(next(self._model.parameters()).device)}
+
+    def _tell(self, row: dict[str, Any]) -> None:
+        guard = f", guard {100 * row['guard_wer']:.1f} %" if row["guard_wer"] is not None else ""
+        self.say.lines([f"weight {row['weight']:g}: domain WER {100 * row['wer']:.1f} %{guard}"])
