@@ -17,11 +17,15 @@ def strategy(num_ranks: int) -> ModelParallelStrategy:
 
 
 def sharded(model: torch.nn.Module, *, mesh: torch.distributed.DeviceMesh) -> torch.nn.Module:
-    """A copy of a NeMo model with every weight divided over the mesh. Raises ValueError if a weight would be left out."""
+    """A twin of a NeMo model, for training only, with every weight divided over the mesh. Raises ValueError if a weight would be left out."""
     from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor import DTensor
 
-    model = copy.deepcopy(model)
+    # NeMo's models cannot be copied whole. Losses and metrics, which hold no weights, are shared.
+    shared = {id(part): part for part in (getattr(getattr(model, "joint", None), name, None) for name in ("_loss", "_wer")) if part is not None}
+    parts = {name: copy.deepcopy(part, dict(shared)) if any(True for _ in part.parameters()) else part for name, part in model.named_children()}
+    model = copy.copy(model)
+    model._modules = {**model._modules, **parts}
     for layer in model.encoder.layers:
         fully_shard(layer, mesh=mesh)
     for name in ROOTS:
