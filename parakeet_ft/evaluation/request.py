@@ -75,7 +75,7 @@ def check_range(config: dict[str, Any]) -> None:
     rules = [("models", config["models"], lambda v: bool(v), "at least one .nemo, hub id or bundled name, such as [tiny]"),
              ("device", config["device"], lambda v: v in ("auto", "cpu", "cuda"), "auto, cpu or cuda"),
              ("scored", config["scored"], lambda v: v in ("raw", "normalized"), "raw or normalized"),
-             ("language", config["language"], lambda v: isinstance(v, str), "a code such as en or pl (in quotes: 'no'), or none"),
+             ("language", config["language"], lambda v: isinstance(v, str), "a code such as en or pl, or none"),
              ("batch_seconds", config["batch_seconds"], lambda v: v > 0, "above 0"),
              ("confusions", config["confusions"], lambda v: isinstance(v, int) and v >= 0, "a whole number, 0 or more"),
              ("warm_up_batches", config["warm_up_batches"], lambda v: isinstance(v, int) and v >= 0, "a whole number, 0 or more"),
