@@ -30,13 +30,13 @@ def choose_lr(lr: float | str, lr_table: list[dict[str, float]], *, weights: int
 
 def settings(model: torch.nn.Module, *, lr: float | str, lr_table: list[dict[str, float]], decoder_lr_ratio: float, new_pieces_lr_ratio: float,
              adapter_lr_ratio: float, layer_decay: float, betas: list[float], weight_decay: float, warmup_ratio: float, min_lr_ratio: float,
-             hours_per_pass: float, num_new_pieces: int, num_steps: int, gradient_clip: float, accumulate: int) -> dict[str, Any]:
+             hours_per_pass: float, num_new_pieces: int, num_steps: int, gradient_clip: float, accumulate: int, max_bad_batches: int) -> dict[str, Any]:
     """Effective settings of the optimiser and its schedule. warmup_ratio is a share of num_steps, so the warm-up always ends."""
     peak, reason = choose_lr(lr, lr_table, weights=sum(p.numel() for p in model.parameters()), hours=hours_per_pass)
     return {"name": "AdamW", "lr": peak, "lr_reason": reason, "decoder_lr_ratio": new_pieces_lr_ratio if num_new_pieces else decoder_lr_ratio,
             "adapter_lr_ratio": adapter_lr_ratio, "layer_decay": layer_decay, "betas": list(betas), "weight_decay": weight_decay,
             "warmup_steps": max(1, round(warmup_ratio * num_steps)), "min_lr_ratio": min_lr_ratio, "num_steps": num_steps,
-            "gradient_clip": gradient_clip, "accumulate": accumulate}
+            "gradient_clip": gradient_clip, "accumulate": accumulate, "max_bad_batches": max_bad_batches}
 
 
 def part_of(name: str, *, num_layers: int, decoder_lr_ratio: float, adapter_lr_ratio: float, layer_decay: float) -> tuple[str, float]:
@@ -73,7 +73,7 @@ def build_optimizer(model: torch.nn.Module, *, lr: float, decoder_lr_ratio: floa
             group = groups.setdefault((part, is_matrix), {"name": f"{part} {'matrices' if is_matrix else 'vectors'}", "lr": lr * ratio,
                                                           "weight_decay": weight_decay if is_matrix else 0.0, "params": []})
             group["params"].append(parameter)
-    ordered = sorted(groups.values(), key=lambda group: (group["name"].startswith("decoder"), -group["lr"]))
+    ordered = sorted(groups.values(), key=lambda group: (group["name"].startswith("decoder"), -group["lr"], group["name"]))
     optimizer = torch.optim.AdamW(ordered, betas=tuple(betas), fused=ordered[0]["params"][0].is_cuda)
     return optimizer, torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: learning_rate_factor(step, num_steps=num_steps, warmup_steps=warmup_steps, min_lr_ratio=min_lr_ratio))

@@ -1,7 +1,7 @@
 """What learns, what stays and when it begins: on tiny models of three families, against counts worked out by hand, and against peft and NeMo."""
 
-import copy
 import dataclasses
+import functools
 import sys
 
 import lightning.pytorch as pl
@@ -17,9 +17,18 @@ from parakeet_ft.optim import settings
 FAMILIES = ["ctc", "tdt", "hybrid"]
 
 
+@functools.cache
+def whole(*overrides):
+    return configuration.compose("finetune", list(overrides))
+
+
+def conf(group, option):
+    return whole(f"{group}={option}")[group]
+
+
 def adapt(model, option="all", *, num_new_pieces=0, **changes):
     """set_learning with an option of conf/adaptation."""
-    return set_learning(model, **(configuration.compose("finetune", [f"adaptation={option}"])["adaptation"] | changes), num_new_pieces=num_new_pieces)
+    return set_learning(model, **(conf("adaptation", option) | changes), num_new_pieces=num_new_pieces)
 
 
 class Batches(torch.utils.data.IterableDataset):
@@ -38,7 +47,7 @@ class Batches(torch.utils.data.IterableDataset):
 def fit(model, learning, *, steps=3, callbacks=(), start=0, resume_from=None, **optim):
     """Train some steps with Lightning and the project's own module and optimiser."""
     trainer.use_loss_for(model, device="cpu")
-    values = configuration.compose("finetune", [])["optim"] | {"lr": 1e-3, "hours_per_pass": 1, "num_new_pieces": 0, "num_steps": steps} | optim
+    values = conf("optim", "adamw") | {"lr": 1e-3, "hours_per_pass": 1, "num_new_pieces": 0, "num_steps": steps} | optim
     tuner = trainer.FineTuner(model, settings=settings(model, **values), sets={}, base={}, guard_tolerance=None, batch_seconds=1)
     pl.Trainer(accelerator="cpu", max_steps=steps, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
                gradient_clip_val=1.0, callbacks=[Unfreezing(learning), *callbacks]).fit(
@@ -54,8 +63,9 @@ def outputs(model):
     """What the model computes from a second of noise, in evaluation mode: encoder's frames, or the log-probabilities of a CTC model."""
     was = {module: module.training for module in model.modules()}
     model.eval()
+    noise = torch.randn(2, 16000, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        found = model.forward(input_signal=torch.randn(2, 16000, generator=torch.Generator().manual_seed(1)), input_signal_length=torch.tensor([16000, 9000]))[0]
+        found = model.forward(input_signal=noise, input_signal_length=torch.tensor([16000, 9000]))[0]
     for module, mode in was.items():
         module.training = mode
     return found
@@ -108,11 +118,12 @@ def test_new_pieces_whose_rows_would_never_learn_are_refused(family, option, cha
         adapt(tiny_model(family), option, num_new_pieces=3, **changes)
 
 
-@pytest.mark.parametrize("override", ["adaptation.mode=qlora", "adaptation.learn_decoder=maybe", "adaptation.first_layers=1.5", "adaptation.unfreeze=[0.1]",
-                                      "adaptation.unfreeze=[0.5,0.1]", "adaptation.unfreeze=[0.1,1]", "adaptation.lora_rank=0", "adaptation.first_layers=null"])
-def test_values_that_no_run_can_use_are_refused_before_torch(override):
-    with pytest.raises(UserError, match=override.partition("=")[0]):
-        configuration.check_range(configuration.compose("finetune", [override]))
+@pytest.mark.parametrize(("key", "value"), [("mode", "qlora"), ("learn_decoder", "maybe"), ("first_layers", 1.5), ("first_layers", None), ("unfreeze", [0.1]),
+                                            ("unfreeze", [0.5, 0.1]), ("unfreeze", [0.1, 1]), ("lora_rank", 0), ("adapter_dim", 0.5)])
+def test_values_that_no_run_can_use_are_refused_before_torch(key, value):
+    config = whole()
+    with pytest.raises(UserError, match=rf"adaptation\.{key}="):
+        configuration.check_range(config | {"adaptation": config["adaptation"] | {key: value}})
 
 
 # The check after training
@@ -153,14 +164,22 @@ def test_the_check_lets_rows_without_a_gradient_be_and_says_what_it_found_in_wor
 # Gradual
 
 def test_the_encoder_begins_from_the_top_in_equal_steps_and_the_subsampling_last():
-    assert waiting(4, [0.1, 0.5]) == pytest.approx({"encoder.layers.3": 0.1, "encoder.layers.2": 0.2, "encoder.layers.1": 0.3, "encoder.layers.0": 0.4, "encoder": 0.5})
+    assert waiting(4, [0.1, 0.5]) == pytest.approx({"encoder.layers.3": 0.1, "encoder.layers.2": 0.2, "encoder.layers.1": 0.3, "encoder.layers.0": 0.4,
+                                                    "encoder": 0.5})
     assert waiting(4, []) == {}
+
+
+class Seed(pl.Callback):
+    """Dither and masks of a step are the same in every run, as the project's own checkpoints see to."""
+
+    def on_train_batch_start(self, trainer, *_):
+        pl.seed_everything(trainer.global_step, verbose=False)
 
 
 class Diary(pl.Callback):
     """What moved in each step, and a checkpoint after `save_at`."""
 
-    def __init__(self, path=None, save_at=None):
+    def __init__(self, path, save_at):
         self.path, self.save_at, self.moved, self.modes = path, save_at, [], []
 
     def on_train_batch_start(self, trainer, module, *_):
@@ -179,7 +198,7 @@ def test_gradual_moves_nothing_before_its_step_and_a_resumed_run_is_the_same_run
     model = tiny_model(family)
     learning = adapt(model, "gradual", **shares)
     before, diary = copy_state(model), Diary(tmp_path / "half.ckpt", save_at=5)
-    tuner = fit(model, learning, steps=8, callbacks=[diary])
+    tuner = fit(model, learning, steps=8, callbacks=[Seed(), diary])
     begins = {"encoder.layers.1.": 2, "encoder.layers.0.": 4, "encoder.": 6}
     parts = [{next((start for start in begins if key.startswith(start)), "rest") for key in step} for step in diary.moved]
     assert parts == [{"rest"} | {start for start, step in begins.items() if step <= now} for now in range(8)]
@@ -189,7 +208,7 @@ def test_gradual_moves_nothing_before_its_step_and_a_resumed_run_is_the_same_run
     check_learned(before, copy_state(model), learning=learning, step=8, num_steps=8)
 
     resumed = tiny_model(family)
-    fit(resumed, adapt(resumed, "gradual", **shares), steps=8, start=5, resume_from=tmp_path / "half.ckpt")
+    fit(resumed, adapt(resumed, "gradual", **shares), steps=8, callbacks=[Seed()], start=5, resume_from=tmp_path / "half.ckpt")
     assert moved(copy_state(model), copy_state(resumed)) == set()
 
 
@@ -221,18 +240,15 @@ def test_lora_learns_beside_the_encoder_and_merges_to_a_plain_model(family, tiny
 
     live, checkpoint = outputs(model), copy_state(model)
     assert not torch.allclose(live, base_outputs, atol=1e-3)
-    reference = copy.deepcopy(model)
-    for module in reference.modules():
-        if hasattr(module, "lora_A"):
-            module.merge()
+    by_peft = {f"{name}.weight": module.get_base_layer().weight + module.get_delta_weight("default")
+               for name, module in model.named_modules() if hasattr(module, "lora_A")}
     plain = lora.merge(model)
     torch.testing.assert_close(outputs(model), live, atol=1e-5, rtol=0)
     assert list(model.state_dict()) == plain_keys and not any("peft" in type(module).__module__ for module in model.modules())
-    peft_merged = {key.replace(".base_layer.", "."): value for key, value in reference.state_dict().items() if ".lora_" not in key}
-    for key, value in plain(checkpoint).items():
-        assert torch.equal(value, model.state_dict()[key])
-        torch.testing.assert_close(value, peft_merged[key], atol=1e-6, rtol=0)
-    assert moved(base, plain(before)) == set()
+    assert moved(base, plain(before)) == moved(model.state_dict(), plain(checkpoint)) == set()
+    assert moved(base, model.state_dict()) == by_peft.keys() and len(by_peft) == 2 * 8
+    for key, value in by_peft.items():
+        torch.testing.assert_close(model.state_dict()[key], value, atol=1e-6, rtol=0)
 
 
 def test_merging_a_model_without_lora_changes_nothing(tiny_model):
@@ -266,7 +282,7 @@ def test_what_is_added_starts_the_same_whatever_was_drawn_before(tiny_model):
 # Adapters
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_adapters_learn_alone_stay_in_the_nemo_and_can_be_switched_off(family, tiny_model, tmp_path):
+def test_adapters_learn_alone_stay_in_the_nemo_and_can_be_switched_off(family, tiny_model, tmp_path, monkeypatch):
     from nemo.collections.asr.models import ASRModel
 
     model = tiny_model(family)
@@ -290,9 +306,9 @@ def test_adapters_learn_alone_stay_in_the_nemo_and_can_be_switched_off(family, t
     assert torch.equal(outputs(restored), base_outputs) and not torch.allclose(switched_on, base_outputs, atol=1e-3)
 
     fresh = tiny_model(family)
-    adapt(fresh, "adapters", adapter_dim=8, adapter_name="other")
+    fresh.replace_adapter_compatible_modules(verbose=False)
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")  # as NeMo 3.0.0 asks for in load_adapters
     fresh.load_adapters(str(tmp_path / "adapters.pt"), map_location="cpu")
-    fresh.set_enabled_adapters("other", enabled=False)
     torch.testing.assert_close(outputs(fresh), switched_on)
 
 
@@ -328,9 +344,9 @@ def test_the_recipe_exports_what_plain_nemo_restores(option, family, tiny_nemo, 
     manifest = speech(count=4)
     config = configuration.compose("finetune", configuration.expand_shorthand([
         f"model={tiny_nemo(family)}", f"data.train={manifest}", f"data.validation={manifest}", "data.num_workers=0", "data.batch_seconds=6", "logger=csv",
-        "evaluation.validations=2", "optim.lr=1e-2", "budget.steps=6", "evaluation.guard_tolerance=null", f"adaptation={option}"]))
+        "evaluation.validations=2", "optim.lr=1e-3", "budget.steps=6", "evaluation.guard_tolerance=null", f"adaptation={option}"]))
     report = finetune(config, run_dir=tmp_path / "e" / "r", command=["x"])
-    effective = report["run"]["effective"]
+    effective = report["effective"]
     assert effective["learned"]["moved"] > 0 and effective["adaptation"]["mode"] == {"gradual": "weights"}.get(option, option)
     assert sum(group["weights"] for group in effective["optimizer"]["groups"]) == effective["adaptation"]["learning"]
     assert (tmp_path / "e" / "r" / "adapters.pt").exists() == (option == "adapters")
@@ -339,7 +355,7 @@ def test_the_recipe_exports_what_plain_nemo_restores(option, family, tiny_nemo, 
     base, best = (ASRModel.restore_from(str(path), map_location="cpu").eval() for path in (tiny_nemo(family), tmp_path / "e" / "r" / "best.nemo"))
     assert (list(best.state_dict()) == list(base.state_dict())) == (option != "adapters")
     texts = [h.text for h in best.transcribe([str(manifest.parent / f"{i}.wav") for i in range(4)], batch_size=1, verbose=False)]
-    assert texts == [u["hypothesis"] for u in sorted(report["utterances"], key=lambda u: u["audio_filepath"])]
+    assert texts == [u["after"] for u in sorted(report["utterances"], key=lambda u: u["audio_filepath"])]
 
 
 def test_a_violation_ends_the_recipe_before_anything_is_exported(tiny_nemo, speech, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Optimiser and schedule against torch's own; groups and their learning rates against numbers worked out by hand."""
 
+import functools
 import math
 
 import pytest
@@ -13,6 +14,11 @@ TABLE = [{"max_million_weights": 20, "min_hours": 0, "lr": 3e-4}, {"max_million_
          {"max_million_weights": 1e6, "min_hours": 0, "lr": 3e-5}]
 
 
+@functools.cache
+def conf(*overrides):
+    return configuration.compose("finetune", list(overrides))
+
+
 def build(model, **changes):
     values = {"lr": 1.0, "decoder_lr_ratio": 1.0, "adapter_lr_ratio": 1.0, "layer_decay": 1.0, "betas": [0.9, 0.98], "weight_decay": 0.1, "warmup_steps": 1,
               "min_lr_ratio": 0.0, "num_steps": 10}
@@ -20,7 +26,7 @@ def build(model, **changes):
 
 
 def effective(model, **changes):
-    optim = configuration.compose("finetune", [])["optim"]
+    optim = conf()["optim"]
     return settings(model, **(optim | {"hours_per_pass": 1, "num_new_pieces": 0, "num_steps": 100} | changes))
 
 
@@ -39,9 +45,9 @@ def test_auto_takes_the_first_row_that_fits(weights, hours, expected):
 
 @pytest.mark.parametrize(("hours", "expected"), [(100, 1e-4), (19, 3e-5)])
 def test_the_shipped_table_has_the_rates_of_nvidias_guide_and_refine_its_third(hours, expected):
-    optim = configuration.compose("finetune", [])["optim"]
+    optim = conf()["optim"]
     assert choose_lr(optim["lr"], optim["lr_table"], weights=600e6, hours=hours)[0] == expected
-    assert configuration.compose("finetune", ["optim=refine"])["optim"]["lr"] == 1e-5
+    assert conf("optim=refine")["optim"]["lr"] == 1e-5
 
 
 def test_a_given_learning_rate_stands_and_a_table_without_a_row_is_refused():
@@ -121,8 +127,8 @@ def test_the_live_rates_follow_one_schedule_each_at_its_ratio(tiny_model):
     assert [step["decoder"] for step in seen] == pytest.approx([2.0, 4.0, 4.0, 2.0])
 
 
-@pytest.mark.parametrize("override", ["optim.layer_decay=0", "optim.layer_decay=1.1", "optim.decoder_lr_ratio=0", "optim.new_pieces_lr_ratio=-1",
-                                      "optim.layer_decay=null"])
-def test_ratios_that_no_run_can_use_are_refused_before_torch(override):
-    with pytest.raises(UserError, match=override.partition("=")[0]):
-        configuration.check_range(configuration.compose("finetune", [override]))
+@pytest.mark.parametrize(("key", "value"), [("layer_decay", 0), ("layer_decay", 1.1), ("layer_decay", None), ("decoder_lr_ratio", 0),
+                                            ("new_pieces_lr_ratio", -1), ("adapter_lr_ratio", 0)])
+def test_ratios_that_no_run_can_use_are_refused_before_torch(key, value):
+    with pytest.raises(UserError, match=rf"optim\.{key}="):
+        configuration.check_range(conf() | {"optim": conf()["optim"] | {key: value}})
