@@ -21,7 +21,7 @@ def signs(references: Sequence[str], hypotheses: Sequence[str], *, silent_frames
 def phase(point: dict[str, Any], *, num_steps: int, settling: bool) -> tuple[str, str]:
     """("healthy" | "expected" | "collapse", words) of a validation's signs; the words are empty if all is well.
 
-    settling: the vocabulary is mostly new, or the checkpoint was silent before training: silence and babble are then a phase that passes.
+    settling: the vocabulary is mostly new, or the checkpoint knew nothing of the domain: silence and babble are then a phase that passes.
     """
     blanks, length, unknown = (point[f"val_{name}_ratio"] for name in ("blank", "length", "unk"))
     found = []

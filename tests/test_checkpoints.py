@@ -20,7 +20,7 @@ def config(tiny_nemo, speech):
     return configuration.compose("finetune", configuration.expand_shorthand([
         f"model={tiny_nemo('ctc')}", f"data.train={manifest}", f"data.validation={manifest}", f"data.guard_validation={manifest}", "data.num_workers=0",
         "data.batch_seconds=6", "logger=csv", "evaluation.validations=3", "optim.lr=1e-3", "optim.accumulate=2", "budget.steps=9",
-        "checkpoint.every_steps=2"]))
+        "checkpoint.every_steps=2", "evaluation.average_last=2", "evaluation.ema_decay=0.5", "evaluation.interpolation=[0.5]"]))
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +32,10 @@ def whole(config, tmp_path_factory):
 
 def weights(run_dir):
     return checkpoints.read(checkpoints.find(run_dir / "checkpoints", "resume")[-1])["state_dict"]
+
+
+def moving_average(run_dir):
+    return checkpoints.read(checkpoints.find(run_dir / "checkpoints", "resume")[-1])["callbacks"]["MovingAverage"]["average"]
 
 
 def rows(run_dir):
@@ -68,6 +72,11 @@ def test_a_run_stopped_by_a_signal_continues_to_the_same_weights_losses_and_repo
     assert equal(weights(run_dir), weights(whole[0]))
     assert rows(run_dir) == rows(whole[0])
     assert report["history"] == whole[1]["history"] and report["tuned"] == whole[1]["tuned"]
+    assert report["candidates"] == whole[1]["candidates"] and {"moving average", "mean of the last validations"} <= {
+        row["weights"] for row in report["candidates"]}
+    assert equal(moving_average(run_dir), moving_average(whole[0]))
+    assert not torch.equal(moving_average(run_dir)["decoder.decoder_layers.0.weight"], weights(run_dir)["model.decoder.decoder_layers.0.weight"])
+    assert (run_dir / "hypotheses.jsonl").read_text() == (whole[0] / "hypotheses.jsonl").read_text()
 
 
 def test_a_run_killed_between_saves_repeats_the_steps_since(whole, config, tmp_path, monkeypatch):
@@ -127,7 +136,7 @@ def test_checkpoints_hold_no_code(whole):
 def test_what_nothing_needs_is_deleted(whole):
     run_dir, report = whole
     steps = {checkpoints.step_of(path) for path in checkpoints.find(run_dir / "checkpoints", "weights")}
-    assert steps == {9, checkpoints.best_step(report["history"][1:])}
+    assert steps == {6, 9, checkpoints.best_step(report["history"][1:])}
     assert len(checkpoints.find(run_dir / "checkpoints", "resume")) == 2
 
 

@@ -13,7 +13,8 @@ from parakeet_ft.data.manifest import read_manifest
 from recipes.finetune import finetune
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = {"best.nemo", "last.nemo", "report.html", "report.json", "report.md", "run.json", "run.log", "metrics.csv", "checkpoints", "hparams.yaml", "baseline.json"}
+FILES = {"best.nemo", "last.nemo", "report.html", "report.json", "report.md", "run.json", "run.log", "metrics.csv", "checkpoints", "hparams.yaml", "baseline.json",
+         "hypotheses.jsonl"}
 GOLDEN_LOSSES = [6.6268, 11.5711, 4.9455, 4.7092, 4.4039, 5.8387]
 
 
