@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import os
+import signal
 import sys
 
 import lightning.pytorch as pl
@@ -29,6 +31,10 @@ def conf(group, option):
 def adapt(model, option="all", *, num_new_pieces=0, **changes):
     """set_learning with an option of conf/adaptation."""
     return set_learning(model, **(conf("adaptation", option) | changes), num_new_pieces=num_new_pieces)
+
+
+def checked(before, after, **keys):
+    return check_learned(before, after, **({"precision": "32-true"} | keys))
 
 
 class Batches(torch.utils.data.IterableDataset):
@@ -89,7 +95,7 @@ def test_what_is_frozen_stays_to_the_bit_and_all_else_moves(family, option, chan
     after = copy_state(model)
     parameters, statistics = {name for name, _ in model.named_parameters()}, {key for key in after if "running_" in key or "num_batches" in key}
     assert statistics and moved(before, after) == {key for key in parameters | statistics if not key.startswith(stays or "-")}
-    assert check_learned(before, after, learning=learning, step=3, num_steps=3)["moved"] == len(moved(before, after))
+    assert checked(before, after, learning=learning, step=3, num_steps=3)["moved"] == len(moved(before, after))
     assert learning.weights_frozen == sum(p.numel() for name, p in model.named_parameters() if name.startswith(stays or "-"))
 
 
@@ -143,22 +149,34 @@ def trained(tiny_model):
 def test_the_check_names_what_changed_but_should_not_have(key, violation, trained):
     learning, before, after = trained
     with pytest.raises(UserError, match=violation + key):
-        check_learned(before, after | {key: after[key] + 1e-6}, learning=learning, step=3, num_steps=3)
+        checked(before, after | {key: after[key] + 1e-6}, learning=learning, step=3, num_steps=3)
 
 
 def test_the_check_names_what_should_have_learned_but_did_not(trained):
     learning, before, after = trained
     with pytest.raises(UserError, match=r"1 tensors should have learned.*: decoder\.decoder_layers\.0\.bias\."):
-        check_learned(before, after | {"decoder.decoder_layers.0.bias": before["decoder.decoder_layers.0.bias"]}, learning=learning, step=3, num_steps=3)
+        checked(before, after | {"decoder.decoder_layers.0.bias": before["decoder.decoder_layers.0.bias"]}, learning=learning, step=3, num_steps=3)
 
 
 def test_the_check_lets_rows_without_a_gradient_be_and_says_what_it_found_in_words(trained):
     learning, before, after = trained
     weight = after["decoder.decoder_layers.0.weight"].clone()
     weight[:-1] = before["decoder.decoder_layers.0.weight"][:-1]
-    found = check_learned(before, after | {"decoder.decoder_layers.0.weight": weight}, learning=learning, step=3, num_steps=3)
+    found = checked(before, after | {"decoder.decoder_layers.0.weight": weight}, learning=learning, step=3, num_steps=3)
     assert learned_line(found) == (f"checked: all {len(learning.parameters)} tensors that learn have moved; {len(after) - len(learning.parameters)} others are "
                                    "bit for bit the checkpoint's, 6 BatchNorm statistics among them")
+
+
+def test_rounding_to_bfloat16_is_no_move_and_a_step_that_it_swallows_is_not_learning(trained):
+    learning, before, after = trained
+    rounded = {key: value.bfloat16().float() if value.is_floating_point() else value for key, value in after.items()}
+    found = checked(before, rounded, learning=learning, step=3, num_steps=3, precision="bf16-true")
+    assert found["batch_norm_buffers_unchanged"] == 6 and found["moved"] + 1 >= len(learning.parameters)  # a bias of the keys may have moved less
+    with pytest.raises(UserError, match="should have stayed"):
+        checked(before, rounded, learning=learning, step=3, num_steps=3)
+    swallowed = "encoder.layers.1.norm_out.weight"
+    with pytest.raises(UserError, match=rf"should have learned.*{swallowed}.*bf16-true"):
+        checked(before, rounded | {swallowed: before[swallowed].bfloat16().float()}, learning=learning, step=3, num_steps=3, precision="bf16-true")
 
 
 # Gradual
@@ -205,7 +223,7 @@ def test_gradual_moves_nothing_before_its_step_and_a_resumed_run_is_the_same_run
     assert diary.modes == [[now >= 4, now >= 2] for now in range(8)]
     optimised = {id(p) for group in tuner.optimizer.param_groups for p in group["params"]}
     assert optimised == {id(p) for p in model.parameters()}
-    check_learned(before, copy_state(model), learning=learning, step=8, num_steps=8)
+    checked(before, copy_state(model), learning=learning, step=8, num_steps=8)
 
     resumed = tiny_model(family)
     fit(resumed, adapt(resumed, "gradual", **shares), steps=8, callbacks=[Seed()], start=5, resume_from=tmp_path / "half.ckpt")
@@ -217,9 +235,9 @@ def test_a_run_that_ends_early_is_not_asked_for_what_still_waited(tiny_model):
     learning = adapt(model, "gradual")
     before = copy_state(model)
     after = {key: value + 1 if key.startswith("decoder.") else value for key, value in before.items()}
-    assert check_learned(before, after, learning=learning, step=1, num_steps=100)["moved"] == 2
+    assert checked(before, after, learning=learning, step=1, num_steps=100)["moved"] == 2
     with pytest.raises(UserError, match="should have learned"):
-        check_learned(before, after, learning=learning, step=11, num_steps=100)
+        checked(before, after, learning=learning, step=11, num_steps=100)
 
 
 # LoRA
@@ -236,7 +254,7 @@ def test_lora_learns_beside_the_encoder_and_merges_to_a_plain_model(family, tiny
     before = copy_state(model)
     fit(model, learning)
     assert moved(before, copy_state(model)) == learning.added == learning.parameters
-    check_learned(before, copy_state(model), learning=learning, step=3, num_steps=3)
+    checked(before, copy_state(model), learning=learning, step=3, num_steps=3)
 
     live, checkpoint = outputs(model), copy_state(model)
     assert not torch.allclose(live, base_outputs, atol=1e-3)
@@ -294,7 +312,7 @@ def test_adapters_learn_alone_stay_in_the_nemo_and_can_be_switched_off(family, t
     before = copy_state(model)
     fit(model, learning)
     assert moved(before, copy_state(model)) == learning.parameters
-    check_learned(before, copy_state(model), learning=learning, step=3, num_steps=3)
+    checked(before, copy_state(model), learning=learning, step=3, num_steps=3)
 
     switched_on = outputs(model)
     model.save_to(str(tmp_path / "adapted.nemo"))
@@ -356,6 +374,33 @@ def test_the_recipe_exports_what_plain_nemo_restores(option, family, tiny_nemo, 
     assert (list(best.state_dict()) == list(base.state_dict())) == (option != "adapters")
     texts = [h.text for h in best.transcribe([str(manifest.parent / f"{i}.wav") for i in range(4)], batch_size=1, verbose=False)]
     assert texts == [u["after"] for u in sorted(report["utterances"], key=lambda u: u["audio_filepath"])]
+
+
+@pytest.mark.parametrize("overrides", [["adaptation=lora", "adaptation.learn_decoder=true", "adaptation.unfreeze=[0.2,0.6]"], ["adaptation=adapters"]])
+def test_a_run_stopped_and_continued_exports_the_same_weights(overrides, tiny_nemo, speech, tmp_path, monkeypatch):
+    from parakeet_ft.errors import Stopped
+    from parakeet_ft.model.restore import restore
+    from recipes.finetune import finetune
+
+    manifest = speech(count=4)
+    config = configuration.compose("finetune", configuration.expand_shorthand([
+        f"model={tiny_nemo('ctc')}", f"data.train={manifest}", f"data.validation={manifest}", "data.num_workers=0", "data.batch_seconds=6", "logger=csv",
+        "evaluation.validations=1", "optim.lr=1e-3", "budget.steps=6", "evaluation.guard_tolerance=null", "evaluation.interpolation=[0.5]", *overrides]))
+    finetune(config, run_dir=tmp_path / "e" / "whole", command=["x"])
+    original = trainer.FineTuner.training_step
+
+    def step(self, batch, batch_index):
+        if batch_index == 3:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return original(self, batch, batch_index)
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.FineTuner, "training_step", step)
+        with pytest.raises(Stopped):
+            finetune(config, run_dir=tmp_path / "e" / "stopped", command=["x"])
+    finetune(config, run_dir=tmp_path / "e" / "stopped", command=["x"])
+    for name in ("last.nemo", "best.nemo"):
+        one, other = (copy_state(restore(str(tmp_path / "e" / run / name))) for run in ("whole", "stopped"))
+        assert one.keys() == other.keys() and moved(one, other) == set()
 
 
 def test_a_violation_ends_the_recipe_before_anything_is_exported(tiny_nemo, speech, tmp_path, monkeypatch):
