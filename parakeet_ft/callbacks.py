@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import resource
 import time
 from collections.abc import Sequence
@@ -38,7 +39,8 @@ class ProgressBar(pl.Callback):
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_index) -> None:
         loss = float(outputs["loss"]) * trainer.accumulate_grad_batches
-        self.loss = loss if not self.loss else 0.9 * self.loss + 0.1 * loss
+        if math.isfinite(loss):  # NaN: the batch was skipped
+            self.loss = loss if not self.loss else 0.9 * self.loss + 0.1 * loss
         audio, lengths = batch[:2]
         self.audio_seconds += float(lengths.sum()) / self.rate_hz
         self.samples += audio.numel()
@@ -177,12 +179,9 @@ class MovingAverage(pl.Callback):
         now = module.model.state_dict()
         torch.optim.swa_utils.get_ema_multi_avg_fn(self.effective)(list(self.average.values()), [now[key] for key in self.average], self.updates)
 
-    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.counters = {key: value.cpu().clone() for key, value in module.model.state_dict().items() if key not in self.average}
-
     def weights(self) -> dict[str, torch.Tensor]:
-        """The average as a state dict on the CPU, after training; counters are those of the last step."""
-        return {key: value.cpu() for key, value in self.average.items()} | self.counters
+        """The average on the CPU: a state dict without its counters."""
+        return {key: value.cpu() for key, value in self.average.items()}
 
     def describe(self) -> str:
         """What was averaged: the decay in force at the last step, and the number of updates."""

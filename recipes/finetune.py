@@ -91,7 +91,8 @@ def finetune(cfg: dict[str, Any], *, run_dir: Path, command: list[str]) -> dict[
         checkpointer = checkpoints.Checkpointer(run_dir / "checkpoints", **cfg["checkpoint"], keep_weights=evaluation["average_last"] or 1)
         moving = callbacks.MovingAverage(decay=evaluation["ema_decay"]) if evaluation["ema_decay"] else None
         watching = [callbacks.ProgressBar(say, num_steps=num_steps),
-                    callbacks.Watch(say, alarm_after=evaluation["alarm_after"], patience=evaluation["patience"], settling=len(change.new) > change.num_kept),
+                    callbacks.Watch(say, alarm_after=evaluation["alarm_after"], patience=evaluation["patience"],
+                                    settling=len(change.new) > change.num_kept or base["validation"].wer >= 1),
                     callbacks.Hypotheses(run_dir / "hypotheses.jsonl", sets["validation"], before=before["validation"])]
         trainer.fit(
             tuner, loaders.train_loader(plan, model, num_batches=num_steps * optimization["accumulate"], num_workers=data["num_workers"],
@@ -108,11 +109,12 @@ def finetune(cfg: dict[str, Any], *, run_dir: Path, command: list[str]) -> dict[
         distributed.on_first(lambda: export.save_nemo(model, run_dir / "last.nemo"))
         model.to(devices["device"])  # Lightning leaves it on the CPU
         best_step = checkpoints.best_step(tuner.history)
+        last_state = interpolation.copy_state(model)
         recent = [checkpoints.step_of(path) for path in checkpoints.find(run_dir / "checkpoints", "weights")][-(evaluation["average_last"] or 1):]
         candidates = interpolation.choose_weights(model, interpolation.candidates(
-            base=plain(base_state), last=interpolation.copy_state(model), last_step=tuner.global_step, alphas=evaluation["interpolation"],
+            base=plain(base_state), last=last_state, last_step=tuner.global_step, alphas=evaluation["interpolation"],
             best_step=best_step, recent_steps=recent, read=lambda step: plain(checkpoints.read_weights(run_dir / "checkpoints", step)),
-            moving_average=moving and (moving.describe(), lambda: plain(moving.weights()))), evaluate=tuner.evaluate)
+            moving_average=moving and (moving.describe(), lambda: last_state | plain(moving.weights()))), evaluate=tuner.evaluate)
         say.candidates(candidates)
 
         say.phase("exporting and scoring best.nemo, restored from disk")

@@ -83,6 +83,10 @@ def test_an_early_stop_ends_the_run_and_is_in_the_report_and_the_history(tiny_ne
     rows = [json.loads(line) for line in (run_dir / "hypotheses.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [0] * 4 + [2] * 4 + [4] * 4 and all(row["reference"] for row in rows)
 
+    (run_dir / "report.json").unlink()  # killed after the early stop: it stays stopped
+    monkeypatch.setattr(trainer.FineTuner, "training_step", lambda *_: 1 / 0)
+    assert recipe.finetune(config, run_dir=run_dir, command=["x"])["history"] == result["history"]
+
 
 def test_an_export_that_is_not_what_was_chosen_fails_the_run(tiny_nemo, manifest, tmp_path, monkeypatch):
     choose = interpolation.choose_weights
