@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from parakeet_ft import distributed, launcher
+from parakeet_ft import augmentation, distributed, launcher, memory
 from parakeet_ft.data.manifest import Utterance, read_manifest
 from parakeet_ft.errors import UserError
 
@@ -117,7 +117,7 @@ def compose(name: str, overrides: list[str]) -> dict[str, Any]:
 
 def _check_type(key: str, value: Any, default: Any) -> None:
     """A value must be of its default's kind: a number for a number, and so on. None and `auto` stand for either."""
-    if value is None or default is None or isinstance(default, str):
+    if value is None or default is None or isinstance(default, str) or (key == "data.batch_seconds" and value == "auto"):
         return
     if isinstance(default, bool):
         fits, expected = isinstance(value, bool), "true or false"
@@ -140,7 +140,9 @@ def _nearest(word: str, known: list[str]) -> str:
 
 def check_range(config: dict[str, Any]) -> None:
     """Values that no run can use."""
-    rules = [("data.batch_seconds", config["data"]["batch_seconds"], lambda v: v > 0, "above 0"),
+    rules = [("data.batch_seconds", config["data"]["batch_seconds"], lambda v: v == "auto" or v > 0, "auto or a number above 0"),
+             ("data.effective_batch_seconds", config["data"]["effective_batch_seconds"], lambda v: v is None or v > 0, "null or a number above 0"),
+             ("optim.max_bad_batches", config["optim"]["max_bad_batches"], lambda v: isinstance(v, int) and v >= 0, "a whole number, 0 or more"),
              ("data.replay.ratio", config["data"]["replay"]["ratio"], lambda v: v >= 0, "0 or more"),
              ("optim.warmup_ratio", config["optim"]["warmup_ratio"], lambda v: 0 <= v < 1, "between 0 and 1"),
              ("optim.accumulate", config["optim"]["accumulate"], lambda v: isinstance(v, int) and v > 0, "a whole number above 0"),
@@ -174,9 +176,15 @@ def check_range(config: dict[str, Any]) -> None:
             raise UserError(f"{key}={value!r}: expected {expected}.")
     if sum(value is not None for value in config["budget"].values()) != 1:
         raise UserError("No budget: give one of budget.epochs, budget.hours or budget.steps.")
+    if config["data"]["effective_batch_seconds"] and config["optim"]["accumulate"] != 1:
+        raise UserError("data.effective_batch_seconds and optim.accumulate both say how many batches make a step: give one of them.")
+    augmentation.build(seed=config["seed"], **config["data"]["augmentation"])
     if distillation["weight"] and config["tokenizer"]["mode"] == "replace":
         raise UserError("distillation.weight is above 0 with tokenizer=replace: the checkpoint's pieces are gone, so its outputs are no measure. "
                         "Use tokenizer=keep or extend, or distillation.weight=0.")
+    divided = [key for key, value in (("evaluation.ema_decay", evaluation["ema_decay"]), ("distillation.weight", distillation["weight"])) if value]
+    if config["trainer"]["strategy"] == "fsdp" and divided:
+        raise UserError(f"{' and '.join(divided)} with trainer.strategy=fsdp: not supported, as no rank holds the whole model. Use trainer=ddp, or leave it off.")
     if "mlflow" in config["logger"]["names"] and not importlib.util.find_spec("mlflow"):
         raise UserError("logger.names holds mlflow, but MLflow is not installed; it is not part of the pinned environment. `pip install mlflow-skinny` "
                         "adds it (mind what it does to pinned versions), or use logger=tensorboard or wandb.")
@@ -247,7 +255,8 @@ def identity_of(config: dict[str, Any]) -> dict[str, Any]:
     from parakeet_ft.model.source import locate
     from parakeet_ft.run_directory import identity
 
-    return identity(config, manifest_paths(config), locate(config["model"]["source"]))
+    noise = config["data"]["augmentation"]["noise_manifest"]
+    return identity(config, manifest_paths(config) | ({"noise": noise} if noise and os.path.isfile(noise) else {}), locate(config["model"]["source"]))
 
 
 def prepare(name: str, text: str) -> None:
@@ -258,16 +267,17 @@ def prepare(name: str, text: str) -> None:
         show_help(name, text)
         sys.exit(0)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    arguments, config, _ = check_finetune(sys.argv[1:])
+    arguments, config, sets = check_finetune(sys.argv[1:])
     if {"-m", "--multirun"} & set(arguments):
         sys.argv[1:] = arguments
         return
     given = next((value.strip("'\"") for key, _, value in (a.partition("=") for a in arguments) if key == "hydra.run.dir"), None)
     launcher.start(launcher=config["launcher"], trainer=config["trainer"] | ({"devices": 1} if config["smoke"] else {}), arguments=sys.argv[1:])
     distributed.join(timeout_minutes=config["trainer"]["timeout_minutes"])
+    need = [] if config["smoke"] else [memory.check(config, sets["train"] + sets.get("replay", []), num_ranks=distributed.num_ranks())]
     directory, lines = distributed.on_first(lambda: choose(
         identity_of(config), parent=Path("outputs") / config["name"], given=given and Path(given), resume="never" if config["smoke"] else config["resume"]))
-    for line in lines if not distributed.rank() else ():
+    for line in [*lines, *need] if not distributed.rank() else ():
         print(line)
     sys.argv[1:] = [*(a for a in arguments if not a.startswith("hydra.run.dir=")), f"hydra.run.dir='{directory}'",
                     *(["hydra.output_subdir=null"] if distributed.rank() else [])]  # rank 0 keeps Hydra's record

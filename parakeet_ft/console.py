@@ -99,12 +99,15 @@ class Narrator:
 
     def facts(self, effective: dict[str, Any]) -> None:
         """The effective settings that decide a run, as read back from the live objects."""
-        model, budget, optimizer, learning = (effective[key] for key in ("model", "budget", "optimizer", "adaptation"))
+        model, budget, optimizer, learning, batching = (effective[key] for key in ("model", "budget", "optimizer", "adaptation", "batching"))
         self.lines([
             f"model      {model['class']}, {model['num_weights'] / 1e6:.1f} M weights, {learning['learning'] / 1e6:.1f} M learn; "
             f"{model['vocab_size']} pieces, loss {model['loss']['class']}, blank {model['loss']['blank']}",
             f"data       1 pass = {budget['steps_per_pass']} steps of at most {budget['batch_seconds']:g} s on {budget['num_ranks']} device(s), "
             f"{budget['hours_per_pass']:.2f} h with replay; this run = {budget['passes']:.1f} passes, {budget['steps']} steps",
+            f"batches    {batching['reason']}: {batching['batches']} a pass, padding {batching['padding_share']:.1%}, the largest "
+            f"{batching['largest_batch_seconds']:g} s or {batching['largest_batch_utterances']} utterances; {budget['accumulate']} a step",
+            f"augment    {augmentation_line(model['spec_augment'], effective['augmentation'])}",
             f"optimiser  AdamW, peak lr {optimizer['lr']:g} ({optimizer['lr_reason']}), {optimizer['warmup_steps']} warm-up steps, cosine",
             *(f"           {group['name']:<28} lr {group['lr']:.1e}  weight decay {group['weight_decay']:g}  {group['tensors']:4} tensors "
               f"{group['weights'] / 1e6:8.3f} M weights" for group in optimizer["groups"]),
@@ -133,6 +136,19 @@ def devices_line(devices: dict[str, Any]) -> str:
     idle = devices["devices_found"] - devices["devices"]
     return (f"{devices['devices']} {devices['accelerator'].upper()} rank(s){several}, strategy {devices['strategy']}, precision {devices['precision']}"
             + (f"; {idle} of this node's {devices['devices_found']} GPUs are not used" if idle > 0 else ""))
+
+
+def augmentation_line(masks: dict[str, float] | None, audio: dict[str, Any] | None) -> str:
+    """What training does to spectrograms and audio, from model.facts.spec_augment_facts and Augmentation.facts."""
+    parts = ["no SpecAugment"]
+    if masks:
+        width = f"{masks['time_width']:.0%} of the time" if isinstance(masks["time_width"], float) else f"{masks['time_width']} frames"
+        parts = [f"SpecAugment {masks['freq_masks']} x {masks['freq_width']} mels, {masks['time_masks']} x {width}"]
+    if audio:
+        parts += [f"speed {', '.join(f'{speed:g}' for speed in audio['speeds'])}"] if audio["speeds"] != [1.0] else []
+        parts += [f"noise at {audio['noise_snr_db'][0]:g} to {audio['noise_snr_db'][1]:g} dB in {audio['noise_probability']:.0%}"] if audio["noises"] else []
+        parts += [f"telephone in {audio['codec_probability']:.0%}"] if audio["codec_probability"] else []
+    return "; ".join(parts) + ("" if audio else "; audio as it is")
 
 
 def link_latest(run_dir: Path) -> None:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 
+from parakeet_ft.augmentation import Augmentation
 from parakeet_ft.data.audio import read_audio
 from parakeet_ft.data.manifest import Utterance
 
@@ -68,10 +70,17 @@ class Plan:
     batch_seconds: float
     seed: int
     num_ranks: int = 1
+    augmentation: Augmentation | None = None
+
+    def durations_of_pass(self, number: int) -> list[float]:
+        """Seconds of each utterance as a pass plays it."""
+        if self.augmentation is None:
+            return [u.duration for u in self.utterances]
+        return [u.duration / self.augmentation.speed_of(number, index) for index, u in enumerate(self.utterances)]
 
     def batches_of_pass(self, number: int) -> list[list[int]]:
         """All ranks' batches of one pass: every domain utterance once, replay of replay_ratio times the domain's seconds."""
-        durations = [u.duration for u in self.utterances]
+        durations = self.durations_of_pass(number)
         domain = list(range(self.num_domain))
         replay = draw_replay(durations, range(self.num_domain, len(durations)), seed=self.seed, number=number,
                              seconds=self.replay_ratio * sum(durations[:self.num_domain]))
@@ -81,6 +90,19 @@ class Plan:
         """Batches per rank in one pass."""
         return len(self.batches_of_pass(number)) // self.num_ranks
 
+    def batch_at(self, position: int, *, rank: int) -> list[int]:
+        """The utterances that a rank learns after `position` batches."""
+        return [i % len(self.utterances) for i in next(iter(BatchSequence(self, rank=rank, start=position, stop=position + 1)))]
+
+    def describe(self, number: int = 0) -> dict[str, Any]:
+        """What a pass looks like: numbers of batches and utterances, seconds of audio and their share of padding, and the largest batches."""
+        durations, batches = self.durations_of_pass(number), self.batches_of_pass(number)
+        padded = [max(durations[i] for i in batch) * len(batch) for batch in batches]
+        audio = sum(durations[i] for batch in batches for i in batch)
+        return {"batches": len(batches), "utterances": sum(map(len, batches)), "audio_seconds": round(audio, 2),
+                "padding_share": round(1 - audio / sum(padded), 4), "largest_batch_seconds": round(max(padded), 2),
+                "largest_batch_utterances": max(map(len, batches)), "longest_utterance_seconds": max(durations[i] for batch in batches for i in batch)}
+
     @property
     def hours_of_pass(self) -> float:
         """Hours of audio in one pass over all ranks, replay included."""
@@ -88,7 +110,10 @@ class Plan:
 
 
 class BatchSequence(torch.utils.data.Sampler):
-    """The batches of one rank, pass after pass, from batch `start` to batch `stop`: the position is one number."""
+    """The batches of one rank, pass after pass, from batch `start` to batch `stop`: the position is one number.
+
+    Indices count on through the passes, utterance + pass * number of utterances, so that each tells both.
+    """
 
     def __init__(self, plan: Plan, *, rank: int, stop: int, start: int = 0) -> None:
         self.plan, self.rank, self.start, self.stop = plan, rank, start, stop
@@ -101,21 +126,30 @@ class BatchSequence(torch.utils.data.Sampler):
         while position < self.stop:
             for batch in self.plan.batches_of_pass(number)[self.rank::self.plan.num_ranks]:
                 if self.start <= position < self.stop:
-                    yield batch
+                    yield [index + number * len(self.plan.utterances) for index in batch]
                 position += 1
             number += 1
 
 
 class BatchDataset(torch.utils.data.Dataset):
-    """Index list -> (audio (B, T) float32, lengths (B), tokens (B, U), token lengths (B))."""
+    """Index list -> (audio (B, T) float32, lengths (B), tokens (B, U), token lengths (B)). Indices count on through the passes."""
 
-    def __init__(self, utterances: Sequence[Utterance], tokenize: Callable[[str], list[int]], *, rate_hz: int) -> None:
-        self.utterances, self.tokenize, self.rate_hz = utterances, tokenize, rate_hz
+    def __init__(self, utterances: Sequence[Utterance], tokenize: Callable[[str], list[int]], *, rate_hz: int,
+                 augmentation: Augmentation | None = None) -> None:
+        self.utterances, self.tokenize, self.rate_hz, self.augmentation = utterances, tokenize, rate_hz, augmentation
+
+    def read(self, index: int) -> torch.Tensor:
+        """The samples (T) of an utterance as its pass plays them."""
+        number, index = divmod(index, len(self.utterances))
+        u = self.utterances[index]
+        samples = read_audio(u.audio_filepath, offset=u.offset, duration=u.duration, rate_hz=self.rate_hz)
+        if self.augmentation is not None:
+            samples = self.augmentation.apply(samples, rate_hz=self.rate_hz, number=number, index=index)
+        return torch.from_numpy(samples)
 
     def __getitem__(self, indices: list[int]) -> tuple[torch.Tensor, ...]:
-        batch = [self.utterances[i] for i in indices]
-        audio = [torch.from_numpy(read_audio(u.audio_filepath, offset=u.offset, duration=u.duration, rate_hz=self.rate_hz)) for u in batch]
-        tokens = [torch.tensor(self.tokenize(u.text), dtype=torch.long) for u in batch]
+        audio = [self.read(i) for i in indices]
+        tokens = [torch.tensor(self.tokenize(self.utterances[i % len(self.utterances)].text), dtype=torch.long) for i in indices]
         pad = torch.nn.utils.rnn.pad_sequence
         return (pad(audio, batch_first=True), torch.tensor([len(a) for a in audio]),
                 pad(tokens, batch_first=True), torch.tensor([len(t) for t in tokens]))
@@ -124,6 +158,12 @@ class BatchDataset(torch.utils.data.Dataset):
 def train_loader(plan: Plan, model, *, num_batches: int, num_workers: int, rank: int = 0, start: int = 0) -> torch.utils.data.DataLoader:
     """Loader of this rank's batches from `start` to num_batches for a NeMo model. An unreadable file raises UserError: nothing is skipped silently."""
     return torch.utils.data.DataLoader(
-        BatchDataset(plan.utterances, model.tokenizer.text_to_ids, rate_hz=model.preprocessor._sample_rate),
+        BatchDataset(plan.utterances, model.tokenizer.text_to_ids, rate_hz=model.preprocessor._sample_rate, augmentation=plan.augmentation),
         sampler=BatchSequence(plan, rank=rank, start=start, stop=num_batches), batch_size=None, num_workers=num_workers,
         pin_memory=torch.cuda.is_available(), prefetch_factor=4 if num_workers else None)
+
+
+def augmentation_facts(loader: torch.utils.data.DataLoader) -> dict[str, Any] | None:
+    """What the live data set does to its audio; None if nothing."""
+    augmentation = loader.dataset.augmentation
+    return augmentation.facts() if augmentation else None

@@ -12,7 +12,8 @@ import torch
 from lightning.pytorch.plugins import HalfPrecision, MixedPrecision, Precision
 from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 
-from parakeet_ft import distributed, sharding, watch
+from parakeet_ft import bad_batches, distributed, sharding, watch
+from parakeet_ft.bad_batches import BadBatches
 from parakeet_ft.checkpoints import WholeFiles, signals_restored
 from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.distillation import Teacher
@@ -71,12 +72,14 @@ class FineTuner(pl.LightningModule):
 
     The NeMo model's own Lightning hooks are not used: its loaders, metrics and schedulers stay out of the run.
     sets and base are the utterances and the untouched checkpoint's scores by role. Under FSDP a divided copy of `model` learns; `whole` is
-    `model`, and gets the copy's weights for each validation and at the end.
+    `model`, and gets the copy's weights for each validation and at the end. A step with a bad batch changes nothing but the counts; without
+    `bad_batches` the first one raises.
     """
 
     def __init__(self, model, *, settings: dict[str, Any], sets: dict[str, list[Utterance]], base: dict[str, wer.Score],
-                 guard_tolerance: float | None, batch_seconds: float, teacher: Teacher | None = None) -> None:
+                 guard_tolerance: float | None, batch_seconds: float, teacher: Teacher | None = None, bad_batches: BadBatches | None = None) -> None:
         super().__init__()
+        self.bad_batches, self.step_is_lost = bad_batches, False
         self.model, self.settings, self.sets, self.base = model, settings, sets, base
         self._whole = (model,)  # in a tuple, as Lightning would divide and save a second module too
         self.guard_tolerance, self.batch_seconds, self.teacher = guard_tolerance, batch_seconds, teacher
@@ -104,15 +107,89 @@ class FineTuner(pl.LightningModule):
         self.model.float()  # after bf16-true
 
     def training_step(self, batch: tuple[torch.Tensor, ...], batch_index: int) -> torch.Tensor:
+        statistics, losses, reason = bad_batches.statistics(self.model), None, None
+        try:
+            losses = self._losses(batch)
+        except (RuntimeError, MemoryError) as error:
+            if not bad_batches.is_out_of_memory(error) or not self.bad_batches or self.model is not self.whole:
+                raise  # under FSDP the others wait in the middle of a forward pass
+            reason = "memory ran out"
+        if losses and not torch.isfinite(losses["loss"]):
+            reason = "the loss is not finite"
+        if not self.bad_batches and reason:
+            raise UserError(f"At step {self.global_step} {reason} (batch of {len(batch[1])}).")
+        reasons = self.bad_batches.agree(reason) if self.bad_batches else [reason]
+        if any(reasons):
+            losses = None
+            for buffer, before in statistics:
+                buffer.copy_(before)
+            self._lose_step(batch_index, reasons)
+            return torch.full((), torch.nan, device=self.device, requires_grad=True)
+        self.log_dict({f"train_{name}": value.detach() for name, value in losses.items()}, batch_size=len(batch[1]))
+        return losses["loss"]
+
+    def _losses(self, batch: tuple[torch.Tensor, ...]) -> dict[str, torch.Tensor]:
         losses = training_loss(self.model, *batch)
         if self.teacher:
             kept = self.teacher.loss(*batch[:2])
             losses |= {"loss": losses["loss"] + self.teacher.weight * kept, "distillation_loss": kept}
-        if not torch.isfinite(losses["loss"]):
-            raise UserError(f"The loss is {losses['loss'].item()} at step {self.global_step} (batch of {len(batch[1])}, longest "
-                            f"{batch[1].max().item()} samples, {batch[3].max().item()} tokens). Lower optim.lr, or look at this batch's data.")
-        self.log_dict({f"train_{name}": value.detach() for name, value in losses.items()}, batch_size=len(batch[1]))
-        return losses["loss"]
+        return losses
+
+    def _lose_step(self, position: int, reasons: list[str | None], positions: list[int] | None = None) -> None:
+        self.step_is_lost = True
+        self._drop_gradients()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self.bad_batches.skip(position, step=self.global_step, reasons=reasons, positions=positions)
+
+    def _drop_gradients(self) -> None:
+        """AdamW leaves what has no gradient alone, its moments and step count included."""
+        for parameter in self.model.parameters():
+            parameter.grad = None
+        if self._scales_gradients():  # GradScaler wants one gradient, to find there that it must not step
+            parameter = self.optimizer.param_groups[0]["params"][0]
+            parameter.grad = torch.full_like(parameter, torch.inf)
+
+    def _scales_gradients(self) -> bool:
+        return self.trainer.precision == "16-mixed"
+
+    def backward(self, loss: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+        if self.step_is_lost:
+            return
+        lost = False
+        try:
+            super().backward(loss, *args, **kwargs)
+        except (RuntimeError, MemoryError) as error:
+            # Of several ranks the others wait for this one's gradients: nothing can be skipped any more.
+            if not bad_batches.is_out_of_memory(error) or not self.bad_batches or distributed.num_ranks() > 1:
+                raise
+            lost = True
+        if lost:  # outside, as the exception holds the graph
+            self._lose_step(self.trainer.fit_loop.epoch_loop.batch_idx, ["memory ran out"])
+
+    def optimizer_step(self, epoch: int, batch_index: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        def closure() -> Any:
+            result = optimizer_closure()
+            if self.step_is_lost:
+                self._drop_gradients()
+            return result
+
+        super().optimizer_step(epoch, batch_index, optimizer, closure)
+        self.step_is_lost = False
+
+    def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None,
+                                    gradient_clip_algorithm: str | None = None) -> None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
+        if torch.isfinite(norm.full_tensor() if hasattr(norm, "full_tensor") else norm):
+            if gradient_clip_val:
+                torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
+        elif not self.step_is_lost and not self._scales_gradients():  # which overflows now and then, and then skips the step itself
+            last = self.trainer.fit_loop.epoch_loop.batch_idx
+            if not self.bad_batches:
+                raise UserError(f"The gradient is not finite at step {self.global_step}.")
+            self._lose_step(last, ["the gradient is not finite"] * distributed.num_ranks(),
+                            list(range(last - last % self.trainer.accumulate_grad_batches, last + 1)))
 
     def on_train_batch_start(self, batch: Any, batch_index: int) -> None:
         # Lightning 2.4 validates at multiples of val_check_interval only; the last step must be validated too.
@@ -121,6 +198,11 @@ class FineTuner(pl.LightningModule):
             self.trainer.val_check_batch = last
 
     def configure_optimizers(self) -> dict[str, Any]:
+        if self._scales_gradients():
+            # The fused kernel unscales inside, so Lightning 2.4 refuses to clip before it.
+            self.optimizer._step_supports_amp_scaling = False
+            for group in self.optimizer.param_groups:
+                group["fused"] = False
         return {"optimizer": self.optimizer, "lr_scheduler": {"scheduler": self.scheduler, "interval": "step"}}
 
     def validation_step(self, batch: Any, batch_index: int) -> None:
@@ -128,9 +210,16 @@ class FineTuner(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["history"] = self.history
+        checkpoint["bad_batches"] = self.bad_batches.positions if self.bad_batches else []
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.history = checkpoint["history"]
+        if self.bad_batches:
+            self.bad_batches.positions = list(checkpoint["bad_batches"])
+
+    def on_train_start(self) -> None:
+        if self.bad_batches:
+            self.bad_batches.forget_later()
 
     def on_validation_epoch_end(self) -> None:
         if self.history and self.history[-1]["step"] == self.global_step:

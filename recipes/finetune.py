@@ -17,7 +17,7 @@ from typing import Any
 
 import hydra
 
-from parakeet_ft import configuration, distributed
+from parakeet_ft import augmentation, configuration, distributed, memory
 from parakeet_ft.errors import exit_on_user_error
 
 
@@ -29,9 +29,9 @@ def finetune(cfg: dict[str, Any], *, run_dir: Path, command: list[str]) -> dict[
     with libraries_to(own_dir / "run.log") as terminal:
         say = Narrator(terminal)
         say.phase("importing NeMo and torch")
-        from parakeet_ft import adaptation, adapters, budget, callbacks, checkpoints, distillation, loaders, lora, optim, smoke, trainer
+        from parakeet_ft import adaptation, adapters, bad_batches, batching, budget, callbacks, checkpoints, distillation, loaders, lora, optim, smoke, trainer
         from parakeet_ft.evaluation import report, transcribe, wer
-        from parakeet_ft.model import attention, export, interpolation, restore, vocabulary
+        from parakeet_ft.model import attention, export, interpolation, restore, spec_augment, vocabulary
         from parakeet_ft.provenance import Run
 
         sets = configuration.read_manifests(cfg)
@@ -47,6 +47,7 @@ def finetune(cfg: dict[str, Any], *, run_dir: Path, command: list[str]) -> dict[
         say.phase(f"restoring {cfg['model']['source']}")
         model = restore.restore(cfg["model"]["source"])
         attention.set_attention(model, **configuration.attention_arguments(cfg["model"]))
+        spec_augment.set_spec_augment(model, **cfg["model"]["spec_augment"])
         devices = trainer.resolve(**cfg["trainer"])
         model.to(devices["device"])
 
@@ -63,8 +64,13 @@ def finetune(cfg: dict[str, Any], *, run_dir: Path, command: list[str]) -> dict[
         learning = adaptation.set_learning(model, num_new_pieces=len(change.new), **cfg["adaptation"])
         base_state = interpolation.copy_state(model)
         loss = trainer.use_loss_for(model, device=devices["device"])
-        plan = loaders.Plan(sets["train"] + sets.get("replay", []), num_domain=len(sets["train"]), replay_ratio=data["replay"]["ratio"],
-                            batch_seconds=data["batch_seconds"], seed=cfg["seed"], num_ranks=devices["num_ranks"])
+        utterances, augment = sets["train"] + sets.get("replay", []), augmentation.build(seed=cfg["seed"], **data["augmentation"])
+        batches = batching.choose(model, utterances, batch_seconds=data["batch_seconds"], effective_batch_seconds=data["effective_batch_seconds"],
+                                  accumulate=optimization["accumulate"], augmentation=augment, devices=devices, once=run.once,
+                                  copies=bool(teacher) + bool(evaluation["ema_decay"]) + (devices["num_ranks"] > 1))
+        optimization = optimization | {"accumulate": batches["accumulate"]}
+        plan = loaders.Plan(utterances, num_domain=len(sets["train"]), replay_ratio=data["replay"]["ratio"], batch_seconds=batches["batch_seconds"],
+                            seed=cfg["seed"], num_ranks=devices["num_ranks"], augmentation=augment)
         num_steps = budget.num_steps(plan, accumulate=optimization["accumulate"], **cfg["budget"])
         settings = optim.settings(model, hours_per_pass=plan.hours_of_pass, num_new_pieces=len(change.new), num_steps=num_steps, **optimization)
         if cfg["smoke"]:
@@ -76,11 +82,15 @@ def finetune(cfg: dict[str, Any], *, run_dir: Path, command: list[str]) -> dict[
             run.finish(say.phases)
             return learnt.facts()
 
+        bad = bad_batches.BadBatches(run_dir / "bad_batches.jsonl", plan, most=optimization["max_bad_batches"], say=say.lines)
+        loader = loaders.train_loader(plan, model, num_batches=num_steps * optimization["accumulate"], num_workers=data["num_workers"],
+                                      rank=distributed.rank(), start=checkpoints.position_of(resume_from))
         tuner = trainer.FineTuner(model, settings=settings, sets=sets, base=base, guard_tolerance=evaluation["guard_tolerance"],
-                                  batch_seconds=evaluation["batch_seconds"], teacher=teacher)
+                                  batch_seconds=evaluation["batch_seconds"], teacher=teacher, bad_batches=bad)
         followed = teacher and teacher.follow(model)
         run.record(model=restore.describe(model), vocabulary=dataclasses.asdict(change), adaptation=learning.facts(num_steps=num_steps), loss=loss,
-                   distillation=followed, trainer=devices, optimizer=settings | {"groups": optim.describe(tuner.optimizer)},
+                   distillation=followed, trainer=devices, batching=batches | plan.describe(), augmentation=loaders.augmentation_facts(loader),
+                   optimizer=settings | {"groups": optim.describe(tuner.optimizer)},
                    budget=budget.describe(plan, num_steps=num_steps, accumulate=optimization["accumulate"]))
         say.facts(run.content["effective"])
 
@@ -95,15 +105,15 @@ def finetune(cfg: dict[str, Any], *, run_dir: Path, command: list[str]) -> dict[
                                     settling=len(change.new) > change.num_kept or base["validation"].wer >= 1),
                     callbacks.Hypotheses(run_dir / "hypotheses.jsonl", sets["validation"], before=before["validation"])]
         trainer.fit(
-            tuner, loaders.train_loader(plan, model, num_batches=num_steps * optimization["accumulate"], num_workers=data["num_workers"],
-                                        rank=distributed.rank(), start=checkpoints.position_of(resume_from)),
-            num_steps=num_steps, validations=evaluation["validations"], gradient_clip=optimization["gradient_clip"],
+            tuner, loader, num_steps=num_steps, validations=evaluation["validations"], gradient_clip=optimization["gradient_clip"],
             accumulate=optimization["accumulate"], devices=devices,
             callbacks=[adaptation.Unfreezing(learning), *([moving] if moving else []), *watching, checkpointer],
             loggers=trainer.build_loggers(**cfg["logger"], run_dir=run_dir, experiment=cfg["name"], resume_step=resume_step), resume_from=resume_from)
 
         say.phase("choosing between checkpoints and interpolations with the base")
-        run.record(learned=adaptation.check_learned(base_state, model.state_dict(), learning=learning, step=tuner.global_step, num_steps=num_steps))
+        run.record(learned=adaptation.check_learned(base_state, model.state_dict(), learning=learning, step=tuner.global_step, num_steps=num_steps,
+                                                precision=devices["precision"]),
+                   bad_batches=bad.facts(), memory=memory.facts(cfg, utterances, num_ranks=devices["num_ranks"], peak_gb=callbacks.memory_gb()))
         say.lines([adaptation.learned_line(run.content["effective"]["learned"])])
         plain = lora.merge(model)
         distributed.on_first(lambda: export.save_nemo(model, run_dir / "last.nemo"))

@@ -28,9 +28,16 @@ def _facts(loss: Any) -> dict[str, Any]:
     return facts
 
 
+def spec_augment_facts(model: Any) -> dict[str, float] | None:
+    """The masks that a forward pass in train mode draws; None if it draws none (NeMo 3.0.0 then has a lambda in their place)."""
+    masks = getattr(getattr(model, "spec_augmentation", None), "spec_augment", None)
+    names = ("freq_masks", "time_masks", "freq_width", "time_width")
+    return {name: getattr(masks, name) for name in names} if hasattr(masks, "freq_masks") else None
+
+
 def describe(model: Any) -> dict[str, Any]:
     """Effective values of a restored model, fit for JSON; `attention` and `spec_augment` say what the next forward pass would do."""
-    encoder, spec_augment = model.encoder, getattr(model, "spec_augmentation", None)
+    encoder = model.encoder
     return {
         "class": type(model).__name__,
         "family": family(model),
@@ -42,7 +49,6 @@ def describe(model: Any) -> dict[str, Any]:
         "encoder": {"d_model": encoder.d_model, "n_layers": len(encoder.layers), "subsampling_factor": encoder.subsampling_factor},
         "attention": {"self_attention_model": encoder.self_attention_model, "att_context_size": list(encoder.att_context_size),
                       "subsampling_chunking": getattr(encoder.pre_encode, "subsampling_conv_chunking_factor", None)},
-        "spec_augment": None if spec_augment is None else {
-            name: getattr(spec_augment.spec_augment, name) for name in ("freq_masks", "time_masks", "freq_width", "time_width")},
+        "spec_augment": spec_augment_facts(model),
         "decoding": str(model.cfg.decoding.strategy),
     }
