@@ -23,7 +23,10 @@ def fetch_set(path: str, *, config: str, split: str, folder: Path, normalizer: C
         return read_manifest(manifest)
     ignored = {normalizer(text).strip() for text in ignored_references} | {""}
     # The splits of the hub's datasets are bare names, which parts read for training and testing together would not be.
-    parts = load_hugging_face(path, config=config, split=split)
+    try:
+        parts = load_hugging_face(path, config=config, split=split)
+    except UserError as error:
+        raise UserError(f"{error} A local copy of the dataset is given as benchmark.path=DIR.") from None
     found = [dataclasses.replace(u, audio_filepath=str(Path(u.audio_filepath).resolve()), duration=probe(u.audio_filepath).duration, extra={})
              for u in read_hugging_face(parts, keep_audio_in=folder / "audio") if normalizer(u.text).strip() not in ignored]
     if not found:

@@ -114,7 +114,7 @@ def compare(references: Sequence[str], before: Sequence[str], after: Sequence[st
     if count < 2:
         return known | {"low": None, "high": None, "probability_better": 0.5, "verdict": "not distinguishable"}
     draws = resample(values, replications=replications, seed=seed)
-    low, high = interval(draws, units=count)
+    low, high = interval(draws, estimate=float(difference), units=count)
     probability = float((draws < 0).mean() + (draws == 0).mean() / 2)
     verdict = "better" if high < 0 else "worse" if low > 0 else "not distinguishable"
     return known | {"low": low, "high": high, "probability_better": probability, "verdict": verdict}
@@ -129,15 +129,15 @@ def resample(values: np.ndarray, *, replications: int, seed: int) -> np.ndarray:
     return sums[:, 0] / np.maximum(sums[:, 1], 1)
 
 
-def interval(draws: np.ndarray, *, units: int) -> tuple[float, float]:
-    """The 95 % interval of a bootstrap's draws over so many units.
+def interval(draws: np.ndarray, *, estimate: float, units: int) -> tuple[float, float]:
+    """The 95 % interval around an estimate, from its bootstrap's draws over so many units: Student's t times their standard deviation.
 
-    Its percentiles are widened as for Student's t (Hesterberg 2015, section 5.3): with few units plain percentiles are too narrow.
+    Percentiles of the draws would do for hundreds of units, but of four speakers they cover 88 % and of two 49 %, as their draws repeat.
     """
-    from scipy.special import ndtr, stdtrit
+    from scipy.special import stdtrit
 
-    tail = float(ndtr(np.sqrt(units / (units - 1)) * stdtrit(units - 1, 0.025)))
-    return float(np.quantile(draws, tail)), float(np.quantile(draws, 1 - tail))
+    half = float(-stdtrit(units - 1, 0.025) * np.sqrt(units / (units - 1)) * draws.std())
+    return estimate - half, estimate + half
 
 
 def word_diff(reference: str, hypothesis: str) -> list[tuple[str, str]]:
