@@ -24,6 +24,7 @@ class ProgressBar(pl.Callback):
 
     def __init__(self, narrator: Narrator, *, num_steps: int) -> None:
         self.console, self.num_steps = narrator.console, num_steps
+        self.progress: Progress | None = None
         self.loss, self.audio_seconds, self.samples, self.first_step = 0.0, 0.0, 0, 0
         self.started, self.validation_started, self.validating = 0.0, 0.0, 0.0
 
@@ -65,7 +66,7 @@ class ProgressBar(pl.Callback):
             self.console.print(f"  step {trainer.global_step}/{self.num_steps}  {self._description(trainer)}  {left:.0f} s left", highlight=False)
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if self.console.is_terminal:
+        if self.progress and self.console.is_terminal:
             self.progress.stop()
 
     def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:

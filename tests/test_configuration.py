@@ -49,6 +49,12 @@ def test_distillation_after_a_replaced_vocabulary_is_refused():
         configuration.check_range(composed("distillation.weight=0.5", "tokenizer=replace"))
 
 
+@pytest.mark.parametrize("override", ["distillation.weight=0.5", "evaluation.ema_decay=0.9"])
+def test_what_needs_the_whole_model_is_refused_where_it_is_divided(override):
+    with pytest.raises(UserError, match=f"{override.partition('=')[0]} with trainer.strategy=fsdp"):
+        configuration.check_range(composed(override, "trainer=fsdp"))
+
+
 def test_mlflow_where_it_is_not_installed_is_refused_with_what_to_install(monkeypatch):
     monkeypatch.setattr(configuration.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install mlflow-skinny"):
