@@ -184,7 +184,7 @@ def check_range(config: dict[str, Any]) -> None:
                         "Use tokenizer=keep or extend, or distillation.weight=0.")
     divided = [key for key, value in (("evaluation.ema_decay", evaluation["ema_decay"]), ("distillation.weight", distillation["weight"])) if value]
     if config["trainer"]["strategy"] == "fsdp" and divided:
-        raise UserError(f"{' and '.join(divided)} with trainer.strategy=fsdp: not supported, as no rank holds the whole model. Use trainer=ddp, or leave it off.")
+        raise UserError(f"{' and '.join(divided)} with trainer.strategy=fsdp: not supported, as no rank holds all weights. Use trainer=ddp, or leave it off.")
     if "mlflow" in config["logger"]["names"] and not importlib.util.find_spec("mlflow"):
         raise UserError("logger.names holds mlflow, but MLflow is not installed; it is not part of the pinned environment. `pip install mlflow-skinny` "
                         "adds it (mind what it does to pinned versions), or use logger=tensorboard or wandb.")
