@@ -92,7 +92,9 @@ def join(*, timeout_minutes: float) -> None:
     import datetime
 
     import torch
+    from lightning_utilities.core.rank_zero import rank_zero_only
 
+    rank_zero_only.rank = place.rank  # Lightning looks at its first import only, which may be before a fork
     for key, value in {"RANK": place.rank, "WORLD_SIZE": place.num_ranks, "LOCAL_RANK": place.local_rank, "LOCAL_WORLD_SIZE": place.ranks_per_node,
                        "GROUP_RANK": place.rank // place.ranks_per_node, "MASTER_ADDR": place.address, "MASTER_PORT": place.port}.items():
         os.environ[key] = str(value)

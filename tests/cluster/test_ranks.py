@@ -1,0 +1,166 @@
+"""Two ranks on a CPU over gloo: they learn the same from different batches, one of them speaks, and they fail together."""
+
+import collections
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from parakeet_ft import configuration
+from parakeet_ft.data.manifest import read_manifest
+from parakeet_ft.errors import UserError
+from tests.cluster import ranks
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def manifest(speech):
+    return speech(count=12)
+
+
+def configure(nemo, manifest, *more):
+    return configuration.compose("finetune", configuration.expand_shorthand([
+        f"model={nemo}", f"data.train={manifest}", f"data.validation={manifest}", f"data.guard_validation={manifest}", "data.num_workers=0",
+        "data.batch_seconds=4", "logger=csv", "evaluation.validations=2", "optim.lr=1e-3", "budget.epochs=2", *more]))
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_nemo, manifest, tmp_path_factory):
+    """run(strategy) -> directory of a run of two passes, `one` with one process; each made once."""
+    folder, made = tmp_path_factory.mktemp("outputs"), {}
+
+    def run(name):
+        if name not in made:
+            strategy = "auto" if name == "one" else name
+            made[name] = folder / "e" / name
+            config = configure(tiny_nemo("ctc"), manifest, f"trainer.strategy={strategy}")
+            codes = ranks.on_ranks(ranks.finetune, config, made[name], outputs=folder / name, count=1 if name == "one" else 2)
+            assert set(codes) == {0}, (folder / name / "0.txt").read_text() + (folder / name / "1.txt").read_text()
+        return made[name]
+    return run
+
+
+def weights(run_dir, rank=0):
+    return torch.load(run_dir / f"{rank}.pt", weights_only=True)
+
+
+def printed(run_dir, rank):
+    return (run_dir.parents[1] / run_dir.name / f"{rank}.txt").read_text()
+
+
+def test_ddp_ranks_end_with_the_same_weights(runs):
+    one, other = (weights(runs("ddp"), rank) for rank in (0, 1))
+    assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_ddp_ranks_see_what_one_process_sees_nothing_twice_nothing_lost(runs, manifest):
+    seen = {name: [json.loads((runs(name) / f"{rank}.json").read_text()) for rank in range(count)] for name, count in (("ddp", 2), ("one", 1))}
+    assert collections.Counter(sum(seen["ddp"], [])) == collections.Counter(seen["one"][0]) == dict.fromkeys(range(len(read_manifest(manifest))), 2)
+    assert all(seen["ddp"])
+
+
+def test_one_rank_speaks_and_writes(runs):
+    run_dir = runs("ddp")
+    assert "best.nemo" in printed(run_dir, 0).splitlines()[-1] and "2 CPU rank(s), strategy ddp" in printed(run_dir, 0)
+    assert printed(run_dir, 1) == ""
+    alone = {p.name for p in runs("one").iterdir()}
+    assert {p.name for p in run_dir.iterdir()} == alone | {"rank1", "1.pt", "1.json"} and {p.name for p in (run_dir / "rank1").iterdir()} == {"run.log"}
+
+
+def test_two_ranks_score_the_checkpoint_as_one_does(runs):
+    one, two = (json.loads((runs(name) / "report.json").read_text()) for name in ("one", "ddp"))
+    assert one["baseline"] == two["baseline"] and two["baseline"]["domain"]["words"] > 0
+    assert [point["step"] for point in two["history"]] != [] and two["tuned"].keys() == one["tuned"].keys()
+
+
+def test_fsdp_learns_what_ddp_learns_and_exports_the_same_model(runs):
+    from nemo.collections.asr.models import ASRModel
+
+    ddp, fsdp = runs("ddp"), runs("fsdp")
+    for one, other in ((weights(ddp), weights(fsdp)), *((_restore(ASRModel, run / name) for run in (ddp, fsdp)) for name in ("best.nemo", "last.nemo"))):
+        assert one.keys() == other.keys()
+        for key in one:
+            torch.testing.assert_close(one[key], other[key], rtol=1e-4, atol=1e-5)
+
+
+def _restore(kind, path):
+    return kind.restore_from(str(path), map_location="cpu").state_dict()
+
+
+def test_fsdp_divides_every_weight(tiny_model, tmp_path):
+    assert ranks.on_ranks(shard_and_count, tiny_model("hybrid").cfg, outputs=tmp_path) == [0, 0], (tmp_path / "0.txt").read_text()
+    counts = [json.loads((tmp_path / f"{rank}.txt").read_text().splitlines()[-1]) for rank in (0, 1)]
+    whole = counts[0]["whole"]
+    assert sum(count["here"] for count in counts) == pytest.approx(whole, rel=0.02) and max(count["here"] for count in counts) < 0.6 * whole
+
+
+def shard_and_count(cfg):
+    import torch
+    from nemo.collections.asr.models import ASRModel
+
+    from parakeet_ft import sharding
+
+    model = ASRModel.from_config_dict(cfg)
+    mesh = torch.distributed.init_device_mesh("cpu", (2,))
+    twin = sharding.sharded(model, mesh=mesh)
+    print(json.dumps({"whole": sum(p.numel() for p in model.parameters()), "here": sum(p.to_local().numel() for p in twin.parameters())}))
+
+
+def test_a_signal_to_one_fsdp_rank_saves_on_all_and_the_run_continues_to_the_same_weights(runs, tiny_nemo, manifest, tmp_path):
+    config, run_dir = configure(tiny_nemo("ctc"), manifest, "trainer.strategy=fsdp"), tmp_path / "e" / "r"
+    assert ranks.on_ranks(ranks.finetune, config, run_dir, 2, outputs=tmp_path / "first") == [75, 75], (tmp_path / "first" / "0.txt").read_text()
+    assert "SIGUSR1: saved at step" in (tmp_path / "first" / "0.txt").read_text()
+    assert ranks.on_ranks(ranks.finetune, config, run_dir, outputs=tmp_path / "then") == [0, 0], (tmp_path / "then" / "0.txt").read_text()
+    one, other = weights(run_dir), weights(runs("fsdp"))
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_the_first_exception_is_told_once_with_its_rank_and_ends_all(tiny_nemo, speech, tmp_path):
+    manifest, scored, run_dir = speech(count=4), speech(count=2), tmp_path / "e" / "r"
+    config = configure(tiny_nemo("ctc"), manifest, f"data.validation={scored}", f"data.guard_validation={scored}")
+    lost = Path(read_manifest(manifest)[2].audio_filepath)
+    lost.unlink()
+    assert sorted(ranks.on_ranks(ranks.finetune, config, run_dir, outputs=tmp_path / "o")) == [1, 2]
+    told = [(tmp_path / "o" / f"{rank}.txt").read_text() for rank in (0, 1)]
+    message = [(rank, line) for rank, text in enumerate(told) for line in text.splitlines() if line.startswith("error: ")]
+    assert len(message) == 1, told
+    rank, line = message[0]
+    assert line.startswith(f"error: rank {rank} of 2 on {os.uname().nodename}: ") and lost.name in line
+    assert (run_dir / "failure.txt").read_text().strip() == line
+
+
+def test_an_error_of_rank_0s_own_work_reaches_all_ranks(tmp_path):
+    assert ranks.on_ranks(fail_on_first, outputs=tmp_path) == [7, 7]
+
+
+def fail_on_first():
+    from parakeet_ft import distributed
+
+    def fail():
+        raise UserError(f"only rank {distributed.rank()} came here")
+    try:
+        distributed.on_first(fail)
+    except UserError as error:
+        assert str(error) == "only rank 0 came here"
+        os._exit(7)
+
+
+def test_work_is_divided_and_comes_back_in_order(tmp_path):
+    assert ranks.on_ranks(divide_and_check, outputs=tmp_path, count=3) == [0, 0, 0], (tmp_path / "0.txt").read_text()
+
+
+def divide_and_check():
+    from parakeet_ft import distributed
+
+    shares = []
+
+    def square(mine):
+        shares.append(len(mine))
+        return [number**2 for number in mine]
+    assert distributed.divide(square, list(range(7))) == [number**2 for number in range(7)]
+    assert distributed.divide(square, [5]) == [25]
+    assert distributed.add([1, distributed.rank()]) == [3, 3]
+    assert shares == [[3, 1], [2, 0], [2, 0]][distributed.rank()]
