@@ -30,7 +30,7 @@ def finetune(cfg: dict[str, Any], *, run_dir: Path, command: list[str]) -> dict[
         say = Narrator(terminal)
         say.phase("importing NeMo and torch")
         from parakeet_ft import adaptation, adapters, bad_batches, batching, budget, callbacks, checkpoints, distillation, loaders, lora, optim, smoke, trainer
-        from parakeet_ft.evaluation import report, transcribe, wer
+        from parakeet_ft.evaluation import normalization, report, transcribe, wer
         from parakeet_ft.model import attention, export, interpolation, restore, spec_augment, vocabulary
         from parakeet_ft.provenance import Run
 
@@ -43,6 +43,7 @@ def finetune(cfg: dict[str, Any], *, run_dir: Path, command: list[str]) -> dict[
                   resumed_at_step=resume_step if resume_from else None)
         trainer.seed_everything(cfg["seed"])
         data, optimization, evaluation = cfg["data"], cfg["optim"], cfg["evaluation"]
+        normalizer = normalization.Normalizer(evaluation["language"])
 
         say.phase(f"restoring {cfg['model']['source']}")
         model = restore.restore(cfg["model"]["source"])
@@ -54,7 +55,7 @@ def finetune(cfg: dict[str, Any], *, run_dir: Path, command: list[str]) -> dict[
         if not cfg["smoke"]:
             say.phase("scoring the checkpoint as it is")
             before = run.once("baseline", lambda: transcribe.transcribe_sets(model, sets, batch_seconds=evaluation["batch_seconds"]))
-            base = {key: wer.score([u.text for u in sets[key]], texts) for key, texts in before.items()}
+            base = {key: wer.score([u.text for u in sets[key]], texts, normalizer=normalizer) for key, texts in before.items()}
             say.scores(base)
 
         say.phase(f"preparing: tokenizer {cfg['tokenizer']['mode']}, what learns, data")
@@ -132,7 +133,7 @@ def finetune(cfg: dict[str, Any], *, run_dir: Path, command: list[str]) -> dict[
         distributed.on_first(lambda: adapters.save(model, run_dir / "adapters.pt"))
         tuned_model = restore.restore(str(run_dir / "best.nemo")).to(devices["device"])
         after = transcribe.transcribe_sets(tuned_model, sets, batch_seconds=evaluation["batch_seconds"])
-        tuned = {key: wer.score([u.text for u in sets[key]], texts) for key, texts in after.items()}
+        tuned = {key: wer.score([u.text for u in sets[key]], texts, normalizer=normalizer) for key, texts in after.items()}
         export.check_reproduced(tuned["validation"].wer, candidates[0]["val_wer"])
 
         result = distributed.on_first(lambda: report.build_report(
