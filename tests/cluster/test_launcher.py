@@ -83,8 +83,9 @@ TRAINER = {"accelerator": "cpu", "devices": "auto", "num_nodes": "auto", "strate
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    ({"devices": 2}, "trainer.devices=2, but .* gives 1"), ({"precision": "16-mixed"}, "16-mixed works neither on a CPU"), ({"precision": "fp8"}, "expected one of auto"),
-    ({"strategy": "zero"}, "expected one of auto, ddp, fsdp"), ({"accelerator": "tpu"}, "expected one of auto, cpu, gpu"), ({"accelerator": "gpu"}, "sees no GPU")])
+    ({"devices": 2}, "trainer.devices=2, but .* gives 1"), ({"precision": "16-mixed"}, "16-mixed works neither on a CPU"),
+    ({"precision": "fp8"}, "expected one of auto"), ({"strategy": "zero"}, "expected one of auto, ddp, fsdp"),
+    ({"accelerator": "tpu"}, "expected one of auto, cpu, gpu"), ({"accelerator": "gpu"}, "sees no GPU")])
 def test_what_this_machine_is_not_is_refused(change, message):
     from parakeet_ft import trainer
 

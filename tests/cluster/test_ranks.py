@@ -58,7 +58,8 @@ def test_ddp_ranks_end_with_the_same_weights(runs):
 
 def test_ddp_ranks_see_what_one_process_sees_nothing_twice_nothing_lost(runs, manifest):
     seen = {name: [json.loads((runs(name) / f"{rank}.json").read_text()) for rank in range(count)] for name, count in (("ddp", 2), ("one", 1))}
-    assert collections.Counter(sum(seen["ddp"], [])) == collections.Counter(seen["one"][0]) == dict.fromkeys(range(len(read_manifest(manifest))), 2)
+    counts = {name: collections.Counter(index for rank in seen[name] for index in rank) for name in seen}
+    assert counts["ddp"] == counts["one"] == dict.fromkeys(range(len(read_manifest(manifest))), 2)
     assert all(seen["ddp"])
 
 
