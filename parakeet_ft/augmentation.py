@@ -109,7 +109,7 @@ def mix(samples: np.ndarray, noise: np.ndarray, *, snr_db: float, rate_hz: int) 
     from lhotse.audio.mixer import AudioMixer
 
     mixer = AudioMixer(samples[None], rate_hz)
-    mixer.add_to_mix(noise[None], rate_hz, snr=snr_db)
+    mixer.add_to_mix(noise[None], snr=snr_db)
     return mixer.mixed_audio[0].astype(np.float32)
 
 
