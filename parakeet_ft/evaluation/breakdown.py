@@ -24,12 +24,12 @@ Normalizer = Callable[[str], str]
 def by_group(groups: Sequence[str], references: Sequence[str], hypotheses: Sequence[str], *, normalizer: Normalizer = str) -> list[dict[str, Any]]:
     """One row for each different name in `groups`, which has one for each utterance, in the order in which the names first occur."""
     counts = wer.word_errors([normalizer(text) for text in references], [normalizer(text) for text in hypotheses])
-    rows = []
-    for group in dict.fromkeys(groups):
-        chosen = [index for index, name in enumerate(groups) if name == group]
-        substitutions, deletions, insertions, words = (int(n) for n in counts[chosen].sum(axis=0))
+    totals, rows = wer.sum_by(groups, counts), []
+    sizes = Counter(groups)
+    for group, total in totals.items():
+        substitutions, deletions, insertions, words = (int(n) for n in total)
         errors = substitutions + deletions + insertions
-        rows.append({"group": group, "utterances": len(chosen), "words": words, "wer": errors / max(words, 1), "errors": errors,
+        rows.append({"group": group, "utterances": sizes[group], "words": words, "wer": errors / max(words, 1), "errors": errors,
                      "substitutions": substitutions, "deletions": deletions, "insertions": insertions})
     return rows
 

@@ -59,6 +59,14 @@ def character_errors(references: Sequence[str], hypotheses: Sequence[str]) -> np
     return _counts([" ".join(text.split()) for text in references], [" ".join(text.split()) for text in hypotheses])
 
 
+def sum_by(groups: Sequence[str], values: np.ndarray) -> dict[str, np.ndarray]:
+    """Sums of the rows of values (N, K) by the name of their group, in the order in which the names first occur."""
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(groups))}
+    sums = np.zeros((len(numbers), values.shape[1]), dtype=values.dtype)
+    np.add.at(sums, [numbers[name] for name in groups], values)
+    return dict(zip(numbers, sums, strict=True))
+
+
 def _rate(counts: np.ndarray) -> tuple[float, int, int, int, int]:
     """Rate, length, substitutions, deletions, insertions of a sum of counts (4)."""
     substitutions, deletions, insertions, length = (int(n) for n in counts)
@@ -104,8 +112,7 @@ def compare(references: Sequence[str], before: Sequence[str], after: Sequence[st
     values = np.stack([second[:, :3].sum(axis=1) - first[:, :3].sum(axis=1), first[:, 3]], axis=1)
     resampled = "utterances"
     if speakers is not None and all(speakers) and len(set(speakers)) > 1:
-        resampled, names = "speakers", sorted(set(speakers))
-        values = np.stack([values[[s == name for s in speakers]].sum(axis=0) for name in names])
+        resampled, values = "speakers", np.stack(list(sum_by(speakers, values).values()))
     count = len(values)
     difference = values[:, 0].sum() / max(values[:, 1].sum(), 1)
     known = {"difference": float(difference), "resampled": resampled, "units": count}
