@@ -114,7 +114,9 @@ class Narrator:
             *(["           begins: " + ", ".join(f"{'the rest of it' if module == 'encoder' else module} at step {step}"
                                                for module, step in learning["begins_at_step"].items())] if learning["begins_at_step"] else []),
             f"device     {devices_line(effective['trainer'])}"]
-            + ([f"loss       {effective['loss']}"] if effective["loss"] else []))
+            + ([f"loss       {effective['loss']}"] if effective["loss"] else [])
+            + ([f"distil     {effective['distillation']['compares']}, weight {effective['distillation']['weight']:g}, temperature "
+                f"{effective['distillation']['temperature']:g}"] if effective["distillation"] else []))
 
     def finish(self, report: dict[str, Any], run_dir: Path) -> None:
         """The table before and after, the verdict, and the last line."""

@@ -9,11 +9,13 @@ from typing import Any
 
 import torch
 
+from parakeet_ft.console import Narrator
 from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.evaluation import wer
 from parakeet_ft.evaluation.transcribe import transcribe
 from parakeet_ft.loaders import BatchDataset
 from parakeet_ft.model.objective import training_loss
+from parakeet_ft.provenance import Run
 
 LEAST_FALL = 0.3   # the loss must fall to this share of its start
 
@@ -96,6 +98,15 @@ def overfit(model: Any, utterances: Sequence[Utterance], *, settings: dict[str, 
     texts = transcribe(model, utterances)
     return Result(steps=len(losses), lr=settings["lr"], first_loss=losses[0], last_loss=losses[-1], wer=wer.score(references, texts).wer,
                   references=references, transcripts=texts)
+
+
+def tell(result: Result, *, say: Narrator, run: Run) -> dict[str, Any]:
+    """Print the verdict and store it in run.json, which ends the run; returns its facts."""
+    say.lines(result.lines())
+    say.end_phase()
+    run.record(smoke=result.facts())
+    run.finish(say.phases)
+    return result.facts()
 
 
 def still(model: torch.nn.Module) -> None:

@@ -76,12 +76,7 @@ def finetune(cfg: dict[str, Any], *, run_dir: Path, command: list[str]) -> dict[
         settings = optim.settings(model, hours_per_pass=plan.hours_of_pass, num_new_pieces=len(change.new), num_steps=num_steps, **optimization)
         if cfg["smoke"]:
             say.phase("smoke test: learning one small batch by heart")
-            learnt = smoke.overfit(model, smoke.choose(sets["train"]), settings=settings, precision=devices["precision"])
-            say.lines(learnt.lines())
-            say.end_phase()
-            run.record(smoke=learnt.facts())
-            run.finish(say.phases)
-            return learnt.facts()
+            return smoke.tell(smoke.overfit(model, smoke.choose(sets["train"]), settings=settings, precision=devices["precision"]), say=say, run=run)
 
         bad = bad_batches.BadBatches(run_dir / "bad_batches.jsonl", plan, most=optimization["max_bad_batches"], say=say.lines)
         loader = loaders.train_loader(plan, model, num_batches=num_steps * optimization["accumulate"], num_workers=data["num_workers"],

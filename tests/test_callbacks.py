@@ -141,3 +141,24 @@ def test_a_moving_average_of_another_model_is_refused():
     moving.load_state_dict({"average": {"other": torch.zeros(1)}, "updates": 1, "effective": 0.1})
     with pytest.raises(ValueError, match="another model"):
         moving.on_train_start(fake_trainer(), types.SimpleNamespace(model=torch.nn.Linear(1, 1)))
+
+
+def test_a_line_at_each_validation_says_what_matters_and_a_skipped_batch_leaves_the_loss_readable():
+    say = narrator()
+    bar = callbacks.ProgressBar(say, num_steps=10)
+    trainer = fake_trainer(0)
+    trainer.accumulate_grad_batches, trainer.callback_metrics = 1, {"val_wer": torch.tensor(0.25), "guard_wer": torch.tensor(0.5)}
+    trainer.optimizers = [types.SimpleNamespace(param_groups=[{"lr": 3e-5}])]
+    module = types.SimpleNamespace(model=types.SimpleNamespace(preprocessor=types.SimpleNamespace(_sample_rate=100)))
+    bar.on_exception(trainer, module, ValueError())  # before training began
+    bar.on_train_start(trainer, module)
+    batch = torch.zeros(2, 400), torch.tensor([400, 200])
+    for loss in (2.0, float("nan")):
+        bar.on_train_batch_end(trainer, module, {"loss": torch.tensor(loss)}, batch, 0)
+    trainer.global_step = 5
+    bar.on_validation_start(trainer, module)
+    bar.on_validation_end(trainer, module)
+    bar.on_train_end(trainer, module)
+    [line] = say.console.file.getvalue().splitlines()
+    for part in ("step 5/10", "loss 2.000", "lr 3.0e-05", "domain WER 25.0 %", "guard 50.0 %", "audio s/s", "padding 25 %", " GB", "s left"):
+        assert part in line, part

@@ -29,6 +29,9 @@ class Recording(Mapping):
         self.read.add(f"{self.prefix}{key}")
         return value
 
+    def __or__(self, other):
+        return Recording(self.content | other, self.read, self.prefix)
+
     def __iter__(self):
         return iter(self.content)
 
