@@ -4,6 +4,7 @@ length."""
 from __future__ import annotations
 
 import contextlib
+import itertools
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 MARGIN_SECONDS = 4.0
 # silero-vad's own step at 16 kHz.
 VAD_SAMPLES = 512
+# It hears this many stretches at once, each of so many steps (31 s) after a second of what comes before: four times as fast as one after
+# another, as a step is little work.
+VAD_LANES, LANE_STEPS, WARM_STEPS = 16, 960, 31
 
 
 def ctc_head(model: Any) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -114,21 +118,39 @@ def speech_spans(path: str, *, max_seconds: float = 20.0, min_silence_seconds: f
     finally:
         # silero_vad 6.2.3 sets one thread for the whole process when imported (silero_vad/model.py).
         torch.set_num_threads(num_threads)
-    model, probabilities, rest = load_silero_vad(), [], np.zeros(0, dtype=np.float32)
-    with torch.inference_mode():
-        for block in stream_audio(path):
-            rest = np.concatenate([rest, block])
-            whole = len(rest) // VAD_SAMPLES * VAD_SAMPLES
-            for at in range(0, whole, VAD_SAMPLES):
-                probabilities.append(model(torch.from_numpy(rest[at:at + VAD_SAMPLES].copy()), 16000).item())
-            rest = rest[whole:]
+    model, probabilities = load_silero_vad(), []
+    # What is waiting to be heard, after the second before it.
+    waiting = np.zeros(WARM_STEPS * VAD_SAMPLES, dtype=np.float32)
+    for block in itertools.chain(stream_audio(path), [None]):
+        if block is not None:
+            waiting = np.concatenate([waiting, block])
             on_progress(len(block) / 16000)
+        steps = len(waiting) // VAD_SAMPLES - WARM_STEPS
+        if steps and (block is None or steps >= VAD_LANES * LANE_STEPS):
+            probabilities += _speech_probabilities(model, waiting[:(WARM_STEPS + steps) * VAD_SAMPLES])
+            waiting = waiting[steps * VAD_SAMPLES:]
     if not probabilities:
         return []
     spans = get_speech_timestamps_from_probs(probabilities, threshold=threshold, sampling_rate=16000, max_speech_duration_s=max_seconds,
                                              min_silence_duration_ms=round(1000 * min_silence_seconds),
                                              audio_length_samples=len(probabilities) * VAD_SAMPLES)
     return [(span["start"] / 16000, span["end"] / 16000) for span in spans]
+
+
+def _speech_probabilities(model: Any, samples: np.ndarray) -> list[float]:
+    """silero-vad's probability of speech in each step (512 samples) after the first WARM_STEPS."""
+    import torch
+
+    steps = len(samples) // VAD_SAMPLES - WARM_STEPS
+    lanes = -(-steps // LANE_STEPS)
+    padded = np.zeros((WARM_STEPS + lanes * LANE_STEPS, VAD_SAMPLES), dtype=np.float32)
+    padded[:WARM_STEPS + steps] = samples.reshape(-1, VAD_SAMPLES)
+    inputs = torch.from_numpy(np.stack([padded[lane * LANE_STEPS:(lane + 1) * LANE_STEPS + WARM_STEPS] for lane in range(lanes)], axis=1))
+    model.reset_states()
+    with torch.inference_mode():
+        # The steps that a single lane has, where there is but one.
+        heard = [model(step, 16000)[:, 0] for step in inputs[:WARM_STEPS + min(steps, LANE_STEPS)]]
+    return torch.stack(heard[WARM_STEPS:], dim=1).flatten()[:steps].tolist()
 
 
 def recordings_with_texts(folder: Path) -> tuple[list[tuple[str, str]], list[str]]:

@@ -5,7 +5,7 @@ import pytest
 import soundfile
 
 from parakeet_ft.errors import UserError
-from parakeet_ft.segmentation import MARGIN_SECONDS, _windows, align_recording, ctc_log_probs
+from parakeet_ft.segmentation import MARGIN_SECONDS, VAD_SAMPLES, WARM_STEPS, _speech_probabilities, _windows, align_recording, ctc_log_probs
 
 
 @pytest.mark.parametrize("seconds", [0.5, 9.99, 10.0, 24.0, 31.37])
@@ -47,3 +47,24 @@ def test_a_transducer_without_ctc_head_is_refused(tiny_model, tmp_path):
     soundfile.write(tmp_path / "a.wav", np.zeros(16000), 16000)
     with pytest.raises(UserError, match="CTC head"):
         align_recording(tiny_model("tdt"), str(tmp_path / "a.wav"), "it is")
+
+
+@pytest.mark.parametrize("steps", [1, 200, 1400])
+def test_voice_detection_in_lanes_hears_what_it_hears_in_one_go(steps):
+    import torch
+    from silero_vad import load_silero_vad
+
+    from parakeet_ft.data.audio import read_audio
+    from parakeet_ft.data.manifest import read_manifest
+    from parakeet_ft.model.parity import DEMO
+
+    threads = torch.get_num_threads()
+    model = load_silero_vad()
+    torch.set_num_threads(threads)
+    speech = np.concatenate([read_audio(u.audio_filepath) for u in read_manifest(DEMO / "guard.jsonl")[:30]])
+    samples = np.concatenate([np.zeros(WARM_STEPS * VAD_SAMPLES, dtype=np.float32), np.resize(speech, steps * VAD_SAMPLES)])
+    found = _speech_probabilities(model, samples)
+    model.reset_states()
+    with torch.inference_mode():
+        expected = [model(torch.from_numpy(samples[at:at + VAD_SAMPLES]), 16000).item() for at in range(0, len(samples), VAD_SAMPLES)][WARM_STEPS:]
+    assert len(found) == steps and np.mean((np.array(found) > 0.5) == (np.array(expected) > 0.5)) > 0.98
