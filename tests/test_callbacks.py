@@ -106,6 +106,15 @@ def test_hypotheses_reach_tensorboard_as_text(tmp_path):
     assert "| a | one / two | one |" in text
 
 
+def test_hypotheses_reach_wandb_as_a_table(monkeypatch):
+    from lightning.pytorch.loggers import WandbLogger
+
+    calls = []
+    monkeypatch.setattr(WandbLogger, "log_text", lambda self, *given, **more: calls.append((given, more)))
+    callbacks.log_texts(WandbLogger.__new__(WandbLogger), [{"id": "a", "reference": "one", "hypothesis": "two"}], step=3)
+    assert calls == [(("hypotheses",), {"columns": ["id", "reference", "hypothesis"], "data": [["a", "one", "two"]], "step": 3})]
+
+
 def steps(moving, weights, model, *, first=1):
     module = types.SimpleNamespace(model=model)
     moving.on_train_start(fake_trainer(first - 1), module)
