@@ -167,6 +167,9 @@ def check_range(config: dict[str, Any]) -> None:
               for key in ("patience", "average_last")]
     if config["optim"]["lr"] != "auto":
         rules.append(("optim.lr", config["optim"]["lr"], lambda v: isinstance(v, int | float) and v > 0, "auto or a number above 0"))
+    rules += [(f"trainer.{key}", config["trainer"][key], lambda v: v == "auto" or (isinstance(v, int) and v > 0), "auto or a whole number above 0")
+              for key in ("devices", "num_nodes")]
+    rules.append(("trainer.timeout_minutes", config["trainer"]["timeout_minutes"], lambda v: v > 0, "above 0"))
     for key, value, fits, expected in rules:
         try:
             usable = fits(value)
@@ -179,6 +182,8 @@ def check_range(config: dict[str, Any]) -> None:
     if config["data"]["effective_batch_seconds"] and config["optim"]["accumulate"] != 1:
         raise UserError("data.effective_batch_seconds and optim.accumulate both say how many batches make a step: give one of them.")
     augmentation.build(seed=config["seed"], **config["data"]["augmentation"])
+    if config["trainer"]["strategy"] == "fsdp" and evaluation["ema_decay"]:
+        raise UserError("evaluation.ema_decay is given with trainer=fsdp, where no rank holds whole weights to average. Use trainer=ddp, or null.")
     if distillation["weight"] and config["tokenizer"]["mode"] == "replace":
         raise UserError("distillation.weight is above 0 with tokenizer=replace: the checkpoint's pieces are gone, so its outputs are no measure. "
                         "Use tokenizer=keep or extend, or distillation.weight=0.")

@@ -200,6 +200,8 @@ def ending_together(run_dir: Path) -> Iterator[None]:
             print(stopped, file=sys.stderr)
         group.destroy_process_group()
         sys.exit(stopped.code)
+    except SystemExit:
+        raise
     except BaseException as error:
         text = describe_failure(error)
         with contextlib.suppress(OSError), failure.open("x", encoding="utf-8") as file:  # open: one rank alone can make the file

@@ -101,3 +101,13 @@ def test_auto_is_told_as_what_it_became():
     assert console.devices_line(devices) == "1 CPU rank(s), strategy none, precision 32-true"
     assert console.devices_line(devices | {"accelerator": "gpu", "devices": 2, "devices_found": 8, "num_nodes": 2, "strategy": "ddp"}) == (
         "2 GPU rank(s) on each of 2 nodes, strategy ddp, precision 32-true; 6 of this node's 8 GPUs are not used")
+
+
+@pytest.mark.parametrize(("override", "message"), [
+    ("trainer.devices=0", "trainer.devices=0: expected auto or a whole number above 0"), ("trainer.num_nodes=two", "trainer.num_nodes='two'"),
+    ("trainer.timeout_minutes=0", "expected above 0"), ("evaluation.ema_decay=0.9", "ema_decay is given with trainer=fsdp")])
+def test_settings_that_no_ranks_can_use_are_refused_before_any_starts(override, message):
+    from parakeet_ft import configuration
+
+    with pytest.raises(UserError, match=message):
+        configuration.check_range(configuration.compose("finetune", ["trainer=fsdp", override]))

@@ -88,9 +88,10 @@ def test_a_job_requeued_by_hand_and_by_its_time_limit_ends_as_the_run_that_was_n
     tasks = tasks_of(run_dir)
     for pid in tasks:
         os.kill(pid, signal.SIGSTOP)
-    slurm.ask(environment, "scontrol", "update", f"JobId={number}", "TimeLimit=2")
+    hours, minutes, _ = slurm.job(environment, number)["RunTime"].split(":")
+    slurm.ask(environment, "scontrol", "update", f"JobId={number}", f"TimeLimit={60 * int(hours) + int(minutes) + 2}")
     try:
-        wait_for(lambda: all(is_pending(pid, signal.SIGUSR1) for pid in tasks), "SIGUSR1 of Slurm", seconds=110)
+        wait_for(lambda: all(is_pending(pid, signal.SIGUSR1) for pid in tasks), "SIGUSR1 of Slurm", seconds=60)
     finally:
         for pid in tasks:
             os.kill(pid, signal.SIGCONT)
