@@ -8,7 +8,7 @@ import random
 import pytest
 import torch
 
-from parakeet_ft import batching
+from parakeet_ft import batching, configuration
 from parakeet_ft.checkpoints import random_states
 from parakeet_ft.data.manifest import Utterance, read_manifest
 from parakeet_ft.errors import UserError
@@ -143,3 +143,18 @@ def test_fsdp_is_told_to_give_a_number():
     with pytest.raises(UserError, match="Give a number"):
         batching.choose(None, [], batch_seconds="auto", effective_batch_seconds=None, accumulate=1, augmentation=None, devices=CPU | {"strategy": "fsdp"},
                         copies=0, once=None)
+
+
+@pytest.mark.parametrize(("overrides", "message"), [
+    (["data.batch_seconds=fast"], "expected a number"), (["data.batch_seconds=0"], "auto or a number above 0"), (["optim.max_bad_batches=-1"], "0 or more"),
+    (["data.effective_batch_seconds=0"], "null or a number above 0"), (["data.effective_batch_seconds=240", "optim.accumulate=2"], "give one of them"),
+    (["data.augmentation.speed=[9]"], "between 0.5 and 2")])
+def test_settings_of_batches_that_cannot_be_meant_are_refused(overrides, message):
+    with pytest.raises(UserError, match=message):
+        configuration.check_range(configuration.compose("finetune", overrides))
+
+
+def test_batches_may_be_auto():
+    config = configuration.compose("finetune", ["data.batch_seconds=auto", "data.effective_batch_seconds=240"])
+    configuration.check_range(config)
+    assert config["data"]["batch_seconds"] == "auto"

@@ -4,9 +4,9 @@ import inspect
 
 import pytest
 
-from parakeet_ft import adaptation, budget, checkpoints, configuration, distillation, launcher, optim, trainer
+from parakeet_ft import adaptation, augmentation, budget, checkpoints, configuration, distillation, launcher, optim, trainer
 from parakeet_ft.errors import UserError
-from parakeet_ft.model import vocabulary
+from parakeet_ft.model import spec_augment, vocabulary
 
 OPTIONS = [(group, option) for group in configuration.groups() for option in configuration.options_of(group)]
 EXPERIMENTS = configuration.options_of("experiment")
@@ -34,6 +34,14 @@ def test_every_option_composes_and_has_the_keys_of_its_group(group, option):
 def test_the_keys_of_a_group_are_the_arguments_of_its_function(group, function, filled_by_the_recipe):
     keys = set(configuration.compose("finetune", [])[group])
     assert keys == set(inspect.signature(function).parameters) - filled_by_the_recipe
+
+
+@pytest.mark.parametrize(("group", "key", "function", "filled_by_the_recipe"), [
+    ("data", "augmentation", augmentation.build, {"seed"}), ("model", "spec_augment", spec_augment.set_spec_augment, {"model"})])
+def test_the_keys_of_a_part_are_the_arguments_of_its_function(group, key, function, filled_by_the_recipe):
+    for option in ("demo", "manifests") if group == "data" else ("tiny",):
+        part = configuration.compose("finetune", [f"{group}={option}", "data.train=a", "data.validation=b"])[group][key]
+        assert set(part) == set(inspect.signature(function).parameters) - filled_by_the_recipe
 
 
 @pytest.mark.parametrize("option", EXPERIMENTS)

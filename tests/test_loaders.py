@@ -96,6 +96,40 @@ def test_budgets_of_epochs_steps_and_hours_agree():
     assert facts["passes"] == 3 and facts["replay_ratio"] == 0.0
 
 
+def test_a_pass_is_described_by_what_its_batches_hold():
+    p = plan(count=60, replay=40, replay_ratio=0.5)
+    durations, batches = [u.duration for u in p.utterances], p.batches_of_pass(0)
+    audio, padded = (sum(f(durations[i] for i in batch) * n for batch, f, n in rows)
+                     for rows in ([(b, sum, 1) for b in batches], [(b, max, len(b)) for b in batches]))
+    facts = p.describe()
+    assert facts["batches"] == len(batches) and facts["audio_seconds"] == pytest.approx(audio, abs=0.01)
+    assert facts["padding_share"] == pytest.approx(1 - audio / padded, abs=1e-4) and 0 < facts["padding_share"] < 0.15
+    assert facts["largest_batch_seconds"] <= 40 and facts["largest_batch_utterances"] == max(map(len, batches))
+
+
+def test_similar_lengths_together_pad_less_than_batches_as_they_come():
+    p = plan(count=400)
+    durations = [u.duration for u in p.utterances]
+    as_they_come = [durations[i:i + 16] for i in range(0, 400, 16)]
+    random_padding = 1 - sum(map(sum, as_they_come)) / sum(max(batch) * len(batch) for batch in as_they_come)
+    assert p.describe()["padding_share"] < random_padding / 4
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_a_batch_is_found_again_by_its_position(num_ranks):
+    p = plan(num_ranks=num_ranks)
+    for rank in range(num_ranks):
+        sequence = [[i % 101 for i in batch] for batch in BatchSequence(p, rank=rank, stop=40)]
+        assert all(p.batch_at(position, rank=rank) == sequence[position] for position in (0, 13, 39))
+
+
+def test_indices_count_on_through_the_passes():
+    p = plan()
+    steps = p.steps_of_pass(0)
+    first, second = (next(iter(BatchSequence(p, rank=0, start=start, stop=start + 1))) for start in (0, steps))
+    assert first == p.batches_of_pass(0)[0] and [i - 101 for i in second] == p.batches_of_pass(1)[0]
+
+
 def test_a_batch_is_padded_audio_and_tokens_with_their_lengths(speech):
     found = read_manifest(speech(count=3))
     audio, lengths, tokens, token_lengths = BatchDataset(found, lambda text: [len(word) for word in text.split()], rate_hz=16000)[[2, 0]]

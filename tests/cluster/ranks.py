@@ -83,7 +83,7 @@ def finetune(config: dict[str, Any], run_dir: Path, stop_before_batch: int | Non
     read, step, end = loaders.BatchDataset.__getitem__, trainer.FineTuner.training_step, trainer.FineTuner.on_fit_end
 
     def read_and_note(self, indices):
-        seen.extend(indices)
+        seen.extend(i % len(self.utterances) for i in indices)  # indices count on through the passes
         return read(self, indices)
 
     def maybe_stop(self, batch, batch_index):
@@ -99,3 +99,20 @@ def finetune(config: dict[str, Any], run_dir: Path, stop_before_batch: int | Non
     with exit_on_user_error(), distributed.ending_together(run_dir):
         recipe.finetune(config, run_dir=run_dir, command=["x"])
         (run_dir / f"{distributed.rank()}.json").write_text(json.dumps(seen))
+
+
+def finetune_short_of_memory(config: dict[str, Any], run_dir: Path) -> None:
+    """The recipe on this rank; at its second batch rank 1 alone runs out of memory in the forward pass."""
+    import torch
+
+    from parakeet_ft import distributed, trainer
+
+    losses = trainer.FineTuner._losses
+
+    def fail_once(self, batch):
+        if distributed.rank() == 1 and self.trainer.fit_loop.epoch_loop.batch_idx == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return losses(self, batch)
+
+    trainer.FineTuner._losses = fail_once
+    finetune(config, run_dir)

@@ -63,6 +63,16 @@ def test_ddp_ranks_see_what_one_process_sees_nothing_twice_nothing_lost(runs, ma
     assert all(seen["ddp"])
 
 
+def test_a_batch_that_one_rank_cannot_hold_is_skipped_by_all(tiny_nemo, manifest, tmp_path):
+    run_dir = tmp_path / "e" / "r"
+    config = configure(tiny_nemo("ctc"), manifest)
+    assert ranks.on_ranks(ranks.finetune_short_of_memory, config, run_dir, outputs=tmp_path / "out") == [0, 0], (tmp_path / "out" / "1.txt").read_text()
+    row, = map(json.loads, (run_dir / "bad_batches.jsonl").read_text().splitlines())
+    assert (row["rank"], row["position"], row["reason"]) == (1, 1, "memory ran out") and row["utterances"]
+    assert json.loads((run_dir / "run.json").read_text())["effective"]["bad_batches"]["positions"] == [1]
+    assert all(torch.equal(value, weights(run_dir, 1)[key]) for key, value in weights(run_dir).items())
+
+
 def test_one_rank_speaks_and_writes(runs):
     run_dir = runs("ddp")
     assert "best.nemo" in printed(run_dir, 0).splitlines()[-1] and "2 CPU rank(s), strategy ddp" in printed(run_dir, 0)
