@@ -140,6 +140,8 @@ class Unfreezing(pl.Callback):
             child.training = trainer.global_step >= first_step
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: torch.optim.Optimizer) -> None:
+        if module.step_is_lost:
+            return  # there are no gradients, but for the one that tells a GradScaler so
         for parameter, first_step in self.parameters:
             if trainer.global_step < first_step:
                 parameter.grad = None

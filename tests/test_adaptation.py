@@ -385,7 +385,8 @@ def test_a_run_stopped_and_continued_exports_the_same_weights(overrides, tiny_ne
     manifest = speech(count=4)
     config = configuration.compose("finetune", configuration.expand_shorthand([
         f"model={tiny_nemo('ctc')}", f"data.train={manifest}", f"data.validation={manifest}", "data.num_workers=0", "data.batch_seconds=6", "logger=csv",
-        "evaluation.validations=1", "optim.lr=1e-3", "budget.steps=6", "evaluation.guard_tolerance=null", "evaluation.interpolation=[0.5]", *overrides]))
+        "evaluation.validations=1", "optim.lr=1e-3", "budget.steps=6", "evaluation.guard_tolerance=null", "evaluation.interpolation=[0.5]",
+        "evaluation.ema_decay=0.5", *overrides]))
     finetune(config, run_dir=tmp_path / "e" / "whole", command=["x"])
     original = trainer.FineTuner.training_step
 
