@@ -1,1 +1,3 @@
-"""Evaluation: transcribe.py (audio -> texts), wer.py (texts -> figures, pure), report.py (figures -> files)."""
+"""Evaluation: audio to texts (transcribe, decoding, language_model, recognizer), texts to figures (wer, normalization, breakdown, terms; pure),
+figures to files (report, comparison), and what evaluate.py is asked for (request, benchmark, hypotheses).
+"""
