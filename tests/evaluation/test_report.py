@@ -1,7 +1,14 @@
 """The report's words and pictures follow its figures."""
 
+import base64
+import io
+import re
+
+import numpy
+import soundfile
+
 from parakeet_ft.data.manifest import Utterance
-from parakeet_ft.evaluation import report, wer
+from parakeet_ft.evaluation import breakdown, page, report, wer
 
 
 def example(domain=(0.6, 0.2), guard=(0.2, 0.21), verdicts=("better", "not distinguishable")):
@@ -17,7 +24,7 @@ def example(domain=(0.6, 0.2), guard=(0.2, 0.21), verdicts=("better", "not disti
 
 def test_the_verdict_says_what_was_gained_and_what_was_forgotten():
     text = report.verdict(example())
-    assert "60.0 % -> 20.0 % (better)" in text and "20.0 % -> 21.0 % (not distinguishable, +1.0 points)" in text and "MORE THAN" not in text
+    assert "fell from 60.0 % to 20.0 % (better)" in text and "rose from 20.0 % to 21.0 % (not distinguishable, +1.0 points)" in text and "MORE THAN" not in text
 
 
 def test_the_verdict_is_loud_when_more_than_the_tolerance_is_forgotten():
@@ -34,29 +41,72 @@ def test_the_last_line_has_the_promised_form():
 
 
 def test_a_diff_marks_missed_invented_and_wrong_words_and_escapes_text():
-    shown = report.diff_html("a b <c> d", "a x d e")
+    shown = page.diff_html("a b <c> d", "a x d e")
     assert "<del>" in shown and "<ins>e</ins>" in shown and 'class="sub"' in shown and "<c>" not in shown
-    assert report.diff_html("", "") == "<i>nothing</i>"
+    assert page.diff_html("", "") == "<i>nothing</i>"
 
 
-def test_utterances_are_listed_worst_first_and_speakers_too():
-    utterances = [Utterance("a.wav", 1, "one two", speaker="s"), Utterance("b.wav", 1, "three", speaker="t")]
-    rows = report.utterance_rows(utterances, ["one two", "three"], ["one two", "tree"])
-    assert [row["reference"] for row in rows] == ["three", "one two"] and rows[0]["wer_after"] == 1
-    assert [row["speaker"] for row in report.by_speaker(utterances, ["", ""], ["one two", "tree"])] == ["t", "s"]
+def test_utterances_are_listed_worst_first_and_the_changed_by_errors_won_or_lost():
+    utterances = [Utterance("a.wav", 1, "one two", speaker="s"), Utterance("b.wav", 1, "three", speaker="t"), Utterance("c.wav", 1, "a b c d")]
+    rows = report.utterance_rows(utterances, ["one two", "three", "x x c d"], ["one two", "tree", "a b c d"])
+    assert [(row["reference"], row["errors_before"], row["errors_after"]) for row in rows] == [("three", 0, 1), ("a b c d", 2, 0), ("one two", 0, 0)]
+    assert [row["reference"] for row in report.most_changed(rows, most=5)] == ["a b c d", "three"]
+    assert len(report.most_changed(rows, most=1)) == 1
+
+
+def test_a_breakdown_pairs_each_groups_figures_before_and_after():
+    utterances = [Utterance("a.wav", 1, "one two"), Utterance("b.wav", 7, "three")]
+    rows = report.groups_before_after(*(breakdown.by_duration(utterances, texts) for texts in (["", ""], ["one two", "tree"])))
+    assert [(row["group"], row["wer_before"], row["wer_after"]) for row in rows] == [("below 2 s", 1, 0), ("5 to 10 s", 1, 1)]
+
+
+def test_an_interval_is_told_in_points_and_words():
+    assert report.interval_words({"low": -0.05, "high": -0.012, "verdict": "better"}) == "-5.0 to -1.2: better"
+    assert report.interval_words({"low": None, "high": None, "verdict": "not distinguishable"}) == (
+        "unknown from one utterance, so not distinguishable from before")
+
+
+def test_remarks_of_validations_and_bad_batches_are_told_once():
+    history = [{"step": s, "remarks": ["ALARM: guard"]} for s in (10, 20)] + [{"step": 30, "remarks": ["stopped"]}, {"step": 40}]
+    assert report.remarks(history, {"bad_batches": {"count": 2}}) == [
+        "At 2 validations, steps 10 to 20: ALARM: guard", "At step 30: stopped",
+        "2 training batches had no finite loss or gradient and taught nothing: see bad_batches.jsonl."]
+    assert report.remarks([{"step": 0}], {}) == []
 
 
 def test_the_curve_has_a_point_for_every_validation():
     history = [{"step": s, "val_wer": 0.5, "guard_wer": 0.2} for s in (0, 10, 20)]
-    svg = report.learning_curve(history, best_step=10)
+    svg = page.learning_curve(history, best_step=10)
     assert svg.count("<circle") == 6 and svg.startswith("<svg") and svg.endswith("</svg>")
 
 
-def test_an_audio_file_is_inside_the_page_unless_it_is_large(tmp_path):
-    (tmp_path / "a.wav").write_bytes(b"RIFF")
-    (tmp_path / "b.wav").write_bytes(b"0" * (report.LARGEST_PLAYER_BYTES + 1))
-    assert "data:audio/wav;base64,UklGRg==" in report.player(str(tmp_path / "a.wav"))
-    assert "<audio" not in report.player(str(tmp_path / "b.wav")) and "b.wav" in report.player(str(tmp_path / "b.wav"))
+def test_the_curve_draws_the_baseline_and_what_was_exported():
+    history = [{"step": 0, "val_wer": 0.5}, {"step": 10, "val_wer": 0.2}]
+    svg = page.learning_curve(history, best_step=10, chosen={"val_wer": 0.2})
+    assert svg.count("baseline") == 1 and svg.count("<path") == 1 and "domain 20.0 %" in svg and "guard" not in svg
+
+
+def row(path, seconds, offset=0.0):
+    return {"audio_filepath": str(path), "offset": offset, "duration": seconds}
+
+
+def test_a_player_holds_just_the_utterance_and_what_is_left_out_is_said(tmp_path):
+    soundfile.write(tmp_path / "a.wav", numpy.sin(numpy.arange(48000) / 10)[:, None] * [0.2, 0.2], 8000)
+    players = page.Players()
+    shown = players.player(row(tmp_path / "a.wav", 2.0, offset=1.0))
+    content = base64.b64decode(re.search(r"data:audio/mpeg;base64,([^\"]+)", shown).group(1))
+    samples, rate = soundfile.read(io.BytesIO(content))
+    assert rate == 16000 and abs(len(samples) / rate - 2.0) < 0.15 and "small" not in shown
+    missing = players.player(row(tmp_path / "gone.wav", 1.0))
+    assert "<audio" not in missing and "no player" in missing and "gone.wav" in missing
+    full = page.Players(most_bytes=len(shown)).player(row(tmp_path / "a.wav", 6.0))
+    assert "<audio" not in full and "already holds" in full
+
+
+def test_a_long_recording_is_cut_and_the_player_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "PLAYER_SECONDS", 1.0)
+    soundfile.write(tmp_path / "a.wav", numpy.zeros(40000), 16000)
+    assert "the first 1 of 2 s" in page.Players().player(row(tmp_path / "a.wav", 2.5))
 
 
 def test_scores_of_parts_add_up_to_the_whole():
