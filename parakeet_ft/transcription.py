@@ -69,7 +69,7 @@ def measure(recording: Recording) -> float:
     return seconds - recording.offset if recording.duration is None else min(recording.duration, seconds - recording.offset)
 
 
-def plan(model: Any, recording: Recording, seconds: float, *, long_audio: str, chunk_seconds: float = CHUNK_SECONDS) -> list[Piece]:
+def plan(model: Any, recording: Recording, seconds: float, *, long_audio: str, chunk_seconds: float | None = None) -> list[Piece]:
     """The pieces of a recording, in order; none if nobody speaks. Raises AudioError if it has to be cut and cannot be decoded."""
     from parakeet_ft.model.attention import attention
 
@@ -83,6 +83,7 @@ def plan(model: Any, recording: Recording, seconds: float, *, long_audio: str, c
         return [Piece(recording.path, recording.offset, seconds, whole, None if way in ("short", own) else way)]
     from parakeet_ft.segmentation import speech_spans
 
+    chunk_seconds = chunk_seconds or CHUNK_SECONDS
     spans = [(max(begin, recording.offset), min(end, recording.offset + seconds))
              for begin, end in speech_spans(recording.path, max_seconds=chunk_seconds - 2 * CHUNK_PADDING_SECONDS)]
     chunks = pack([(begin, end) for begin, end in spans if begin < end], max_seconds=chunk_seconds, padding=CHUNK_PADDING_SECONDS,

@@ -110,34 +110,34 @@ def test_a_stretch_of_a_file_is_transcribed_as_if_it_were_a_file(bundled, paths,
 
 @pytest.fixture(scope="module")
 def long_recording(tmp_path_factory):
-    """(path, transcript) of 66 s of different speakers with pauses."""
+    """(path, transcript) of 40 s of different speakers with pauses."""
     from parakeet_ft.data.audio import read_audio
 
     rng, parts, texts = np.random.default_rng(0), [], []
     for utterance in read_manifest(DEMO / "replay.jsonl"):
         parts += [read_audio(utterance.audio_filepath), 1e-3 * rng.standard_normal(8000).astype(np.float32)]
         texts.append(utterance.text)
-        if sum(map(len, parts)) > 66 * 16000:
+        if sum(map(len, parts)) > 40 * 16000:
             break
     path = tmp_path_factory.mktemp("long") / "long.flac"
     soundfile.write(path, np.concatenate(parts), 16000)
     return str(path), " ".join(texts)
 
 
-def test_a_long_recording_has_much_the_same_words_whichever_way_it_goes(bundled, long_recording):
+def test_a_long_recording_has_much_the_same_words_whichever_way_it_goes(bundled, long_recording, monkeypatch):
+    monkeypatch.setattr(transcription, "SHORT_SECONDS", 30.0)
     path, reference = long_recording
     recording, own = Recording(path, "long"), attention(bundled)
     set_decoding(bundled, words=True)
     found = {}
     for way in ("full", "local", "chunked"):
         pieces = plan(bundled, recording, measure(recording), long_audio=way, chunk_seconds=15.0)
-        assert (len(pieces) > 3) == (way == "chunked") and [p.attention for p in pieces] == [("local" if way == "local" else None)] * len(pieces)
+        assert (len(pieces) > 2) == (way == "chunked") and [p.attention for p in pieces] == [("local" if way == "local" else None)] * len(pieces)
         done = dict(result for results in transcribe_pieces(bundled, pieces) for result in results)
         found[way] = " ".join(done[index].text for index in range(len(pieces)))
         assert attention(bundled) == own
     rates = {way: score([reference], [text]).wer for way, text in found.items()}
-    print(rates, {way: score([found["full"]], [found[way]]).wer for way in found})
-    assert all(rates[way] < rates["full"] + 0.1 for way in rates)
+    assert all(rates[way] < rates["full"] + 0.1 for way in rates), rates
 
 
 def test_chunks_hold_all_speech_once_and_never_more_than_the_limit():
