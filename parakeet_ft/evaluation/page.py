@@ -79,7 +79,8 @@ def figures(report: dict[str, Any], role: str) -> list[dict[str, str]]:
         change = after[key] - before[key]
         relative = f" ({100 * change / before[key]:+.0f} %)" if before[key] else ""
         rows.append({"measure": label, "before": percent(before[key]), "after": percent(after[key]), "change": f"{100 * change:+.1f}{relative}", "rate": True})
-    rows += [{"measure": label, "before": f"{before[key]:,}", "after": f"{after[key]:,}", "change": f"{after[key] - before[key]:+,}", "rate": False} for key, label in KINDS if key in before and key in after]
+    counts = ((label, before[key], after[key]) for key, label in KINDS if key in before and key in after)
+    rows += [{"measure": label, "before": f"{old:,}", "after": f"{new:,}", "change": f"{new - old:+,}", "rate": False} for label, old, new in counts]
     return rows
 
 
