@@ -13,7 +13,9 @@ import os
 import re
 import socket
 import sys
+import threading
 import traceback
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -184,15 +186,16 @@ def share_buffers(model: torch.nn.Module) -> None:
 def ending_together(run_dir: Path) -> Iterator[None]:
     """Inside, the first rank that fails prints its exception with its rank, keeps it in run_dir/failure.txt, and ends at once.
 
-    The others then lose their connection to it, or are ended by what started them, without a further word. What is no failure of one
-    rank (Stopped, which all raise) is printed by rank 0 alone.
+    The others end within seconds without a further word, wherever they wait, as a thread looks for the sign of the first. What is no failure
+    of one rank (Stopped, which all raise) is printed by rank 0 alone.
     """
     group = _group()
     if not group:
         yield
         return
-    failure = run_dir / FAILURE
-    on_first(lambda: failure.unlink(missing_ok=True))
+    sign = run_dir / on_first(lambda: _clear_failures(run_dir))
+    done = threading.Event()
+    threading.Thread(target=_end_at, args=(sign, done), daemon=True).start()
     try:
         yield
     except Stopped as stopped:
@@ -204,14 +207,36 @@ def ending_together(run_dir: Path) -> Iterator[None]:
         raise
     except BaseException as error:
         text = describe_failure(error)
-        with contextlib.suppress(OSError), failure.open("x", encoding="utf-8") as file:  # open: one rank alone can make the file
-            file.write(text)
+        try:
+            sign.touch(exist_ok=False)
+        except FileExistsError:
+            text = ""  # another rank was first
+        except OSError:
+            pass  # the disk that is full may be what failed
+        if text:
             print(text, file=sys.stderr)
+            with contextlib.suppress(OSError):
+                (run_dir / FAILURE).write_text(f"{text}\n", encoding="utf-8")
         sys.stderr.flush()
         sys.stdout.flush()
         # Not sys.exit: the group's threads may wait for the others for ever.
         os._exit(error.code if isinstance(error, UserError) else 1)
+    finally:
+        done.set()
     group.destroy_process_group()
+
+
+def _clear_failures(run_dir: Path) -> str:
+    """Remove what an earlier attempt left; returns the name of this one's sign, new each time, as other hosts may still see the old one."""
+    for path in (run_dir / FAILURE, *run_dir.glob(".failed-*")):
+        path.unlink(missing_ok=True)
+    return f".failed-{uuid.uuid4().hex[:8]}"
+
+
+def _end_at(sign: Path, done: threading.Event) -> None:
+    while not done.wait(1):
+        if sign.exists():
+            os._exit(1)
 
 
 def describe_failure(error: BaseException) -> str:

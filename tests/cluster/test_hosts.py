@@ -53,7 +53,7 @@ def torchrun(host, number, port, log, settings):
 
 def test_a_pulled_cable_is_survived_and_a_dead_host_ends_the_other(hosts, tmp_path):
     run_dir, port = tmp_path / "run", ranks.free_port()
-    settings = [*ranks.demo_settings(tmp_path / "sets", steps=10_000), f"hydra.run.dir={run_dir}", "trainer.num_nodes=2", "trainer.timeout_minutes=0.5"]
+    settings = [*ranks.demo_settings(tmp_path / "sets", steps=10_000), f"hydra.run.dir={run_dir}", "trainer.num_nodes=2", "trainer.timeout_minutes=1"]
     logs = [tmp_path / f"{host}.log" for host in hosts]
     with logs[0].open("w") as one, logs[1].open("w") as other:
         runs = [torchrun(host, number, port, log, settings) for number, (host, log) in enumerate(zip(hosts, (one, other), strict=True))]

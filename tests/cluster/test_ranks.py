@@ -143,6 +143,22 @@ def test_the_first_exception_is_told_once_with_its_rank_and_ends_all(tiny_nemo, 
     assert (run_dir / "failure.txt").read_text().strip() == line
 
 
+def test_a_rank_that_waits_for_nobody_ends_when_another_fails(tmp_path):
+    assert sorted(ranks.on_ranks(fail_on_second, tmp_path, outputs=tmp_path)) == [1, 2]
+    assert (tmp_path / "0.txt").read_text() == "" and "rank 1 of 2" in (tmp_path / "1.txt").read_text()
+
+
+def fail_on_second(run_dir):
+    import time
+
+    from parakeet_ft import distributed
+
+    with distributed.ending_together(run_dir):
+        if distributed.rank() == 1:
+            raise UserError("gone")
+        time.sleep(10 * ranks.SECONDS)
+
+
 def test_an_error_of_rank_0s_own_work_reaches_all_ranks(tmp_path):
     assert ranks.on_ranks(fail_on_first, outputs=tmp_path) == [7, 7]
 
