@@ -52,13 +52,14 @@ class Clock(pl.Callback):
     """Counts audio, padding and seconds of the steps after the first `warm`."""
 
     def __init__(self, warm: int, rate_hz: int) -> None:
-        self.warm, self.rate_hz, self.audio, self.samples, self.started = warm, rate_hz, 0, 0, 0.0
+        self.warm, self.rate_hz, self.batches, self.audio, self.samples = warm, rate_hz, 0, 0, 0
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_index) -> None:
-        if batch_index + 1 == self.warm:
+        self.batches += 1  # batch_index begins anew in each pass of NeMo's
+        if self.batches == self.warm:
             _wait()
             self.started = time.perf_counter()
-        elif batch_index >= self.warm:
+        elif self.batches > self.warm:
             self.audio, self.samples = self.audio + int(batch[1].sum()), self.samples + batch[0].numel()
 
     def on_train_end(self, trainer, module) -> None:
@@ -143,12 +144,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch-seconds", type=float, default=120)
     parser.add_argument("--num-workers", type=int, default=1)
-    parser.add_argument("--short", action="store_true", help="6 minutes of audio, 6 steps, one round")
+    parser.add_argument("--short", action="store_true", help="30 minutes of audio, 6 steps, one round")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.short:
-        args.hours, args.steps, args.warm, args.rounds = 0.1, 6, 1, 1
+        args.hours, args.steps, args.warm, args.rounds = 0.5, 6, 1, 1
     if args.way:
         print(json.dumps(train(args.way, model=args.model, manifest=args.folder / "train.jsonl", tokenizer=args.folder / "tokenizer", steps=args.steps,
                                warm=args.warm, batch_seconds=args.batch_seconds, num_workers=args.num_workers)))
