@@ -12,7 +12,7 @@ from parakeet_ft.errors import UserError
 from parakeet_ft.evaluation.report import interval_words, percent
 from parakeet_ft.model.source import BUNDLED, HUB_ID
 
-# As the files in conf/model name them (tests/test_model_card.py compares); the bundled ones are this repository's own.
+# As the files in conf/model name them (tests/test_publication.py compares); the bundled ones are this repository's own.
 LICENCES = {f"nvidia/parakeet-{name}": "cc-by-4.0" for name in (
     "ctc-0.6b", "ctc-1.1b", "rnnt-0.6b", "rnnt-1.1b", "tdt-0.6b-v2", "tdt-0.6b-v3", "tdt-1.1b", "tdt_ctc-1.1b", "tdt_ctc-110m")} | dict.fromkeys(
         BUNDLED, "apache-2.0")
@@ -81,9 +81,10 @@ def model_card(report: dict[str, Any], run: dict[str, Any], *, repo: str, licenc
              **{f"{key}_{when}": percent(scores[key]) for when, scores in (("before", report["baseline"][role]), ("after", after))
                 for key in ("wer", "wer_normalized", "cer")}} for role, after in report["tuned"].items()]
     source = run["config"]["model"]["source"]
+    base = base_model or (f"The bundled checkpoint {source}" if source in BUNDLED else "A local checkpoint")
     card = ModelCard.from_template(
         metadata, template_path=str(Path(__file__).with_name("model_card.md.jinja")), repo=repo, name=repo.rpartition("/")[2], report=report, rows=rows,
-        data=data, base=base_model or (source if source in BUNDLED else "a local checkpoint"), command=public_command(report["command"]),
+        data=data, base=base, command=public_command(report["command"]),
         model=run["effective"]["model"], versions=run["versions"], normalizer=report["tuned"]["domain"].get("normalizer"))
     return str(card)
 

@@ -88,3 +88,40 @@ def speech(tmp_path_factory):
         (folder / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         return folder / "manifest.jsonl"
     return write
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """A headless Chromium of the system, driven by playwright; skips where either is missing."""
+    import shutil
+
+    driver = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("no Chromium on this machine")
+    with driver.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(chromium):
+    """open_page(address, width=1100, dark=False) -> (page, complaints of the console, requests to anything but data: and the address's own host)."""
+    from urllib.parse import urlsplit
+
+    opened = []
+
+    def show(address: str, *, width: int = 1100, dark: bool = False):
+        page = chromium.new_page(viewport={"width": width, "height": 850}, color_scheme="dark" if dark else "light")
+        opened.append(page)
+        complaints, foreign, own = [], [], urlsplit(address).netloc
+        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda request: foreign.append(request.url)
+                if urlsplit(request.url.removeprefix("blob:")).netloc != own and not request.url.startswith("data:") else None)
+        page.goto(address, timeout=90_000)
+        return page, complaints, foreign
+    yield show
+    for page in opened:
+        page.close()

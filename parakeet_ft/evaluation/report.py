@@ -40,7 +40,7 @@ def interval_words(comparison: dict[str, Any]) -> str:
     """The 95 % interval of a difference in points and what it means."""
     words = {"better": "better", "worse": "worse", "not distinguishable": "not distinguishable from before"}[comparison["verdict"]]
     if comparison.get("low") is None:
-        return f"unknown from one utterance, so {words}"
+        return words
     return f"{100 * comparison['low']:+.1f} to {100 * comparison['high']:+.1f}: {words}"
 
 

@@ -62,8 +62,7 @@ def test_a_breakdown_pairs_each_groups_figures_before_and_after():
 
 def test_an_interval_is_told_in_points_and_words():
     assert report.interval_words({"low": -0.05, "high": -0.012, "verdict": "better"}) == "-5.0 to -1.2: better"
-    assert report.interval_words({"low": None, "high": None, "verdict": "not distinguishable"}) == (
-        "unknown from one utterance, so not distinguishable from before")
+    assert report.interval_words({"low": None, "high": None, "verdict": "not distinguishable"}) == "not distinguishable from before"
 
 
 def test_remarks_of_validations_and_bad_batches_are_told_once():
