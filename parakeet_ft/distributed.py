@@ -249,7 +249,7 @@ def describe_failure(error: BaseException) -> str:
     kept = "".join(traceback.format_exception(error)).rstrip()
     if re.search(r"gloo|nccl|TCPStore|recv", str(error), re.IGNORECASE):
         return (f"{kept}\nerror: {where} lost the others: {_first_line(error)}\nA rank was killed (out of memory?), or its host or network is down: "
-                "see the end of each run*.log. The same command continues the run.")
+                "see the end of run.log and of rank*/run.log. The same command continues the run.")
     return f"{kept}\nerror: {where} failed: {_first_line(error)}"
 
 

@@ -63,10 +63,10 @@ def reached(run_dir, step):
     return any(checkpoints.step_of(path) >= step for path in checkpoints.find(run_dir / "checkpoints", "resume"))
 
 
-def start_again(environment, number, restarts):
-    """Wait until the job is in the queue for the given time, and spare it Slurm's two minutes there."""
-    wait_for(lambda: slurm.job(environment, number).get("Restarts") == str(restarts) and slurm.job(environment, number)["JobState"] == "PENDING",
-             f"restart {restarts}")
+def start_again(environment, number, run_dir, restarts):
+    """Wait until the job is in the queue for the given time with its tasks gone, and spare it Slurm's two minutes there."""
+    wait_for(lambda: slurm.job(environment, number).get("Restarts") == str(restarts) and slurm.job(environment, number)["JobState"] == "PENDING"
+             and not tasks_of(run_dir), f"restart {restarts}")
     slurm.ask(environment, "scontrol", "update", f"JobId={number}", "StartTime=now")
 
 
@@ -80,7 +80,7 @@ def test_a_job_requeued_by_hand_and_by_its_time_limit_ends_as_the_run_that_was_n
 
     wait_for(lambda: reached(run_dir, 2), "step 2")
     slurm.ask(environment, "scontrol", "requeue", number)
-    start_again(environment, number, 1)
+    start_again(environment, number, run_dir, 1)
 
     step = checkpoints.step_of(checkpoints.newest(run_dir / "checkpoints")[0])
     wait_for(lambda: len(tasks_of(run_dir)) == 2 and reached(run_dir, step + 1), "a step after the restart")
@@ -95,7 +95,7 @@ def test_a_job_requeued_by_hand_and_by_its_time_limit_ends_as_the_run_that_was_n
     finally:
         for pid in tasks:
             os.kill(pid, signal.SIGCONT)
-    start_again(environment, number, 2)
+    start_again(environment, number, run_dir, 2)
     slurm.ask(environment, "scontrol", "update", f"JobId={number}", "TimeLimit=20")
 
     wait_for(lambda: slurm.job(environment, number)["JobState"] not in ("PENDING", "RUNNING", "COMPLETING"), "the job's end")
