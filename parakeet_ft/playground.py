@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 # Full attention takes memory by the square of the length: 10 minutes are 7,500 frames of 80 ms, 2 GB in a layer of a 0.6B encoder.
 MAX_SECONDS = 600.0
 CSS = """
-.transcript { font-size: 1.15rem; line-height: 2.5; padding: .25rem .1rem; }
-.transcript ruby { margin-right: .3em; white-space: nowrap; }
+.transcript { font-size: 1.15rem; line-height: 1.9; display: flex; flex-wrap: wrap; gap: .1rem .5rem; padding: .25rem .1rem; }
 .transcript rt { font-size: .62rem; opacity: .65; font-variant-numeric: tabular-nums; user-select: none; }
 .transcript .only { border-radius: 3px; padding: .1em .2em; background: #b4540a2b; box-shadow: inset 0 -2px #b4540a; }
 .transcript.tuned .only { background: #0a6b5c2b; box-shadow: inset 0 -2px #0a8f7a; }
@@ -72,8 +71,8 @@ def transcript_html(words: Sequence[Word], other: Sequence[Word], *, kind: str) 
         return f'<div class="transcript {kind}"><span class="silent">(nothing heard)</span></div>'
     pairs = wer.word_diff(" ".join(w.text for w in other), " ".join(w.text for w in words))
     marked = [theirs != ours for theirs, ours in pairs if ours]
-    shown = "".join(f'<ruby class="{"only" if only else "same"}" title="{word.start:.2f} to {word.end:.2f} s">{html.escape(word.text)}'
-                    f"<rt>{word.start:.2f}</rt></ruby> " for word, only in zip(words, marked, strict=True))
+    shown = "".join(f'<span><ruby class="{"only" if only else "same"}" title="{word.start:.2f} to {word.end:.2f} s">{html.escape(word.text)}'
+                    f"<rt>{word.start:.2f}</rt></ruby></span>" for word, only in zip(words, marked, strict=True))
     return f'<div class="transcript {kind}">{shown}</div>'
 
 
@@ -115,7 +114,7 @@ def build_page(models: dict[str, Any], *, names: dict[str, str]) -> gradio.Block
         with gradio.Row():
             for kind in models:
                 with gradio.Column(min_width=280):
-                    gradio.Markdown(f"**{kind}** {names[kind]}")
+                    gradio.Markdown(f"**{kind}** {Path(names[kind]).name if names[kind].endswith('.nemo') else names[kind]}")
                     columns.append(gradio.HTML(elem_id=kind))
         recording.change(show, inputs=recording, outputs=[summary, *columns], show_progress="minimal", api_name="transcribe")
     return page

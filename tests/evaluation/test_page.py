@@ -45,8 +45,8 @@ def test_the_page_fits_the_screen_complains_of_nothing_and_asks_nobody(width, da
     assert (complaints, foreign) == ([], [])
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.inner_text(".verdict") == found["verdict"]
-    for words in ("not distinguishable from before", "95 % interval", "characters inserted", "a speaker with a long name", "below 2 s", "the weights of step 30", "ALARM: guard",
-                  "niner", "000000", "Commit abc"):
+    for words in ("not distinguishable from before", "95 % interval", "characters inserted", "a speaker with a long name", "below 2 s",
+                  "the weights of step 30", "ALARM: guard", "niner", "000000", "Commit abc"):
         assert words in page.inner_text("body"), words
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, background[4:-1].split(","))) < 200) == dark
