@@ -74,11 +74,11 @@ def run_ranks(command: list[str], *, num_ranks: int) -> int:
 
 
 def submit(command: list[str], *, nodes: int, gpus_per_node: int, tasks_per_node: int | None, cpus_per_task: int, memory_gb: float | None,
-           hours: float, partition: str | None, account: str | None, seeds: list[int] | None, folder: str, sbatch: dict[str, Any]) -> list[str]:
+           hours: float, partition: str | None, account: str | None, seeds: list[int] | None, folder: str, sbatch: list[str]) -> list[str]:
     """Submit `python command` with submitit, a job for each of `seeds` if there are any; prints and returns the jobs' numbers.
 
     The script that sbatch gets, and what the jobs print, are in `folder`. Two minutes before the time is up the ranks get SIGUSR1; a run that
-    saved and stopped is put back into the queue, and continues. `sbatch` are further options of sbatch, such as {qos: low}.
+    saved and stopped is put back into the queue, and continues. `sbatch` are further options of sbatch, such as qos=low.
     """
     try:
         import submitit
@@ -89,7 +89,8 @@ def submit(command: list[str], *, nodes: int, gpus_per_node: int, tasks_per_node
     script, *arguments = (argument for argument in command if not argument.startswith("launcher"))
     # One task drives one GPU; a task with a whole node would have to start processes that Slurm does not see.
     executor = submitit.SlurmExecutor(folder=Path(folder).resolve())
-    further = {"requeue": True, "signal": "USR1@120", **({"account": account} if account else {}), **sbatch}
+    further = {"requeue": True, "signal": "USR1@120", **({"account": account} if account else {}),
+               **{key: value if equals else True for key, equals, value in (option.partition("=") for option in sbatch)}}
     executor.update_parameters(
         job_name="parakeet-ft", nodes=nodes, ntasks_per_node=tasks_per_node or max(1, gpus_per_node), cpus_per_task=cpus_per_task,
         time=max(1, round(60 * hours)), stderr_to_stdout=True, additional_parameters=further, teardown=[REQUEUE],

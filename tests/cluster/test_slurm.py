@@ -1,5 +1,6 @@
 """A real Slurm with two virtual nodes: jobs of two tasks, put back into the queue by hand and by their time limit, end as the run that was never stopped."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -54,8 +55,11 @@ def tasks_of(run_dir):
     return found
 
 
-def is_pending(pid, number):
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+def is_pending_or_done(pid, number):
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return True
     return any(int(line.split()[1], 16) >> (number - 1) & 1 for line in lines if line.startswith(("SigPnd", "ShdPnd")))
 
 
@@ -84,17 +88,18 @@ def test_a_job_requeued_by_hand_and_by_its_time_limit_ends_as_the_run_that_was_n
 
     step = checkpoints.step_of(checkpoints.newest(run_dir / "checkpoints")[0])
     wait_for(lambda: len(tasks_of(run_dir)) == 2 and reached(run_dir, step + 1), "a step after the restart")
-    # Stopped, so that no step is done until Slurm finds that two minutes are left, which it looks for twice a minute.
+    # Stopped, so that no step is done until Slurm finds that two minutes are left, which it looks for twice a minute. It may wake them itself.
     tasks = tasks_of(run_dir)
     for pid in tasks:
         os.kill(pid, signal.SIGSTOP)
     hours, minutes, _ = slurm.job(environment, number)["RunTime"].split(":")
     slurm.ask(environment, "scontrol", "update", f"JobId={number}", f"TimeLimit={60 * int(hours) + int(minutes) + 2}")
     try:
-        wait_for(lambda: all(is_pending(pid, signal.SIGUSR1) for pid in tasks), "SIGUSR1 of Slurm", seconds=60)
+        wait_for(lambda: all(is_pending_or_done(pid, signal.SIGUSR1) for pid in tasks), "SIGUSR1 of Slurm", seconds=60)
     finally:
         for pid in tasks:
-            os.kill(pid, signal.SIGCONT)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
     start_again(environment, number, run_dir, 2)
     slurm.ask(environment, "scontrol", "update", f"JobId={number}", "TimeLimit=20")
 
@@ -115,7 +120,7 @@ def test_a_job_requeued_by_hand_and_by_its_time_limit_ends_as_the_run_that_was_n
 def test_launcher_slurm_submits_the_command_with_submitit(slurm_environment, tmp_path):
     settings = ranks.demo_settings(tmp_path / "sets", steps=1)
     done = subprocess.run([sys.executable, str(ranks.ROOT / "recipes" / "finetune.py"), *settings, "launcher=slurm", "launcher.gpus_per_node=0",
-                           "launcher.cpus_per_task=1", "launcher.hours=0.5", "launcher.sbatch={comment:test}", "name=x"], cwd=tmp_path, env=slurm_environment,
+                           "launcher.cpus_per_task=1", "launcher.hours=0.5", 'launcher.sbatch=["comment=test"]', "name=x"], cwd=tmp_path, env=slurm_environment,
                           capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     number = done.stdout.split("submitted job ")[1].split(":")[0]
