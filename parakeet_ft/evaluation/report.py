@@ -100,7 +100,7 @@ def build_report(*, name: str, command: str, run: dict[str, Any], sets: dict[str
         notes.append("No test set was given: these figures are of the validation set, which also chose the checkpoint, so they flatter.")
     notes += remarks(history, run["effective"])
     best = candidates[0]
-    rule = "gain on the domain times what is left of the guard's tolerance" if "guard_wer" in best and guard_tolerance is not None else "gain on the domain"
+    rule = "gain on the domain, less the more of the guard's tolerance is used" if "guard_wer" in best and guard_tolerance is not None else "gain on the domain"
     selection = f"Chosen: {best['description']}, the best of {len(history)} validations and {len(candidates) - 1} interpolations and averages "
     selection += f"(score {best['selection_score']:.3f}: {rule})."
     if best["selection_score"] <= 0:

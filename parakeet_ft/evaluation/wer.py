@@ -162,8 +162,9 @@ def selection_score(*, domain_wer: float, guard_wer: float | None, base_domain_w
                     guard_tolerance: float | None) -> float:
     """How good a checkpoint is: its share of the domain's errors removed, less the closer the guard's loss comes to the tolerance.
 
-    Follows arXiv 2210.03255: gain * max(0, (tolerance - loss) / tolerance), with the guard's loss in absolute WER. A checkpoint that
-    loses more than the tolerance, or that gains nothing, scores at most 0; among such, the smaller loss is the better.
+    gain * max(0, 1 - (loss / tolerance)**2), with the guard's loss in absolute WER: arXiv 2210.03255 discounts by loss / tolerance, so that
+    a tenth of the tolerance, far below the noise of a small guard set, costs a tenth of the gain. A checkpoint that loses more than the
+    tolerance, or that gains nothing, scores at most 0; among such, the smaller loss is the better.
     Without guard, or with guard_tolerance=None, the score is the gain.
     """
     gain = (base_domain_wer - domain_wer) / max(base_domain_wer, 1e-9)
@@ -172,4 +173,4 @@ def selection_score(*, domain_wer: float, guard_wer: float | None, base_domain_w
     loss = max(0.0, guard_wer - base_guard_wer)
     if loss >= guard_tolerance:
         return min(gain, 0.0) - loss
-    return gain * (guard_tolerance - loss) / guard_tolerance if gain > 0 else gain
+    return gain * (1 - (loss / guard_tolerance) ** 2) if gain > 0 else gain

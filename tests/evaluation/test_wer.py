@@ -78,7 +78,8 @@ def test_selection_prefers_less_forgetting_at_equal_gain_and_more_gain_at_equal_
         return wer.selection_score(domain_wer=domain, guard_wer=guard, **BASE)
     assert score(0.3, 0.2) > score(0.3, 0.21) > 0 > score(0.3, 0.23) > score(0.3, 0.3)
     assert score(0.2, 0.21) > score(0.3, 0.21)
-    assert score(0.3, 0.1) == score(0.3, 0.2)
+    assert score(0.3, 0.1) == score(0.3, 0.2) == 0.5
+    assert score(0.3, 0.21) == pytest.approx(0.75 * 0.5)  # half of the tolerance costs a quarter of the gain
 
 
 def test_a_checkpoint_that_gained_nothing_never_scores_above_zero():
