@@ -139,7 +139,7 @@ class Checkpointer(pl.Callback):
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_index: int) -> None:
         if self._random_states is not None:
             # Not earlier: making a loader's iterator draws from the generator.
-            restore_random_states(self._random_states[trainer.global_rank % len(self._random_states)])
+            restore_random_states(self._random_states[trainer.global_rank])
             self._random_states = None
         position = completed_batches(trainer)
         if position % trainer.accumulate_grad_batches:
@@ -210,6 +210,10 @@ class Checkpointer(pl.Callback):
             progress[count] = dict.fromkeys(progress[count], position)
 
     def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        ranks = len(checkpoint["random_states"])
+        if ranks != trainer.world_size:
+            raise UserError(f"The checkpoint was saved by {ranks} rank(s), and {trainer.world_size} continue it. Its place in the data is that of {ranks}: "
+                            f"give as many (trainer.devices, trainer.num_nodes), or begin anew with resume=never.")
         self._random_states = checkpoint["random_states"]
         self._saved_position = checkpoint["position"]
 

@@ -104,6 +104,16 @@ def test_a_run_killed_after_training_does_not_train_again(whole, config, tmp_pat
     assert report["tuned"] == whole[1]["tuned"] and report["history"] == whole[1]["history"]
 
 
+def test_another_number_of_ranks_is_refused_in_words(whole, config, tmp_path):
+    run_dir = tmp_path / "e" / "r"
+    shutil.copytree(whole[0], run_dir)
+    for path in checkpoints.find(run_dir / "checkpoints", "resume"):
+        content = checkpoints.read(path)
+        checkpoints.write(content | {"random_states": 2 * content["random_states"]}, path)
+    with pytest.raises(UserError, match=r"saved by 2 rank\(s\), and 1 continue it"):
+        finetune(config, run_dir=run_dir, command=["x"])
+
+
 def test_a_truncated_checkpoint_is_passed_over_with_a_line(whole, config, tmp_path):
     shutil.copytree(whole[0] / "checkpoints", tmp_path / "c")
     newest = checkpoints.find(tmp_path / "c", "resume")[-1]
