@@ -182,8 +182,6 @@ def check_range(config: dict[str, Any]) -> None:
     if config["data"]["effective_batch_seconds"] and config["optim"]["accumulate"] != 1:
         raise UserError("data.effective_batch_seconds and optim.accumulate both say how many batches make a step: give one of them.")
     augmentation.build(seed=config["seed"], **config["data"]["augmentation"])
-    if config["trainer"]["strategy"] == "fsdp" and evaluation["ema_decay"]:
-        raise UserError("evaluation.ema_decay is given with trainer=fsdp, where no rank holds whole weights to average. Use trainer=ddp, or null.")
     if distillation["weight"] and config["tokenizer"]["mode"] == "replace":
         raise UserError("distillation.weight is above 0 with tokenizer=replace: the checkpoint's pieces are gone, so its outputs are no measure. "
                         "Use tokenizer=keep or extend, or distillation.weight=0.")

@@ -29,7 +29,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-SIZES = {"train": 16, "dev": 4, "test": 4, "guard": 4, "guard_dev": 4, "replay": 16}
+SIZES = {"train": 12, "dev": 3, "test": 3, "guard": 3, "guard_dev": 3, "replay": 12}
 
 
 def write_manifests(folder: Path) -> list[str]:
@@ -136,7 +136,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -147,7 +147,7 @@ def main() -> int:
     rng = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
-        overrides = [*write_manifests(root), f"budget.steps={args.steps}", "evaluation.validations=3", "evaluation.interpolation=[0.5]",
+        overrides = [*write_manifests(root), f"budget.steps={args.steps}", "evaluation.validations=2", "evaluation.interpolation=[0.5]",
                      "checkpoint.every_steps=1", "data.num_workers=0", "logger=csv", *(["trainer=ddp", "trainer.accelerator=cpu",
                                                                                         f"trainer.devices={args.processes}"] if args.processes > 1 else [])]
         (root / "whole").mkdir()
