@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -150,12 +149,6 @@ def interval(draws: np.ndarray, *, estimate: float, units: int) -> tuple[float, 
 def word_diff(reference: str, hypothesis: str) -> list[tuple[str, str]]:
     """Aligned words (reference, hypothesis); the empty string stands for a deletion or insertion."""
     return [(r or "", h or "") for r, h in kaldialign.align(reference.split(), hypothesis.split(), "")]
-
-
-def confusions(references: Sequence[str], hypotheses: Sequence[str], *, most: int = 20) -> list[tuple[str, str, int]]:
-    """The most frequent (reference word, hypothesis word, count) that differ."""
-    pairs = Counter(pair for r, h in zip(references, hypotheses, strict=True) for pair in word_diff(r, h) if pair[0] != pair[1])
-    return [(*pair, count) for pair, count in pairs.most_common(most)]
 
 
 def selection_score(*, domain_wer: float, guard_wer: float | None, base_domain_wer: float, base_guard_wer: float | None,

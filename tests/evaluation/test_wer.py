@@ -66,10 +66,6 @@ def test_a_clear_gain_is_better_and_its_reverse_worse_and_a_tie_neither():
     assert wer.compare(references, hypotheses, one_word)["verdict"] == "not distinguishable"
 
 
-def test_confusions_count_what_was_heard_instead():
-    assert wer.confusions(["a b c", "a b"], ["a x c", "a x"])[0] == ("b", "x", 2)
-
-
 BASE = {"base_domain_wer": 0.6, "base_guard_wer": 0.2, "guard_tolerance": 0.02}
 
 
