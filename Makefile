@@ -9,7 +9,7 @@ demo: .venv/.installed
 	$(BIN)/python recipes/finetune.py
 
 test: .venv/.installed
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

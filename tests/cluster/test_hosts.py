@@ -71,7 +71,9 @@ def test_a_pulled_cable_is_survived_and_a_dead_host_ends_the_other(hosts, tmp_pa
 
             # The cable first: a host without power says goodbye to nobody.
             ip("-n", hosts[1], "link", "set", hosts[1], "down")
-            os.killpg(runs[1].pid, signal.SIGKILL)
+            # All of the host's processes: torchrun's workers are in sessions of their own.
+            for pid in subprocess.run(["ip", "netns", "pids", hosts[1]], capture_output=True, text=True, check=True).stdout.split():
+                os.kill(int(pid), signal.SIGKILL)
             assert runs[0].wait(ranks.SECONDS) != 0
         finally:
             for run in runs:

@@ -105,7 +105,7 @@ def test_auto_is_told_as_what_it_became():
 
 @pytest.mark.parametrize(("override", "message"), [
     ("trainer.devices=0", "trainer.devices=0: expected auto or a whole number above 0"), ("trainer.num_nodes=two", "trainer.num_nodes='two'"),
-    ("trainer.timeout_minutes=0", "expected above 0"), ("evaluation.ema_decay=0.9", "ema_decay is given with trainer=fsdp")])
+    ("trainer.timeout_minutes=0", "expected above 0"), ("evaluation.ema_decay=0.9", "evaluation.ema_decay with trainer.strategy=fsdp")])
 def test_settings_that_no_ranks_can_use_are_refused_before_any_starts(override, message):
     from parakeet_ft import configuration
 

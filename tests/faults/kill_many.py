@@ -40,7 +40,7 @@ def write_manifests(folder: Path) -> list[str]:
         write_manifest(read_manifest(ROOT / "parakeet_ft" / "demo" / f"{name}.jsonl")[:size], folder / f"{name}.jsonl")
     roles = {"data.train": "train", "data.validation": "dev", "data.test": "test", "data.guard_test": "guard", "data.guard_validation": "guard_dev",
              "data.replay.manifest": "replay"}
-    return [*(f"{key}={folder / name}.jsonl" for key, name in roles.items()), "data.replay.ratio=1", "name=killed"]
+    return [*(f"{key}={folder / name}.jsonl" for key, name in roles.items()), "data.replay.ratio=1", "name=killed", "model=tiny"]
 
 
 def start(overrides: list[str], folder: Path, *, processes: int) -> list[int]:

@@ -4,12 +4,12 @@ import dataclasses
 import json
 
 import pytest
-from conftest import TEXTS
 
 from parakeet_ft.errors import UserError
 from parakeet_ft.model.vocabulary import adapt_vocabulary, plan_tokenizer
 from parakeet_ft.pieces import extend_sentencepiece
 from parakeet_ft.tokenizer import read_tokenizer_dir, train_sentencepiece, write_tokenizer_dir
+from tests.conftest import TEXTS
 
 FAMILIES = ["ctc", "rnnt", "tdt", "hybrid", "hybrid_rnnt"]
 MODES = ["keep", "extend", "replace"]
