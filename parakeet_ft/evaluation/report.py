@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ def remarks(history: Sequence[dict[str, Any]], effective: dict[str, Any]) -> lis
     steps: dict[str, list[int]] = {}
     for point in history:
         for remark in point.get("remarks", []):
-            steps.setdefault(remark, []).append(point["step"])
+            steps.setdefault(re.sub(r" for \d+ validations in a row$", "", remark), []).append(point["step"])
     found = [f"At step {seen[0]}: {remark}" if len(seen) == 1 else f"At {len(seen)} validations, steps {seen[0]} to {seen[-1]}: {remark}"
              for remark, seen in steps.items()]
     bad = (effective.get("bad_batches") or {}).get("count", 0)
