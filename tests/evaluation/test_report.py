@@ -66,7 +66,8 @@ def test_an_interval_is_told_in_points_and_words():
 
 
 def test_remarks_of_validations_and_bad_batches_are_told_once():
-    history = [{"step": s, "remarks": [f"ALARM: guard for {n} validations in a row"]} for s, n in ((10, 2), (20, 3))] + [{"step": 30, "remarks": ["stopped"]}, {"step": 40}]
+    history = [{"step": s, "remarks": [f"ALARM: guard for {n} validations in a row"]} for s, n in ((10, 2), (20, 3))]
+    history += [{"step": 30, "remarks": ["stopped"]}, {"step": 40}]
     assert report.remarks(history, {"bad_batches": {"count": 2}}) == [
         "At 2 validations, steps 10 to 20: ALARM: guard", "At step 30: stopped",
         "2 training batches had no finite loss or gradient and taught nothing: see bad_batches.jsonl."]
