@@ -94,7 +94,7 @@ def submit(command: list[str], *, nodes: int, gpus_per_node: int, tasks_per_node
     executor.update_parameters(
         job_name="parakeet-ft", nodes=nodes, ntasks_per_node=tasks_per_node or max(1, gpus_per_node), cpus_per_task=cpus_per_task,
         time=max(1, round(60 * hours)), stderr_to_stdout=True, additional_parameters=further, teardown=[REQUEUE],
-        srun_args=["--kill-on-bad-exit=1", f"--cpus-per-task={cpus_per_task}"], **({"gpus_per_node": gpus_per_node} if gpus_per_node else {}),
+        srun_args=["--kill-on-bad-exit=0", "--wait=60", f"--cpus-per-task={cpus_per_task}"], **({"gpus_per_node": gpus_per_node} if gpus_per_node else {}),
         **({"partition": partition} if partition else {}), **({"mem": f"{memory_gb:g}GB"} if memory_gb else {}))
     commands = [[script, *arguments, f"seed={seed}"] for seed in seeds] if seeds else [[script, *arguments]]
     with executor.batch():
