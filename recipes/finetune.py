@@ -137,8 +137,8 @@ def finetune(cfg: dict[str, Any], *, run_dir: Path, command: list[str]) -> dict[
             guard_tolerance=evaluation["guard_tolerance"]))
         distributed.on_first(lambda: report.write_report(result, run_dir, examples=evaluation["examples"]))
         say.end_phase()
-        run.finish(say.phases)
         distributed.on_first(lambda: link_latest(run_dir))
+        run.finish(say.phases)  # last: a run that is finished is not continued
         say.finish(result, run_dir)
     return result
 

@@ -3,8 +3,8 @@
     python tests/faults/kill_many.py --kills 50                  one process
     python tests/faults/kill_many.py --kills 50 --processes 2    two ranks; one of them, at random, is killed
 
-Each trial is a run of its own: started, killed at a moment drawn uniformly from the length of the uninterrupted run, started again
-until it ends. Identical means: every tensor of the last checkpoint and of best.nemo, the report's scores, and the set of files.
+Each trial is a run of its own: started, killed at a moment drawn uniformly from the length of the uninterrupted run, and started again
+unless it had finished. Identical means: every tensor of the last checkpoint and of best.nemo, the report's scores, and the set of files.
 Processes are forked from one that has imported NeMo, so that the moments fall into the run and not into its imports; the demo is cut
 to a few utterances and steps, with a checkpoint after every step, so that many fall into a save. Last line: `N of N identical`.
 """
@@ -125,6 +125,8 @@ def finished(folder: Path) -> Path:
 def moment(folder: Path) -> str:
     """Where the kill fell, read from what it left on the disk."""
     root = folder / "outputs" / "killed"
+    if any(json.loads(path.read_text())["finished"] for path in root.glob("[0-9]*/run.json")):
+        return "after the end"
     if any(root.rglob("checkpoints/.*.tmp")):
         return "in a save of a checkpoint"
     if any(root.rglob("last.nemo")) or any(root.rglob(".*.tmp")):
@@ -171,7 +173,8 @@ def main() -> int:
             wait(children)
             others = f", the others ended after {time.monotonic() - killed:.1f} s" if args.processes > 1 else ""
             where = moment(folder)
-            wait(start(overrides, folder, processes=args.processes))
+            if where != "after the end":  # the same command would begin another run
+                wait(start(overrides, folder, processes=args.processes))
             try:
                 found = fingerprint(finished(folder))
                 different = [key for key in expected if found[key] != expected[key]]
