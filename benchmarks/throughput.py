@@ -3,6 +3,7 @@
     python benchmarks/throughput.py --short                                  # a tiny model, a minute or two
     python benchmarks/throughput.py                                          # the bundled base's architecture
     python benchmarks/throughput.py --model parakeet_ctc_0.6b --hours 2      # a published architecture with random weights; in bf16 on a GPU
+    python benchmarks/throughput.py --profile ours                           # where one way's time goes, operator by operator
 
 Made-up audio of log-normal lengths, 1 to 20 s; the ways take turns, --rounds times, each in a process of its own, so that whatever else the
 machine does hits all alike. Stock: the classic dataset in batches of 16 in float32, as NeMo's fine-tuning YAML has it. Tuned: Lhotse in
@@ -71,12 +72,36 @@ class Clock(pl.Callback):
         return {"audio_per_second": self.audio / self.rate_hz / self.seconds, "padding": 1 - self.audio / self.samples, "peak_mb": peak}
 
 
+class Profile(pl.Callback):
+    """Shares of the time of the steps after the first `warm`, by operator (self time; of the device where there is one)."""
+
+    def __init__(self, warm: int) -> None:
+        self.warm, self.batches, self.profiler = warm, 0, torch.profiler.profile()
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_index) -> None:
+        self.batches += 1
+        if self.batches == self.warm:
+            self.profiler.start()
+
+    def on_train_end(self, trainer, module) -> None:
+        self.profiler.stop()
+
+    def table(self, rows: int = 15) -> str:
+        key = "self_device_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
+        found = sorted(self.profiler.key_averages(), key=lambda event: -getattr(event, key))
+        total = sum(getattr(event, key) for event in found)
+        lines = [f"| {event.key} | {getattr(event, key) / total:.1%} | {event.count} |" for event in found[:rows]]
+        rest = sum(getattr(event, key) for event in found[rows:]) / total
+        return "\n".join(["| operator | share of the time | calls |", "| --- | --- | --- |", *lines, f"| {len(found[rows:])} others | {rest:.1%} | |"])
+
+
 def _wait() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
-def train(way: str, *, model: str, manifest: Path, tokenizer: Path, steps: int, warm: int, batch_seconds: float, num_workers: int) -> dict[str, float]:
+def train(way: str, *, model: str, manifest: Path, tokenizer: Path, steps: int, warm: int, batch_seconds: float, num_workers: int,
+          profile: bool = False) -> dict[str, float]:
     """`steps` steps of one way after `warm` others; audio a second, share of padding, peak MB."""
     sys.path.insert(0, str(HERE.parent))
     _quiet.silence_nemo()
@@ -90,6 +115,7 @@ def train(way: str, *, model: str, manifest: Path, tokenizer: Path, steps: int, 
     pl.seed_everything(1, verbose=False)
     net = replicas.build(architecture(model), tokenizer).to("cuda" if gpu else "cpu")
     clock = Clock(warm, net.preprocessor._sample_rate)
+    watching = [clock, *([Profile(warm)] if profile else [])]
     loss = trainer.use_loss_for(net, device="cuda" if gpu else "cpu")
     if way == "ours":
         config = configuration.compose("finetune", ["optim.lr=1e-4"])
@@ -102,10 +128,10 @@ def train(way: str, *, model: str, manifest: Path, tokenizer: Path, steps: int, 
         tuner.on_validation_epoch_end = lambda: None
         with tempfile.TemporaryDirectory() as folder:
             trainer.fit(tuner, loaders.train_loader(plan, net, num_batches=warm + steps, num_workers=num_workers), num_steps=warm + steps, validations=1,
-                        gradient_clip=1.0, accumulate=1, devices=devices, callbacks=[clock], loggers=[pl.loggers.CSVLogger(folder)], resume_from=None)
-        return clock.facts() | {"precision": devices["precision"]}
+                        gradient_clip=1.0, accumulate=1, devices=devices, callbacks=watching, loggers=[pl.loggers.CSVLogger(folder)], resume_from=None)
+        return clock.facts() | {"precision": devices["precision"]} | ({"profile": watching[1].table()} if profile else {})
     precision = "bf16-mixed" if way == "tuned" and gpu else "32-true"
-    fitter = pl.Trainer(accelerator="gpu" if gpu else "cpu", devices=1, max_steps=warm + steps, precision=precision, logger=False, callbacks=[clock],
+    fitter = pl.Trainer(accelerator="gpu" if gpu else "cpu", devices=1, max_steps=warm + steps, precision=precision, logger=False, callbacks=watching,
                         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, limit_val_batches=0,
                         use_distributed_sampler=way == "stock")
     net.set_trainer(fitter)
@@ -125,7 +151,7 @@ def train(way: str, *, model: str, manifest: Path, tokenizer: Path, steps: int, 
     net.setup_optimization(OmegaConf.create({"name": "adamw", "lr": 1e-4, "betas": [0.9, 0.98], "weight_decay": 1e-3, "sched": {
         "name": "CosineAnnealing", "warmup_steps": 5000, "min_lr": 5e-6, "max_steps": 100000}}))
     fitter.fit(net)
-    return clock.facts() | {"precision": precision}
+    return clock.facts() | {"precision": precision} | ({"profile": watching[1].table()} if profile else {})
 
 
 def architecture(name: str):
@@ -145,6 +171,7 @@ def main() -> None:
     parser.add_argument("--batch-seconds", type=float, default=120)
     parser.add_argument("--num-workers", type=int, default=1)
     parser.add_argument("--short", action="store_true", help="30 minutes of audio, 6 steps, one round")
+    parser.add_argument("--profile", choices=WAYS, help="run this way alone, once, under torch's profiler")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -152,7 +179,7 @@ def main() -> None:
         args.hours, args.steps, args.warm, args.rounds = 0.5, 6, 1, 1
     if args.way:
         print(json.dumps(train(args.way, model=args.model, manifest=args.folder / "train.jsonl", tokenizer=args.folder / "tokenizer", steps=args.steps,
-                               warm=args.warm, batch_seconds=args.batch_seconds, num_workers=args.num_workers)))
+                               warm=args.warm, batch_seconds=args.batch_seconds, num_workers=args.num_workers, profile=bool(args.profile))))
         return
     sys.path.insert(0, str(HERE.parent))
     from parakeet_ft.model import replicas
@@ -162,6 +189,13 @@ def main() -> None:
         make_audio(Path(folder), hours=args.hours)
         replicas.write_tokenizer(Path(folder) / "tokenizer", vocab_size=architecture(args.model).vocab_size)
         options = [f"--{key}={getattr(args, key.replace('-', '_'))}" for key in ("model", "steps", "warm", "batch-seconds", "num-workers")]
+        if args.profile:
+            done = subprocess.run([sys.executable, __file__, f"--way={args.profile}", f"--profile={args.profile}", f"--folder={folder}", *options],
+                                  stdout=subprocess.PIPE, text=True, check=True)
+            found = json.loads(done.stdout.splitlines()[-1])
+            print(found.pop("profile"))
+            print(json.dumps(found))
+            return
         for number in range(args.rounds):
             for way in WAYS[number % 3:] + WAYS[:number % 3]:
                 done = subprocess.run([sys.executable, __file__, f"--way={way}", f"--folder={folder}", *options], capture_output=True, text=True)
