@@ -120,17 +120,20 @@ def test_a_job_requeued_by_hand_and_by_its_time_limit_ends_as_the_run_that_was_n
     assert json.loads((run_dir / "report.json").read_text())["tuned"] == json.loads((reference / "report.json").read_text())["tuned"]
 
 
-def test_launcher_slurm_submits_the_command_with_submitit(slurm_environment, tmp_path):
+def test_launcher_slurm_submits_the_command_once_for_each_seed(slurm_environment, tmp_path):
     settings = ranks.demo_settings(tmp_path / "sets", steps=1)
     done = subprocess.run([sys.executable, str(ranks.ROOT / "recipes" / "finetune.py"), *settings, "launcher=slurm", "launcher.gpus_per_node=0",
-                           "launcher.cpus_per_task=1", "launcher.hours=0.5", 'launcher.sbatch=["comment=test"]', "name=x"], cwd=tmp_path, env=slurm_environment,
-                          capture_output=True, text=True)
+                           "launcher.cpus_per_task=1", "launcher.hours=0.5", "launcher.seeds=[3,4]",
+                           'launcher.sbatch=["comment=test"]', "name=x"], cwd=tmp_path,
+                          env=slurm_environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    number = done.stdout.split("submitted job ")[1].split(":")[0]
-    wait_for(lambda: slurm.job(slurm_environment, number)["JobState"] not in ("PENDING", "RUNNING", "COMPLETING"), "the job's end")
-    log = next((tmp_path / "outputs" / "slurm").glob(f"{number}*.out")).read_text()
-    assert slurm.job(slurm_environment, number)["JobState"] == "COMPLETED", log
-    assert (tmp_path / "outputs" / "x" / "latest" / "best.nemo").exists()
+    numbers = [line.split()[2].rstrip(":") for line in done.stdout.splitlines() if line.startswith("submitted job")]
+    for number in numbers:
+        wait_for(lambda number=number: slurm.job(slurm_environment, number)["JobState"] not in ("PENDING", "RUNNING", "COMPLETING"), "the job's end")
+        log = next((tmp_path / "outputs" / "slurm").glob(f"{number}*.out")).read_text()
+        assert slurm.job(slurm_environment, number)["JobState"] == "COMPLETED", log
+    runs = [json.loads(path.read_text()) for path in (tmp_path / "outputs" / "x").glob("[0-9]*/run.json")]
+    assert sorted(run["config"]["seed"] for run in runs) == [3, 4] and all(run["finished"] for run in runs)
     script = next((tmp_path / "outputs" / "slurm").glob("*.sh")).read_text()
     for line in ("#SBATCH --signal=USR1@120", "#SBATCH --requeue", "#SBATCH --time=30", "#SBATCH --comment=test", "--kill-on-bad-exit=0", "scontrol requeue"):
         assert line in script
