@@ -12,6 +12,7 @@ import math
 import random
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -108,7 +109,6 @@ def collate(audio: list[np.ndarray], tokens: list[list[int]]) -> tuple[torch.Ten
 def word_error_rate(model, utterances: list[Utterance]) -> float:
     from nemo.collections.asr.metrics.wer import word_error_rate as nemo_wer
 
-    model.eval()
     rng, hypotheses = np.random.default_rng(0), []
     for start in range(0, len(utterances), 25):
         batch = utterances[start:start + 25]
@@ -118,8 +118,78 @@ def word_error_rate(model, utterances: list[Utterance]) -> float:
         audio, lengths, *_ = collate(audio, [[0]] * len(batch))
         log_probs, frames, _ = model(input_signal=audio, input_signal_length=lengths)
         hypotheses += [h.text for h in model.decoding.ctc_decoder_predictions_tensor(log_probs, frames)]
-    model.train()
     return nemo_wer(hypotheses, [u.text for u in utterances])
+
+
+def train(model, optimizer, *, out: Path, corpus: Path, minutes: float, seed: int, first_batch: int,
+          loss_of: Callable[..., tuple[torch.Tensor, list[float]]], rate_of: Callable[[int, float], float], score: Callable[..., str]) -> None:
+    """Train for `minutes` of wall-clock in all, continuing OUT's .state if there is one, and write `out`.
+
+    loss_of(batch, step, progress): the loss and its parts for the log; rate_of(step, progress): the learning rate, which a group's "rate"
+    multiplies; score(utterances): a word on a validation set; first_batch: of Batches, which vary the audio more and more.
+    """
+    train, seen, unseen = (read_manifest(corpus / f"{name}.jsonl") for name in ("train", "dev_seen", "dev_unseen"))
+    step, elapsed = 0, 0.0
+    state_path = out.with_suffix(".state")
+    if state_path.exists():
+        state = torch.load(state_path, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        step, elapsed = state["step"], state["elapsed"]
+        print(f"continuing at step {step}, minute {elapsed / 60:.0f}")
+
+    loader = iter(torch.utils.data.DataLoader(Batches(train, model.tokenizer.text_to_ids, seed=seed, step=first_batch + step), batch_size=None,
+                                              num_workers=1, prefetch_factor=4))
+    model.train()
+    total, next_report, next_save = minutes * 60, elapsed + 300, elapsed + 600
+    losses, start = [], time.monotonic() - elapsed
+    while elapsed < total:
+        progress = elapsed / total
+        for group in optimizer.param_groups:
+            group["lr"] = rate_of(step, progress) * group.get("rate", 1.0)
+        optimizer.zero_grad()
+        loss, parts = loss_of(next(loader), step, progress)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        step += 1
+        losses.append(parts)
+        elapsed = time.monotonic() - start
+        if elapsed >= next_report or elapsed >= total:
+            model.eval()
+            print(f"minute {elapsed / 60:5.1f}  step {step:6d}  lr {rate_of(step, progress):.1e}  loss {np.mean(losses, axis=0).round(3).tolist()}  "
+                  f"WER seen voices {score(seen)}, unseen {score(unseen)}", flush=True)
+            model.train()
+            losses, next_report = [], elapsed + 300
+        if elapsed >= next_save:
+            with atomic_path(state_path) as path:
+                torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "elapsed": elapsed}, path)
+            next_save = elapsed + 600
+
+    # fp16 halves the file; NeMo restores it as float32. The mel filters stay exact: rounded, features differ from those of onnx-asr and
+    # transformers by up to 0.4.
+    for name, module in model.named_children():
+        if name != "preprocessor":
+            module.half()
+    with atomic_path(out) as path:
+        model.save_to(str(path))
+    print(f"{out}: {out.stat().st_size / 1e6:.2f} MB, {sum(p.numel() for p in model.parameters())} weights")
+
+
+def ctc_loss(log_probs: torch.Tensor, frames: torch.Tensor, tokens: torch.Tensor, token_lengths: torch.Tensor) -> torch.Tensor:
+    """Per-token CTC loss of log probabilities (B, T, V + 1), blank last, and tokens (B, U)."""
+    return torch.nn.functional.ctc_loss(log_probs.transpose(0, 1), tokens, frames, token_lengths, blank=log_probs.shape[-1] - 1, reduction="sum",
+                                        zero_infinity=True) / token_lengths.sum()
+
+
+def loss_of(model, batch: tuple[torch.Tensor, ...], step: int) -> torch.Tensor:
+    """Per-token CTC loss of a batch of audio (B, T), lengths (B), tokens (B, U), token lengths (B)."""
+    audio, lengths, tokens, token_lengths = batch
+    features, frames = model.preprocessor(input_signal=audio, length=lengths)
+    if step >= 3000:
+        features = model.spec_augmentation(input_spec=features, length=frames)
+    encoded, frames = model.encoder(audio_signal=features, length=frames)
+    return ctc_loss(model.decoder(encoder_output=encoded), frames, tokens, token_lengths)
 
 
 def main() -> None:
@@ -132,64 +202,19 @@ def main() -> None:
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     random.seed(args.seed)
-    train, seen, unseen = (read_manifest(args.corpus / f"{name}.jsonl") for name in ("train", "dev_seen", "dev_unseen"))
     tokenizer_dir = tempfile.TemporaryDirectory()
-    model = build_model([u.text for u in train], Path(tokenizer_dir.name))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.98), weight_decay=1e-3)
-    step, elapsed = 0, 0.0
-    state_path = args.out.with_suffix(".state")
-    if state_path.exists():
-        state = torch.load(state_path, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        step, elapsed = state["step"], state["elapsed"]
-        print(f"continuing at step {step}, minute {elapsed / 60:.0f}")
+    model = build_model([u.text for u in read_manifest(args.corpus / "train.jsonl")], Path(tokenizer_dir.name))
 
-    loader = iter(torch.utils.data.DataLoader(Batches(train, model.tokenizer.text_to_ids, seed=args.seed, step=step), batch_size=None,
-                                              num_workers=1, prefetch_factor=4))
-    model.train()
-    blank = model.decoder.num_classes_with_blank - 1
-    total, next_report, next_save = args.minutes * 60, elapsed + 300, elapsed + 600
-    losses, audio_seconds, start = [], 0.0, time.monotonic() - elapsed
-    while elapsed < total:
-        progress = elapsed / total
-        lr = args.lr * min(1.0, (step + 1) / 400) * (1.0 if progress < 0.35 else 0.5 * (1 + math.cos(math.pi * (progress - 0.35) / 0.65)))
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        audio, lengths, tokens, token_lengths = next(loader)
-        features, frames = model.preprocessor(input_signal=audio, length=lengths)
-        if step >= 3000:
-            features = model.spec_augmentation(input_spec=features, length=frames)
-        encoded, frames = model.encoder(audio_signal=features, length=frames)
-        log_probs = model.decoder(encoder_output=encoded)
-        loss = torch.nn.functional.ctc_loss(log_probs.transpose(0, 1), tokens, frames, token_lengths, blank=blank, reduction="sum",
-                                            zero_infinity=True) / token_lengths.sum()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        step += 1
-        losses.append(loss.item())
-        audio_seconds += lengths.sum().item() / RATE_HZ
-        elapsed = time.monotonic() - start
-        if elapsed >= next_report or elapsed >= total:
-            print(f"minute {elapsed / 60:5.1f}  step {step:6d}  lr {lr:.1e}  loss {np.mean(losses):.3f}  WER seen voices "
-                  f"{100 * word_error_rate(model, seen):.1f} %  unseen {100 * word_error_rate(model, unseen):.1f} %  "
-                  f"{audio_seconds / 300:.0f} audio s/s", flush=True)
-            losses, audio_seconds, next_report = [], 0.0, elapsed + 300
-        if elapsed >= next_save:
-            with atomic_path(state_path) as path:
-                torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "elapsed": elapsed}, path)
-            next_save = elapsed + 600
+    def step_loss(batch, step, progress):
+        loss = loss_of(model, batch, step)
+        return loss, [loss.item()]
 
-    # fp16 halves the file; NeMo restores it as float32. The mel filters stay exact: rounded, features differ from those of onnx-asr and
-    # transformers by up to 0.4.
-    for name, module in model.named_children():
-        if name != "preprocessor":
-            module.half()
-    with atomic_path(args.out) as path:
-        model.save_to(str(path))
-    print(f"{args.out}: {args.out.stat().st_size / 1e6:.2f} MB, {sum(p.numel() for p in model.parameters())} weights")
+    def rate_of(step, progress):
+        return args.lr * min(1.0, (step + 1) / 400) * (1.0 if progress < 0.35 else 0.5 * (1 + math.cos(math.pi * (progress - 0.35) / 0.65)))
+
+    train(model, torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.98), weight_decay=1e-3), out=args.out, corpus=args.corpus,
+          minutes=args.minutes, seed=args.seed, first_batch=0, loss_of=step_loss, rate_of=rate_of,
+          score=lambda utterances: f"{100 * word_error_rate(model, utterances):.1f} %")
 
 
 if __name__ == "__main__":

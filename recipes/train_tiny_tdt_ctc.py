@@ -12,15 +12,14 @@ import argparse
 import math
 import random
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 import soundfile
 import torch
-from train_tiny import Batches, collate
+from train_tiny import collate, ctc_loss, train
 
-from parakeet_ft.data.manifest import Utterance, atomic_path, read_manifest
+from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.data.synthetic import channel
 from parakeet_ft.model import replicas
 from parakeet_ft.model.transducer_loss import use_wavefront_loss
@@ -53,7 +52,6 @@ def word_error_rates(model, utterances: list[Utterance]) -> tuple[float, float]:
     """WER of the TDT and of the CTC head, in the noise of a quiet room: digital silence is found in no recording."""
     from nemo.collections.asr.metrics.wer import word_error_rate
 
-    model.eval()
     rng, tdt, ctc = np.random.default_rng(0), [], []
     for start in range(0, len(utterances), 25):
         audio = [soundfile.read(u.audio_filepath, dtype="float32")[0] for u in utterances[start:start + 25]]
@@ -80,10 +78,7 @@ def losses_of(model, batch: tuple[torch.Tensor, ...], encoder_learns: bool) -> t
                           transcript_lengths=predicted_lengths, compute_wer=False)
     if not encoder_learns:
         return tdt, torch.zeros(())
-    log_probs = model.ctc_decoder(encoder_output=encoded)
-    ctc = torch.nn.functional.ctc_loss(log_probs.transpose(0, 1), tokens, frames, token_lengths, blank=log_probs.shape[-1] - 1,
-                                       reduction="sum", zero_infinity=True) / token_lengths.sum()
-    return tdt, ctc
+    return tdt, ctc_loss(model.ctc_decoder(encoder_output=encoded), frames, tokens, token_lengths)
 
 
 def main() -> None:
@@ -97,62 +92,23 @@ def main() -> None:
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     random.seed(args.seed)
-    train, seen, unseen = (read_manifest(args.corpus / f"{name}.jsonl") for name in ("train", "dev_seen", "dev_unseen"))
     tokenizer_dir = tempfile.TemporaryDirectory()
     model = build_model(args.base, Path(tokenizer_dir.name))
     heads = [*model.decoder.parameters(), *model.joint.parameters()]
     inherited = [*model.encoder.parameters(), *model.ctc_decoder.parameters()]
     optimizer = torch.optim.AdamW([{"params": heads, "rate": 1.0}, {"params": inherited, "rate": ENCODER_RATE}], lr=args.lr,
                                   betas=(0.9, 0.98), weight_decay=1e-3)
-    step, elapsed = 0, 0.0
-    state_path = args.out.with_suffix(".state")
-    if state_path.exists():
-        state = torch.load(state_path, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        step, elapsed = state["step"], state["elapsed"]
-        print(f"continuing at step {step}, minute {elapsed / 60:.0f}")
+
+    def step_loss(batch, step, progress):
+        tdt, ctc = losses_of(model, batch, progress >= ENCODER_LEARNS_FROM)
+        return 0.7 * tdt + 0.3 * ctc, [tdt.item(), ctc.item()]
+
+    def rate_of(step, progress):
+        return args.lr * min(1.0, (step + 1) / 200) * 0.5 * (1 + math.cos(math.pi * progress))
 
     # Batches varies the audio at full strength from its batch 3,600 on, and takes utterances of every length from 1,000 on.
-    loader = iter(torch.utils.data.DataLoader(Batches(train, model.tokenizer.text_to_ids, seed=args.seed, step=3600 + step),
-                                              batch_size=None, num_workers=1, prefetch_factor=4))
-    model.train()
-    total, next_report, next_save = args.minutes * 60, elapsed + 300, elapsed + 600
-    losses, start = [], time.monotonic() - elapsed
-    while elapsed < total:
-        encoder_learns = elapsed >= ENCODER_LEARNS_FROM * total
-        lr = args.lr * min(1.0, (step + 1) / 200) * 0.5 * (1 + math.cos(math.pi * elapsed / total))
-        for group in optimizer.param_groups:
-            group["lr"] = lr * group["rate"]
-        optimizer.zero_grad()
-        tdt, ctc = losses_of(model, next(loader), encoder_learns)
-        (0.7 * tdt + 0.3 * ctc).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        step += 1
-        losses.append((tdt.item(), ctc.item()))
-        elapsed = time.monotonic() - start
-        if elapsed >= next_report or elapsed >= total:
-            mean_tdt, mean_ctc = np.mean(losses, axis=0)
-            (tdt_seen, ctc_seen), (tdt_unseen, ctc_unseen) = word_error_rates(model, seen), word_error_rates(model, unseen)
-            print(f"minute {elapsed / 60:5.1f}  step {step:6d}  lr {lr:.1e}  loss TDT {mean_tdt:.3f} CTC {mean_ctc:.3f}  WER TDT (CTC) "
-                  f"seen voices {100 * tdt_seen:.1f} ({100 * ctc_seen:.1f}) %  unseen {100 * tdt_unseen:.1f} ({100 * ctc_unseen:.1f}) %",
-                  flush=True)
-            model.train()
-            losses, next_report = [], elapsed + 300
-        if elapsed >= next_save:
-            with atomic_path(state_path) as path:
-                torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "elapsed": elapsed}, path)
-            next_save = elapsed + 600
-
-    # fp16 halves the file; NeMo restores it as float32. The mel filters stay exact: rounded, features differ from those of onnx-asr and
-    # transformers by up to 0.4.
-    for name, module in model.named_children():
-        if name != "preprocessor":
-            module.half()
-    with atomic_path(args.out) as path:
-        model.save_to(str(path))
-    print(f"{args.out}: {args.out.stat().st_size / 1e6:.2f} MB, {sum(p.numel() for p in model.parameters())} weights")
+    train(model, optimizer, out=args.out, corpus=args.corpus, minutes=args.minutes, seed=args.seed, first_batch=3600, loss_of=step_loss, rate_of=rate_of,
+          score=lambda utterances: "{:.1f} % TDT ({:.1f} % CTC)".format(*(100 * rate for rate in word_error_rates(model, utterances))))
 
 
 if __name__ == "__main__":

@@ -170,7 +170,7 @@ def main() -> int:
             time.sleep(at)
             os.kill(rng.choice(children), signal.SIGKILL)
             killed = time.monotonic()
-            wait(children)
+            wait(children, seconds=20)  # then the launcher ends those that wait for a rank which never came
             others = f", the others ended after {time.monotonic() - killed:.1f} s" if args.processes > 1 else ""
             where = moment(folder)
             if where != "after the end":  # the same command would begin another run
