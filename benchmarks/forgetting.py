@@ -21,7 +21,7 @@ from rich.table import Table
 HERE = Path(__file__).resolve().parent
 STOCK = {"NeMo, stock settings": ["--lr", "1e-4", "--warmup-steps", "5000"], "NeMo, sensible lr and warm-up": ["--lr", "5e-4", "--warmup-steps", "10"]}
 OURS = {"ours, no replay": ["data.replay.ratio=0"], "ours, replay": [],
-        "ours, replay, LoRA": ["adaptation=lora", "adaptation.lora_rank=3", "adaptation.lora_alpha=6"]}
+        "ours, replay, LoRA": ["adaptation=lora", "adaptation.lora_rank=8", "adaptation.lora_alpha=16"]}
 DEMO = ["data.guard_validation=bundled:guard_dev.jsonl", "data.guard_test=bundled:guard.jsonl", "data.replay.manifest=bundled:replay.jsonl"]
 
 
