@@ -17,7 +17,7 @@ from typing import Any
 
 import hydra
 
-from parakeet_ft import augmentation, configuration, distributed, memory
+from parakeet_ft import adapters, augmentation, configuration, distributed, memory
 from parakeet_ft.errors import exit_on_user_error
 
 
@@ -29,7 +29,7 @@ def finetune(cfg: dict[str, Any], *, run_dir: Path, command: list[str]) -> dict[
     with libraries_to(own_dir / "run.log") as terminal:
         say = Narrator(terminal)
         say.phase("importing NeMo and torch")
-        from parakeet_ft import adaptation, adapters, bad_batches, batching, budget, callbacks, checkpoints, distillation, loaders, lora, optim, smoke, trainer
+        from parakeet_ft import adaptation, bad_batches, batching, budget, callbacks, checkpoints, distillation, loaders, loggers, lora, optim, smoke, trainer
         from parakeet_ft.evaluation import normalization, report, transcribe, wer
         from parakeet_ft.model import attention, export, interpolation, restore, spec_augment, vocabulary
         from parakeet_ft.provenance import Run
@@ -104,7 +104,7 @@ def finetune(cfg: dict[str, Any], *, run_dir: Path, command: list[str]) -> dict[
             tuner, loader, num_steps=num_steps, validations=evaluation["validations"], gradient_clip=optimization["gradient_clip"],
             accumulate=optimization["accumulate"], devices=devices,
             callbacks=[adaptation.Unfreezing(learning), *([moving] if moving else []), *watching, checkpointer],
-            loggers=trainer.build_loggers(**cfg["logger"], run_dir=run_dir, experiment=cfg["name"], resume_step=resume_step), resume_from=resume_from)
+            loggers=loggers.build(**cfg["logger"], run_dir=run_dir, experiment=cfg["name"], resume_step=resume_step), resume_from=resume_from)
 
         say.phase("choosing between checkpoints and interpolations with the base")
         run.record(learned=adaptation.check_learned(base_state, model.state_dict(), learning=learning, step=tuner.global_step, num_steps=num_steps,

@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 
-from parakeet_ft import adaptation, augmentation, budget, checkpoints, configuration, distillation, launcher, optim, trainer
+from parakeet_ft import adaptation, augmentation, budget, checkpoints, configuration, distillation, launcher, loggers, optim, trainer
 from parakeet_ft.errors import UserError
 from parakeet_ft.model import spec_augment, vocabulary
 
@@ -28,7 +28,7 @@ def test_every_option_composes_and_has_the_keys_of_its_group(group, option):
     ("launcher", launcher.submit, {"command"}),
     ("checkpoint", checkpoints.Checkpointer, {"directory", "keep_weights"}),
     ("distillation", distillation.build_teacher, {"model"}),
-    ("logger", trainer.build_loggers, {"run_dir", "experiment", "resume_step"}),
+    ("logger", loggers.build, {"run_dir", "experiment", "resume_step"}),
     ("tokenizer", vocabulary.adapt_vocabulary, {"model", "texts", "workdir"}),
 ])
 def test_the_keys_of_a_group_are_the_arguments_of_its_function(group, function, filled_by_the_recipe):

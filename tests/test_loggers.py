@@ -3,12 +3,12 @@
 import pytest
 from lightning.pytorch import loggers as theirs
 
-from parakeet_ft import trainer
+from parakeet_ft import loggers
 from parakeet_ft.errors import UserError
 
 
 def build(tmp_path, *names):
-    return trainer.build_loggers(list(names), run_dir=tmp_path / "run", project="speech", experiment="demo", resume_step=0)
+    return loggers.build(list(names), run_dir=tmp_path / "run", project="speech", experiment="demo", resume_step=0)
 
 
 class Recorder:

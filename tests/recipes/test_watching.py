@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from parakeet_ft import adaptation, budget, checkpoints, configuration, distillation, optim, trainer, watch
+from parakeet_ft import adaptation, budget, checkpoints, configuration, distillation, loggers, optim, trainer, watch
 from parakeet_ft.evaluation import report
 from parakeet_ft.model import attention, interpolation, vocabulary
 from recipes import finetune as recipe
@@ -67,7 +67,7 @@ def test_every_key_of_the_configuration_is_read_by_a_run(tiny_nemo, manifest, tm
 
 
 @pytest.mark.parametrize("function", [adaptation.set_learning, budget.num_steps, checkpoints.Checkpointer.__init__, optim.settings, trainer.resolve,
-                                      trainer.build_loggers, vocabulary.adapt_vocabulary, distillation.Teacher.__init__, attention.set_attention])
+                                      loggers.build, vocabulary.adapt_vocabulary, distillation.Teacher.__init__, attention.set_attention])
 def test_what_takes_a_group_of_keys_uses_every_argument(function):
     used = {node.id for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(function)))) if isinstance(node, ast.Name)}
     assert set(inspect.signature(function).parameters) - used - {"self"} == set()
