@@ -93,7 +93,7 @@ def learning_curve(history: Sequence[dict[str, Any]], *, best_step: int, chosen:
     """Inline SVG of domain and guard WER over the steps, the best checkpoint's step marked. Step 0 is the untouched checkpoint, whose WER is a
     dashed line; diamonds at the right are `chosen`, the row of candidates that was exported.
     """
-    width, height, left, right, bottom, top = 520, 280, 48, 118, 30, 12
+    width, height, left, right, bottom, top = 540, 280, 48, 160, 30, 12
     last = max(point["step"] for point in history) or 1
     rows = [*history, *([chosen] if chosen else [])]
     highest = max(row[key] for row in rows for key in ("val_wer", "guard_wer") if key in row) * 1.05 or 1.0

@@ -44,6 +44,8 @@ def test_the_page_fits_the_screen_complains_of_nothing_and_asks_nobody(width, da
     page, complaints, foreign = open_page(f"file://{folder}/report.html", width=width, dark=dark)
     assert (complaints, foreign) == ([], [])
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate("""[...document.querySelectorAll("svg.curve text")].filter(text =>
+        text.getBoundingClientRect().right > text.closest("svg").getBoundingClientRect().right).map(text => text.textContent)""") == []
     assert page.inner_text(".verdict") == found["verdict"]
     for words in ("not distinguishable from before", "95 % interval", "characters inserted", "a speaker with a long name", "below 2 s",
                   "the weights of step 30", "ALARM: guard", "niner", "000000", "Commit abc"):
