@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from parakeet_ft.loaders import Plan
+if TYPE_CHECKING:
+    from parakeet_ft.loaders import Plan
 
 
 def num_steps(plan: Plan, *, epochs: float | None, hours: float | None, steps: int | None, accumulate: int) -> int:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib.util
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
-from parakeet_ft import augmentation, distributed, launcher, memory
+from parakeet_ft import distributed, launcher, memory
 from parakeet_ft.data.manifest import Utterance, read_manifest
 from parakeet_ft.errors import UserError
 
@@ -78,6 +79,7 @@ def compose(name: str, overrides: list[str]) -> dict[str, Any]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    composed_of = functools.cache(lambda *given: hydra_compose(name, list(given)))  # each takes a fifth of a second
     with initialize_config_dir(str(CONF), version_base="1.3"):
         groups_only = [o for o in overrides if o.partition("=")[0] in groups(name)]
         for override in groups_only:
@@ -85,8 +87,8 @@ def compose(name: str, overrides: list[str]) -> dict[str, Any]:
             if option not in options_of(group):
                 raise UserError(f"{group}={option}: no such option. {_nearest(option, options_of(group))}")
         try:
-            defaults = OmegaConf.to_container(hydra_compose(name, groups_only), resolve=False)
-            known = OmegaConf.to_container(hydra_compose(name, [o for o in groups_only if not o.startswith("experiment=")]), resolve=False)
+            defaults = OmegaConf.to_container(composed_of(*groups_only), resolve=False)
+            known = OmegaConf.to_container(composed_of(*(o for o in groups_only if not o.startswith("experiment="))), resolve=False)
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(f"The configuration does not compose: {error}") from None
         keys = _flatten(defaults)
@@ -103,8 +105,7 @@ def compose(name: str, overrides: list[str]) -> dict[str, Any]:
             if plain not in keys and not any(known.startswith(f"{plain}.") for known in keys):
                 raise UserError(f"Unknown key {plain!r}. {_nearest(plain, [*keys, *groups(name)])}")
         try:
-            composed = hydra_compose(name, overrides)
-            config = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+            config = OmegaConf.to_container(composed_of(*overrides), resolve=True, throw_on_missing=True)
         except OmegaConfBaseException as error:
             missing = str(getattr(error, "full_key", "") or "")
             raise UserError(f"{missing or 'A value'} is missing: {str(error).splitlines()[0]}. Give it as {missing or 'key'}=value.") from None
@@ -181,6 +182,8 @@ def check_range(config: dict[str, Any]) -> None:
         raise UserError("No budget: give one of budget.epochs, budget.hours or budget.steps.")
     if config["data"]["effective_batch_seconds"] and config["optim"]["accumulate"] != 1:
         raise UserError("data.effective_batch_seconds and optim.accumulate both say how many batches make a step: give one of them.")
+    from parakeet_ft import augmentation  # brings numpy, which nothing above needs
+
     augmentation.build(seed=config["seed"], **config["data"]["augmentation"])
     if distillation["weight"] and config["tokenizer"]["mode"] == "replace":
         raise UserError("distillation.weight is above 0 with tokenizer=replace: the checkpoint's pieces are gone, so its outputs are no measure. "
@@ -224,14 +227,14 @@ def check_finetune(argv: list[str]) -> tuple[list[str], dict[str, Any], dict[str
     Overrides, values, manifests with their audio (all paths, a sample of durations), the checkpoint's file, and whether the tokenizer can
     write the training texts. Prints what training can live with as warnings.
     """
-    from parakeet_ft.data.audit import quick_check
+    overrides = expand_shorthand([a for a in argv if not a.startswith("-")])
+    config = compose("finetune", overrides)
+    sets = read_manifests(config)
+    check_range(config)
+    from parakeet_ft.data.audit import quick_check  # from here on numpy is needed, and SentencePiece
     from parakeet_ft.model.source import check_source, locate, read_tokenizer
     from parakeet_ft.model.vocabulary import plan_tokenizer
 
-    overrides = expand_shorthand([a for a in argv if not a.startswith("-")])
-    config = compose("finetune", overrides)
-    check_range(config)
-    sets = read_manifests(config)
     for key, path in manifest_paths(config).items() if distributed.checks_for_its_node() else ():
         for warning in quick_check(sets[key], where=path):
             print(f"warning: {warning}", file=sys.stderr)

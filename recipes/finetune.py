@@ -17,7 +17,7 @@ from typing import Any
 
 import hydra
 
-from parakeet_ft import adapters, augmentation, configuration, distributed, memory
+from parakeet_ft import adapters, budget, configuration, distributed, memory
 from parakeet_ft.errors import exit_on_user_error
 
 
@@ -29,7 +29,7 @@ def finetune(cfg: dict[str, Any], *, run_dir: Path, command: list[str]) -> dict[
     with libraries_to(own_dir / "run.log") as terminal:
         say = Narrator(terminal)
         say.phase("importing NeMo and torch")
-        from parakeet_ft import adaptation, bad_batches, batching, budget, callbacks, checkpoints, distillation, loaders, loggers, lora, optim, smoke, trainer
+        from parakeet_ft import adaptation, augmentation, bad_batches, batching, callbacks, checkpoints, distillation, loaders, loggers, lora, optim, trainer
         from parakeet_ft.evaluation import normalization, report, transcribe, wer
         from parakeet_ft.model import attention, export, interpolation, restore, spec_augment, vocabulary
         from parakeet_ft.provenance import Run
@@ -75,6 +75,8 @@ def finetune(cfg: dict[str, Any], *, run_dir: Path, command: list[str]) -> dict[
         num_steps = budget.num_steps(plan, accumulate=optimization["accumulate"], **cfg["budget"])
         settings = optim.settings(model, hours_per_pass=plan.hours_of_pass, num_new_pieces=len(change.new), num_steps=num_steps, **optimization)
         if cfg["smoke"]:
+            from parakeet_ft import smoke
+
             say.phase("smoke test: learning one small batch by heart")
             return smoke.tell(smoke.overfit(model, smoke.choose(sets["train"]), settings=settings, precision=devices["precision"]), say=say, run=run)
 
