@@ -10,6 +10,7 @@ audio at 1x and 10x the data. A machine with two busy cores cannot show more tha
 import argparse
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,7 @@ import time
 from pathlib import Path
 
 import _quiet  # noqa: F401
-from _sides import HERE, events_of, show, summary
+from _sides import HERE, show, summary
 
 from data_prep import generate
 
@@ -26,10 +27,14 @@ FROM_TABLE = HERE.parent / "data_prep" / "from_table.py"
 
 def training_speed(processes: int, *, steps: int, folder: Path) -> float:
     """Audio seconds per second between the first and the last step, all ranks."""
-    ranks = ["trainer=ddp", "trainer.accelerator=cpu", f"trainer.devices={processes}"] if processes > 1 else []
-    events, _ = events_of([str(HERE / "_ours.py"), "--", *ranks, f"budget.steps={steps // processes}", "evaluation.validations=1", "data.num_workers=1",
-                           "logger=csv", f"hydra.run.dir={folder}/train{processes}-{time.time_ns()}"], limit=900)
-    return next(e["audio_seconds_per_second"] for e in events if e["event"] == "trained") * processes
+    overrides = ["trainer.accelerator=cpu", f"budget.steps={steps // processes}", "evaluation.validations=1", "data.num_workers=1", "logger=csv",
+                 f"hydra.run.dir={folder}/train{processes}-{time.time_ns()}"]
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", HERE / "_ours.py", "--", *overrides],
+                          env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True, timeout=900)
+    events = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"event": "trained"')]
+    if len(events) != processes:
+        raise SystemExit(f"{processes} processes, but {len(events)} told their speed:\n{done.stdout[-2000:]}")
+    return sum(event["audio_seconds_per_second"] for event in events)
 
 
 @contextlib.contextmanager

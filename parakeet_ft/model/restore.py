@@ -18,7 +18,8 @@ def restore(source: str) -> ASRModel:
 
     `source` is what `check_source` accepts. Raises UserError as it does, and if a download fails. The .nemo must stay where it is until
     `save_to`, which copies the tokenizer from it. Data sets of the checkpoint's own training are removed from its configuration, and
-    NeMo's printing of references and predictions is off.
+    NeMo's printing of references and predictions is off. So is its exchange of audio lengths between ranks at each forward pass: ranks that
+    score unequal numbers of batches would wait for each other for ever (ConformerEncoder.update_max_seq_length, 3.0.0).
     """
     path = fetch(source)
     check_archive(path)
@@ -28,6 +29,7 @@ def restore(source: str) -> ASRModel:
     model = ASRModel.restore_from(str(path), map_location=torch.device("cpu"))
     forget_training(model)
     sharpen_filters(model)
+    model.encoder.sync_max_audio_length = False
     return model
 
 

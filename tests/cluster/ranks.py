@@ -27,11 +27,11 @@ def demo_settings(folder: Path, *, steps: int) -> list[str]:
     from parakeet_ft.data.manifest import read_manifest, write_manifest
 
     folder.mkdir(parents=True, exist_ok=True)
-    for name, size in {"train": 16, "dev": 2, "guard": 2, "replay": 8}.items():
+    for name, size in {"train": 16, "dev": 3, "guard": 2, "replay": 8}.items():
         write_manifest(read_manifest(ROOT / "parakeet_ft" / "demo" / f"{name}.jsonl")[:size], folder / f"{name}.jsonl")
     return ["model=tiny", f"data.train={folder / 'train.jsonl'}", f"data.validation={folder / 'dev.jsonl'}", f"data.guard_validation={folder / 'guard.jsonl'}",
             f"data.replay.manifest={folder / 'replay.jsonl'}", "data.num_workers=0", "data.batch_seconds=10", f"budget.steps={steps}", "logger=csv",
-            "evaluation.validations=1", "evaluation.interpolation=[]", "evaluation.average_last=null", "checkpoint.every_steps=1",
+            "evaluation.batch_seconds=5", "evaluation.validations=1", "evaluation.interpolation=[]", "evaluation.average_last=null", "checkpoint.every_steps=1",
             "trainer.accelerator=cpu"]
 
 

@@ -292,6 +292,25 @@ def test_nothing_of_the_first_trainings_data_is_left(tiny_model, tmp_path, speec
     assert "secret" not in yaml.safe_dump(check_archive(tmp_path / "b.nemo"))
 
 
+def test_a_forward_pass_of_a_restored_model_waits_for_no_other_rank_as_nemos_still_does(tiny_nemo, monkeypatch):
+    import torch
+    from nemo.collections.asr.models import ASRModel
+
+    from parakeet_ft.model.restore import restore
+
+    class Waiting(Exception):
+        pass
+
+    def wait(*args, **kwargs):
+        raise Waiting
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "all_reduce", wait)
+    audio = {"input_signal": torch.randn(1, 16000), "input_signal_length": torch.tensor([16000])}
+    restore(str(tiny_nemo("ctc"))).eval()(**audio)
+    with pytest.raises(Waiting):
+        ASRModel.restore_from(str(tiny_nemo("ctc")), map_location="cpu").eval()(**audio)
+
+
 def test_nemo_still_cannot_transcribe_files_without_a_validation_section(tiny_model, speech):
     """If this fails, NeMo mended it, and forget_training may remove validation_ds."""
     from omegaconf import open_dict
