@@ -129,7 +129,8 @@ class Narrator:
         self.console.print(table)
         self.lines([*report["notes"], f"best.nemo: {report['selection']}", report["verdict"], f"report: {run_dir / 'report.html'}",
                     f"done in {time.monotonic() - self.started:.0f} s"])
-        self.console.print(summary_line(report, str(run_dir.parent / "latest" / report["model"])), markup=False)
+        latest = run_dir.parent / "latest"
+        self.console.print(summary_line(report, str((latest if latest.is_symlink() else run_dir) / report["model"])), markup=False)
 
 
 def devices_line(devices: dict[str, Any]) -> str:
@@ -154,8 +155,10 @@ def augmentation_line(masks: dict[str, float] | None, audio: dict[str, Any] | No
 
 
 def link_latest(run_dir: Path) -> None:
-    """Point `latest` beside run_dir at it."""
-    link = run_dir.parent / f".latest.{os.getpid()}"
+    """Point `latest` beside run_dir at it; a file or folder of the user's that has this name stays."""
+    link, latest = run_dir.parent / f".latest.{os.getpid()}", run_dir.parent / "latest"
+    if latest.exists() and not latest.is_symlink():
+        return
     link.unlink(missing_ok=True)
     link.symlink_to(run_dir.name)
-    os.replace(link, run_dir.parent / "latest")
+    os.replace(link, latest)

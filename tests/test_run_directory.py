@@ -108,3 +108,16 @@ def test_a_read_only_directory_is_told_in_words(tmp_path):
 def test_an_unknown_word_for_resume_is_refused(tmp_path):
     with pytest.raises(UserError, match="expected auto, changed or never"):
         choose(tmp_path, resume="yes")
+
+
+def test_latest_points_at_the_newest_run_and_never_replaces_what_is_no_link(tmp_path):
+    from parakeet_ft.console import link_latest
+
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        link_latest(tmp_path / name)
+    assert (tmp_path / "latest").resolve() == tmp_path / "b"
+    (tmp_path / "latest").unlink()
+    (tmp_path / "latest").write_text("the user's")
+    link_latest(tmp_path / "a")
+    assert (tmp_path / "latest").read_text() == "the user's"
