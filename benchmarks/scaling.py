@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--short", action="store_true")
     args = parser.parse_args()
     if args.short:
-        args.repeats, args.steps, args.minutes = 1, 24, 4
+        args.repeats, args.steps, args.minutes = 1, 24, 10
     speeds: dict[int, list[float]] = {1: [], 2: []}
     seconds: dict[str, list[float]] = {"1 job": [], "2 jobs": [], "2 Dask workers": []}
     growth: dict[str, list[float]] = {"1x": [], "10x": []}
