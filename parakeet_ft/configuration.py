@@ -77,7 +77,7 @@ def compose(name: str, overrides: list[str]) -> dict[str, Any]:
     from hydra import initialize_config_dir
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
+    from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
     composed_of = functools.cache(lambda *given: hydra_compose(name, list(given)))  # each takes a fifth of a second
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -101,14 +101,16 @@ def compose(name: str, overrides: list[str]) -> dict[str, Any]:
                 continue
             plain = key.lstrip("+~")
             if not equals and not key.startswith("~"):
-                raise UserError(f"{override!r} is not a setting; expected key=value. {_nearest(plain, [*keys, *groups(name)])}")
+                raise UserError(f"{override!r} is not a setting; expected key=value, such as budget.steps=100. {_nearest(plain, [*keys, *groups(name)])}")
             if plain not in keys and not any(known.startswith(f"{plain}.") for known in keys):
                 raise UserError(f"Unknown key {plain!r}. {_nearest(plain, [*keys, *groups(name)])}")
         try:
             config = OmegaConf.to_container(composed_of(*overrides), resolve=True, throw_on_missing=True)
         except OmegaConfBaseException as error:
-            missing = str(getattr(error, "full_key", "") or "")
-            raise UserError(f"{missing or 'A value'} is missing: {str(error).splitlines()[0]}. Give it as {missing or 'key'}=value.") from None
+            key = str(getattr(error, "full_key", "") or "")
+            if isinstance(error, MissingMandatoryValue):
+                raise UserError(f"{key} is missing. Give it as {key}={'data/mine/dev.jsonl' if key.startswith('data.') else 'VALUE'}.") from None
+            raise UserError(f"{key or 'A value'} cannot be used: {str(error).splitlines()[0]}") from None
         except HydraException as error:
             raise UserError(f"The command line cannot be read: {' '.join(str(error).split())}") from None
     for key, value in _flatten(config).items():
@@ -136,7 +138,7 @@ def _nearest(word: str, known: list[str]) -> str:
     """The nearest valid names, compared whole and by last part, so that `lr` finds `optim.lr`."""
     by_tail = [name for name in known if name.rpartition(".")[2] == word.rpartition(".")[2]]
     near = list(dict.fromkeys([*by_tail, *difflib.get_close_matches(word, known, n=3, cutoff=0.5)]))[:3]
-    return f"Did you mean {' or '.join(near)}?" if near else f"Valid: {', '.join(sorted(known))}."
+    return f"Did you mean {' or '.join(near)}?" if near else f"Valid: {', '.join(sorted(known))}." if len(known) < 30 else "`--help` lists them."
 
 
 def check_range(config: dict[str, Any]) -> None:
@@ -238,12 +240,24 @@ def check_finetune(argv: list[str]) -> tuple[list[str], dict[str, Any], dict[str
     for key, path in manifest_paths(config).items() if distributed.checks_for_its_node() else ():
         for warning in quick_check(sets[key], where=path):
             print(f"warning: {warning}", file=sys.stderr)
+    for warning in check_choice(sets) if distributed.checks_for_its_node() else ():
+        print(f"warning: {warning}", file=sys.stderr)
     check_source(config["model"]["source"])
     archive = locate(config["model"]["source"])
     tokenizer = archive and read_tokenizer(archive)
     if tokenizer:
         plan_tokenizer(tokenizer, texts=[u.text for u in sets["train"]], **config["tokenizer"])
     return [a for a in argv if a.startswith("-")] + overrides, config, sets
+
+
+def check_choice(sets: dict[str, list[Utterance]]) -> list[str]:
+    """What makes the choice of best.nemo blind, one line each: no guard set, validation sets of a few words."""
+    found = [] if "guard_validation" in sets else ["no guard set (data.guard_validation): what the model forgets will not be known."]
+    for key in ("validation", "guard_validation"):
+        words = sum(len(u.text.split()) for u in sets.get(key, []))
+        if key in sets and words < 200:
+            found.append(f"data.{key} holds {words} words: one word is {100 / max(words, 1):.1f} points of WER, so the choice of best.nemo is partly chance.")
+    return found
 
 
 def show_help(name: str, text: str) -> None:

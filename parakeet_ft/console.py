@@ -104,7 +104,7 @@ class Narrator:
             f"model      {model['class']}, {model['num_weights'] / 1e6:.1f} M weights, {learning['learning'] / 1e6:.1f} M learn; "
             f"{model['vocab_size']} pieces, loss {model['loss']['class']}, blank {model['loss']['blank']}",
             f"data       1 pass = {budget['steps_per_pass']} steps of at most {budget['batch_seconds']:g} s on {budget['num_ranks']} device(s), "
-            f"{budget['hours_per_pass']:.2f} h with replay; this run = {budget['passes']:.1f} passes, {budget['steps']} steps",
+            f"{budget['hours_per_pass']:.2f} h of audio; this run = {budget['passes']:.1f} passes, {budget['steps']} steps",
             f"batches    {batching['reason']}: {batching['batches']} a pass, padding {batching['padding_share']:.1%}, the largest "
             f"{batching['largest_batch_seconds']:g} s or {batching['largest_batch_utterances']} utterances; {budget['accumulate']} a step",
             f"augment    {augmentation_line(model['spec_augment'], effective['augmentation'])}",

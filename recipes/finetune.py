@@ -152,12 +152,13 @@ def main(cfg) -> None:
 
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     with exit_on_user_error(), distributed.ending_together(run_dir):
-        result = finetune(OmegaConf.to_container(cfg, resolve=True), run_dir=run_dir, command=sys.argv)
+        result = finetune(OmegaConf.to_container(cfg, resolve=True), run_dir=run_dir, command=typed)
         if cfg.smoke and not result["passed"]:
             sys.exit(1)
 
 
 if __name__ == "__main__":
+    typed = list(sys.argv)
     with distributed.one_voice(), exit_on_user_error():
         configuration.prepare("finetune", __doc__)
     main()

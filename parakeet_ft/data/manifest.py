@@ -51,7 +51,7 @@ def parse_line(line: str, where: str, *, needs_text: bool = True) -> Utterance:
         record = json.loads(line)
     except json.JSONDecodeError as error:
         raise ManifestError(f"{where} is not JSON ({error.msg}): {line[:80]!r}. Expected one JSON object a line with audio_filepath, "
-                            "duration and text.") from None
+                            "duration and text. The scripts of data_prep/ make such manifests, from_table.py of a table.") from None
     if not isinstance(record, dict):
         raise ManifestError(f"{where} holds a {type(record).__name__}, expected a JSON object with audio_filepath, duration and text.")
     if not needs_text:

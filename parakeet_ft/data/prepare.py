@@ -227,7 +227,7 @@ def _pinned_rules(ledger: Ledger, rules: SplitRules, path: Path, kind: str, note
             temporary.write_text(json.dumps(stored | pins, ensure_ascii=False, indent=1, sort_keys=True) + "\n")
     pinned = stored | pins
     if pinned and kind == "speaker":
-        notes.append("Few speakers: " + ", ".join(f"{group} -> {split}" for group, split in pinned.items()) + f"; kept in {path.name}.")
+        notes.append("No speaker's hash fell into " + ", ".join(f"{split}, which got {group}" for group, split in pinned.items()) + f"; kept in {path.name}.")
     return dataclasses.replace(rules, pinned=tuple(sorted(pinned.items())))
 
 

@@ -90,7 +90,7 @@ def grid_step(highest: float) -> float:
 
 
 def learning_curve(history: Sequence[dict[str, Any]], *, best_step: int, chosen: dict[str, Any] | None = None) -> str:
-    """Inline SVG of domain and guard WER over the steps, the best checkpoint's step marked. Step 0 is the untouched checkpoint, whose WER is a
+    """Inline SVG of domain and guard WER over the steps, best_step marked if it is 0 or more. Step 0 is the untouched checkpoint, whose WER is a
     dashed line; diamonds at the right are `chosen`, the row of candidates that was exported.
     """
     width, height, left, right, bottom, top = 540, 280, 48, 160, 30, 12
@@ -148,9 +148,9 @@ def render_page(report: dict[str, Any], *, examples: int) -> str:
         return [row | {"player": players.player(row), "diff_before": diff_html(row["reference"], row["before"]),
                        "diff_after": diff_html(row["reference"], row["after"])} for row in rows]
 
-    rows = report["utterances"]
+    rows, chosen = report["utterances"], report["candidates"][0]
     return environment.get_template("report.html.jinja").render(
         report=report, worst=shown([row for row in rows if row["errors_after"]][:examples]), changed=shown(most_changed(rows, most=examples)),
         tables={role: figures(report, role) for role in report["baseline"]},
         intervals={role: f"Change of the WER in points, 95 % interval: {interval_words(found)}." for role, found in report["comparison"].items()},
-        curve=learning_curve(report["history"], best_step=report["best_step"], chosen=report["candidates"][0]))
+        curve=learning_curve(report["history"], best_step=report["best_step"] if chosen["weights"] == "best checkpoint" else -1, chosen=chosen))

@@ -20,21 +20,23 @@ def percent(rate: float) -> str:
 def verdict(report: dict[str, Any]) -> str:
     """One sentence: what was gained, what was forgotten, and whether either is more than chance."""
     before, after = (report[when]["domain"]["wer"] for when in ("baseline", "tuned"))
-    domain = f"Domain WER {_movement(before, after)} ({report['comparison']['domain']['verdict']})"
+    found = report["comparison"]["domain"]["verdict"]
+    domain = f"Domain WER {_movement(before, after, found)} ({found})"
     if "guard" not in report["baseline"]:
         return f"{domain}; no guard set was given, so what was forgotten is not known."
     before, after = (report[when]["guard"]["wer"] for when in ("baseline", "tuned"))
     points = 100 * (after - before)
-    kept = f"guard WER {_movement(before, after)} ({report['comparison']['guard']['verdict']}, {points:+.1f} points)"
+    found = report["comparison"]["guard"]["verdict"]
+    kept = f"guard WER {_movement(before, after, found)} ({found}, {points:+.1f} points)"
     tolerance = report.get("guard_tolerance")
     warning = f": MORE THAN THE TOLERANCE of {100 * tolerance:.1f} points was forgotten" if tolerance is not None and points > 100 * tolerance else ""
     return f"{domain}; {kept}{warning}."
 
 
-def _movement(before: float, after: float) -> str:
+def _movement(before: float, after: float, found: str) -> str:
     if percent(before) == percent(after):
         return f"stayed at {percent(after)}"
-    return f"{'fell' if after < before else 'rose'} from {percent(before)} to {percent(after)}"
+    return f"{'went' if found == 'not distinguishable' else 'fell' if after < before else 'rose'} from {percent(before)} to {percent(after)}"
 
 
 def interval_words(comparison: dict[str, Any]) -> str:
@@ -84,8 +86,9 @@ def remarks(history: Sequence[dict[str, Any]], effective: dict[str, Any]) -> lis
     for point in history:
         for remark in point.get("remarks", []):
             steps.setdefault(re.sub(r" for \d+ validations in a row$", "", remark), []).append(point["step"])
-    found = [f"At step {seen[0]}: {remark}" if len(seen) == 1 else f"At {len(seen)} validations, steps {seen[0]} to {seen[-1]}: {remark}"
-             for remark, seen in steps.items()]
+    found = [f"While training, at step {seen[0]}: {remark}" if len(seen) == 1 else
+             f"While training, at {len(seen)} validations, steps {seen[0]} to {seen[-1]}: {remark}" for remark, seen in steps.items()]
+    found += ["What is said of the training is not said of best.nemo, whose figures these are."] if found else []
     bad = (effective.get("bad_batches") or {}).get("count", 0)
     return found + ([f"{bad} training batch{'es' if bad > 1 else ''} had no finite loss or gradient and taught nothing: see bad_batches.jsonl."] if bad else [])
 
@@ -112,7 +115,8 @@ def build_report(*, name: str, command: str, run: dict[str, Any], sets: dict[str
         "name": name, "command": command, "model": "best.nemo", "best_step": best_step, "steps": steps, "selection": selection, "notes": notes,
         "guard_tolerance": guard_tolerance, "baseline": {role: dataclasses.asdict(base[key]) for role, key in roles.items()},
         "tuned": {role: dataclasses.asdict(tuned[key]) for role, key in roles.items()},
-        "comparison": {role: wer.compare([u.text for u in sets[key]], before[key], after[key]) for role, key in roles.items()},
+        "comparison": {role: wer.compare([u.text for u in sets[key]], before[key], after[key], speakers=[u.speaker for u in sets[key]])
+                       for role, key in roles.items()},
         "history": [start, *history], "candidates": candidates,
         "durations": groups_before_after(*(breakdown.by_duration(test, texts) for texts in (old, new))),
         "speakers": groups_before_after(*(breakdown.by_field(test, texts, "speaker") for texts in (old, new))),

@@ -24,7 +24,7 @@ def example(domain=(0.6, 0.2), guard=(0.2, 0.21), verdicts=("better", "not disti
 
 def test_the_verdict_says_what_was_gained_and_what_was_forgotten():
     text = report.verdict(example())
-    assert "fell from 60.0 % to 20.0 % (better)" in text and "rose from 20.0 % to 21.0 % (not distinguishable, +1.0 points)" in text and "MORE THAN" not in text
+    assert "fell from 60.0 % to 20.0 % (better)" in text and "went from 20.0 % to 21.0 % (not distinguishable, +1.0 points)" in text and "MORE THAN" not in text
 
 
 def test_the_verdict_is_loud_when_more_than_the_tolerance_is_forgotten():
@@ -69,7 +69,8 @@ def test_remarks_of_validations_and_bad_batches_are_told_once():
     history = [{"step": s, "remarks": [f"ALARM: guard for {n} validations in a row"]} for s, n in ((10, 2), (20, 3))]
     history += [{"step": 30, "remarks": ["stopped"]}, {"step": 40}]
     assert report.remarks(history, {"bad_batches": {"count": 2}}) == [
-        "At 2 validations, steps 10 to 20: ALARM: guard", "At step 30: stopped",
+        "While training, at 2 validations, steps 10 to 20: ALARM: guard", "While training, at step 30: stopped",
+        "What is said of the training is not said of best.nemo, whose figures these are.",
         "2 training batches had no finite loss or gradient and taught nothing: see bad_batches.jsonl."]
     assert report.remarks([{"step": 0}], {}) == []
 
