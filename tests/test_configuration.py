@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from parakeet_ft import configuration
+from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -115,6 +116,13 @@ def test_help_and_mistakes_import_neither_torch_nor_nemo_and_leave_no_file(argum
     assert done.stdout.splitlines()[-1] == f"exit {code} set()", done.stderr
     assert "Traceback" not in done.stderr and (code == 0 or done.stderr.startswith("error: "))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_without_guard_or_with_few_words_to_choose_by_is_warned():
+    few, many = ([Utterance("a.wav", 1.0, "one two three four")] * count for count in (1, 50))
+    assert configuration.check_choice({"validation": many, "guard_validation": many}) == []
+    alone, blind = configuration.check_choice({"validation": few})
+    assert "no guard set" in alone and "holds 4 words: one word is 25.0 points" in blind
 
 
 def test_help_names_every_group_option_and_key(capsys):

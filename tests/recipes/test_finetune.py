@@ -125,5 +125,6 @@ def test_the_demo_in_short_runs_from_the_command_line(tmp_path):
     assert last.startswith("domain WER ") and last.endswith("outputs/demo/latest/best.nemo") and " | guard WER " in last
     assert "NeMo W" not in done.stdout + done.stderr and "warning" not in done.stderr.lower()
     report = json.loads((tmp_path / "outputs" / "demo" / "latest" / "report.json").read_text())
-    assert report["baseline"]["domain"]["words"] > 500
+    assert report["baseline"]["domain"]["words"] > 500 and report["comparison"]["domain"]["resampled"] == "speakers"
+    assert report["command"].endswith("finetune.py budget.steps=2 evaluation.validations=1 'evaluation.interpolation=[]'")  # as it was typed
     assert {p.name for p in (tmp_path / "outputs" / "demo" / "latest" / ".hydra").iterdir()} == {"config.yaml", "hydra.yaml", "overrides.yaml"}
