@@ -88,7 +88,7 @@ def remarks(history: Sequence[dict[str, Any]], effective: dict[str, Any]) -> lis
             steps.setdefault(re.sub(r" for \d+ validations in a row$", "", remark), []).append(point["step"])
     found = [f"While training, at step {seen[0]}: {remark}" if len(seen) == 1 else
              f"While training, at {len(seen)} validations, steps {seen[0]} to {seen[-1]}: {remark}" for remark, seen in steps.items()]
-    found += ["What is said of the training is not said of best.nemo, whose figures these are."] if found else []
+    found += ["This is about the weights during training; the figures are of best.nemo, which was chosen after it."] if found else []
     bad = (effective.get("bad_batches") or {}).get("count", 0)
     return found + ([f"{bad} training batch{'es' if bad > 1 else ''} had no finite loss or gradient and taught nothing: see bad_batches.jsonl."] if bad else [])
 

@@ -70,7 +70,7 @@ def test_remarks_of_validations_and_bad_batches_are_told_once():
     history += [{"step": 30, "remarks": ["stopped"]}, {"step": 40}]
     assert report.remarks(history, {"bad_batches": {"count": 2}}) == [
         "While training, at 2 validations, steps 10 to 20: ALARM: guard", "While training, at step 30: stopped",
-        "What is said of the training is not said of best.nemo, whose figures these are.",
+        "This is about the weights during training; the figures are of best.nemo, which was chosen after it.",
         "2 training batches had no finite loss or gradient and taught nothing: see bad_batches.jsonl."]
     assert report.remarks([{"step": 0}], {}) == []
 
