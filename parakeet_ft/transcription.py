@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from parakeet_ft.captions import Transcript, Word, clip
-from parakeet_ft.data.audio import AudioError, is_pipe, probe, read_audio, stream_audio
+from parakeet_ft.data.audio import AudioError, probe, read_audio, stream_audio
 from parakeet_ft.data.recordings import Recording
 from parakeet_ft.errors import UserError
 
@@ -55,8 +55,6 @@ class Piece:
 
 def measure(recording: Recording) -> float:
     """Seconds of a recording, by its header. Raises AudioError if it cannot be read; 0.0 if there is no audio in it."""
-    if is_pipe(recording.path):
-        raise AudioError("pipe", f"{recording.path} is a command; expected a file. data_prep/kaldi.py --allow-pipes converts such corpora.")
     try:
         # Recordings of browsers have no length in their header.
         seconds = probe(recording.path).duration or sum(len(block) for block in stream_audio(recording.path)) / 16000

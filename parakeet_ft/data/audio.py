@@ -1,8 +1,12 @@
-"""Audio files: probe, decode, measure, resample, write. libsndfile reads them, PyAV what it does not (m4a, mp4, webm), a shell a Kaldi
-pipe."""
+"""Audio files: probe, decode, measure, resample, write. libsndfile reads them, PyAV what it does not
+(m4a, mp4, webm).
+
+A path is a file name, whatever it looks like. Only a KaldiPipe is given to a shell.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -18,6 +22,7 @@ import numpy as np
 from parakeet_ft.errors import UserError
 
 if TYPE_CHECKING:
+    import av
     import soundfile
 
 # A sample at or above this share of full scale is taken as clipped: converters that clip write 32767 or a little below.
@@ -63,40 +68,69 @@ class Measured:
     samples_hash: str = ""
 
 
-def is_pipe(path: str) -> bool:
-    """Kaldi's notation: a command that writes a WAV file to its standard output."""
-    return path.rstrip().endswith("|")
+@dataclasses.dataclass(frozen=True)
+class KaldiPipe:
+    """A command that writes audio to its standard output. Made by one reader alone, that of wav.scp,
+    and only with --allow-pipes; nothing that is stored or parsed elsewhere becomes one."""
+
+    command: str
+
+    def __str__(self) -> str:
+        return f"{self.command} |"
 
 
-def _open(path: str) -> soundfile.SoundFile | None:
-    """The file as libsndfile sees it, or None if only PyAV may know the format. Raises AudioError for what no decoder can help."""
+# Names under which the standard input and other open files appear as files.
+DEVICE_FOLDERS = ("/dev/", "/proc/")
+
+
+def _run(pipe: KaldiPipe) -> io.BytesIO:
+    """What the command writes. Raises AudioError."""
+    done = subprocess.run(pipe.command, shell=True, capture_output=True, check=False)
+    if done.returncode or not done.stdout:
+        error = done.stderr.decode(errors="replace").strip().splitlines()
+        raise AudioError("pipe_failed", f"The command {pipe.command!r} gave no audio: "
+                                        f"exit code {done.returncode}, {' '.join(error[-1:])}")
+    return io.BytesIO(done.stdout)
+
+
+def _open(source: str | KaldiPipe) -> soundfile.SoundFile | None:
+    """The audio as libsndfile sees it, or None if only PyAV may know the format.
+
+    Raises AudioError for what no decoder can help.
+    """
     import soundfile
 
-    source: str | io.BytesIO = path
-    if is_pipe(path):
-        command = path.rstrip().rstrip("|")
-        done = subprocess.run(command, shell=True, capture_output=True, check=False)
-        if done.returncode or not done.stdout:
-            error = done.stderr.decode(errors="replace").strip().splitlines()
-            raise AudioError("pipe_failed", f"The command {command.strip()!r} gave no audio: exit code {done.returncode}, "
-                                            f"{' '.join(error[-1:])}")
-        source = io.BytesIO(done.stdout)
-    elif not os.path.lexists(path):
+    if isinstance(source, KaldiPipe):
+        try:
+            return soundfile.SoundFile(_run(source))
+        except soundfile.LibsndfileError as error:
+            raise AudioError("unreadable", f"Cannot read what {source} writes: {error}") from None
+    _check_file(source)
+    try:
+        return soundfile.SoundFile(_plain_name(source))
+    # TypeError: soundfile 0.14 takes a file called x.raw for headerless samples.
+    except (soundfile.LibsndfileError, OSError, TypeError):
+        return None
+
+
+def _plain_name(path: str) -> str | bytes:
+    """The absolute path: libsndfile takes "-" for the standard input."""
+    path = os.path.abspath(path)
+    return path if os.name == "nt" else os.fsencode(path)
+
+
+def _check_file(path: str) -> None:
+    """Raise AudioError if there is no readable file at `path`."""
+    if not os.path.lexists(path):
         raise AudioError("missing", f"No audio at {path}.")
     elif not os.path.exists(path):
         raise AudioError("missing", f"No audio at {path}: the link points at {os.readlink(path)}, which does not exist.")
-    elif not os.path.isfile(path):
+    elif not os.path.isfile(path) or os.path.abspath(path).startswith(DEVICE_FOLDERS):
         raise AudioError("not_a_file", f"{path} is no file; expected audio.")
     elif not os.access(path, os.R_OK):
         raise AudioError("no_permission", f"No permission to read {path}.")
     elif os.path.getsize(path) == 0:
         raise AudioError("zero_bytes", f"{path} has zero bytes.")
-    try:
-        return soundfile.SoundFile(source)
-    except (soundfile.LibsndfileError, OSError) as error:
-        if is_pipe(path):
-            raise AudioError("unreadable", f"Cannot read what {path} writes: {error}") from None
-        return None
 
 
 def probe(path: str) -> AudioInfo:
@@ -105,14 +139,14 @@ def probe(path: str) -> AudioInfo:
     if file is not None:
         with file:
             return AudioInfo(duration=file.frames / file.samplerate, rate_hz=file.samplerate, channels=file.channels)
-    av, container = _open_av(path)
-    with container:
+    av = _ffmpeg(path)
+    with _open_av(path) as container:
         stream = container.streams.audio[0]
         seconds = float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / av.time_base
         return AudioInfo(duration=seconds, rate_hz=stream.rate, channels=stream.channels)
 
 
-def decode(path: str, *, offset: float = 0.0, duration: float | None = None) -> tuple[np.ndarray, int]:
+def decode(path: str | KaldiPipe, *, offset: float = 0.0, duration: float | None = None) -> tuple[np.ndarray, int]:
     """Decode `duration` seconds (None: to the end) from `offset` -> (float32 samples (samples, channels), rate in Hz).
 
     Raises AudioError: missing, not_a_file, no_permission, zero_bytes, unreadable, damaged, truncated, no_samples, beyond_end, not_finite,
@@ -158,28 +192,57 @@ def _announced_frames(file: soundfile.SoundFile) -> int:
     return max(file.frames, file.frames * int(found[1]) // int(found[2]))
 
 
-def _open_av(path: str):
-    """(the av module, the open container with an audio stream). Raises AudioError; says so when PyAV is what is missing."""
+class _Bytes:
+    """A file's bytes for FFmpeg, without its name: names choose protocols and formats."""
+
+    name = ""
+
+    def __init__(self, file: io.BufferedReader) -> None:
+        self.read, self.seek, self.tell = file.read, file.seek, file.tell
+
+
+def _open_nothing_else(url: str, flags: int, options: dict) -> None:
+    raise PermissionError(f"it refers to {url}, and only the file itself is read")
+
+
+def _ffmpeg(path: str):
+    """The module av. Raises AudioError if PyAV is what is missing to read `path`."""
     try:
         import av
     except ImportError:
-        raise AudioError("unreadable", f"libsndfile cannot read {path}; `pip install av` adds FFmpeg's formats (m4a, mp4, webm).") from None
-    try:
-        container = av.open(path, metadata_errors="ignore")
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise AudioError("unreadable", f"Neither libsndfile nor FFmpeg can read {path}: {error}") from None
-    if not container.streams.audio:
-        container.close()
-        raise AudioError("no_samples", f"{path} has no audio stream.")
-    return av, container
+        raise AudioError("unreadable", f"libsndfile cannot read {path}; `pip install av` adds FFmpeg's "
+                                       "formats (m4a, mp4, webm).") from None
+    return av
+
+
+@contextlib.contextmanager
+def _open_av(path: str) -> Iterator[av.container.InputContainer]:
+    """A container with an audio stream. Raises AudioError.
+
+    FFmpeg gets bytes and no name, and may open nothing by itself: no protocol (http:, concat:,
+    subfile:), and no file that a playlist names.
+    """
+    av = _ffmpeg(path)
+    with open(path, "rb") as file:
+        try:
+            container = av.open(_Bytes(file), metadata_errors="ignore", io_open=_open_nothing_else,
+                                container_options={"protocol_whitelist": "none"})
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise AudioError("unreadable", f"Neither libsndfile nor FFmpeg can read {path}: "
+                                           f"{why}") from None
+        with container:
+            if not container.streams.audio:
+                raise AudioError("no_samples", f"{path} has no audio stream.")
+            yield container
 
 
 def _decode_av(path: str, *, offset: float, duration: float | None) -> tuple[np.ndarray, int]:
     """decode() through FFmpeg: seeks to the key frame before `offset`, then cuts by the frames' own times."""
-    av, container = _open_av(path)
+    av = _ffmpeg(path)
     pieces, begin, rate_hz = [], None, 0
     try:
-        with container:
+        with _open_av(path) as container:
             stream = container.streams.audio[0]
             rate_hz = stream.rate
             # No layout given: FFmpeg keeps the file's channels.
@@ -194,7 +257,8 @@ def _decode_av(path: str, *, offset: float, duration: float | None) -> tuple[np.
                 if duration is not None and time > offset + duration + 0.5:
                     break
     except (av.error.FFmpegError, ValueError) as error:
-        raise AudioError("unreadable", f"Cannot decode {path}: {error}") from None
+        why = getattr(error, "strerror", None) or error
+        raise AudioError("unreadable", f"Cannot decode {path}: {why}") from None
     if not pieces:
         raise AudioError("no_samples", f"{path} holds no samples.")
     samples = np.concatenate(pieces, axis=1).T
@@ -263,12 +327,13 @@ def stream_audio(path: str, *, rate_hz: int = 16000, block_seconds: float = 30.0
 
 def _stream_av(path: str) -> tuple[Iterator[np.ndarray], int]:
     """stream_audio's blocks (samples, channels) through FFmpeg, a second or so each, and their rate."""
-    av, container = _open_av(path)
-    rate_hz = container.streams.audio[0].rate
+    av = _ffmpeg(path)
+    with _open_av(path) as container:
+        rate_hz = container.streams.audio[0].rate
 
     def blocks() -> Iterator[np.ndarray]:
         resampler, pieces = av.AudioResampler(format="fltp", rate=rate_hz), []
-        with container:
+        with _open_av(path) as container:
             try:
                 for frame in container.decode(container.streams.audio[0]):
                     pieces += [out.to_ndarray() for out in resampler.resample(frame)]

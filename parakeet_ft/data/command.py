@@ -210,5 +210,8 @@ def absolute(utterances: Iterator[Utterance]) -> Iterator[Utterance]:
     import os
 
     for utterance in utterances:
-        path = utterance.audio_filepath
-        yield utterance if path.rstrip().endswith("|") else dataclasses.replace(utterance, audio_filepath=os.path.abspath(path))
+        if utterance.pipe is not None:
+            yield utterance
+        else:
+            path = os.path.abspath(utterance.audio_filepath)
+            yield dataclasses.replace(utterance, audio_filepath=path)

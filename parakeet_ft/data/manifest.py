@@ -12,14 +12,19 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from parakeet_ft.errors import UserError
+
+if TYPE_CHECKING:
+    from parakeet_ft.data.audio import KaldiPipe
 
 
 @dataclasses.dataclass(frozen=True)
 class Utterance:
-    """One stretch of audio and what is said in it. `duration` and `offset` are in seconds; `extra` keeps all other fields."""
+    """One stretch of audio and what is said in it. `duration` and `offset` are in seconds; `extra`
+    keeps all other fields. Where `pipe` is set, the audio is what that command writes, and
+    `audio_filepath` only names it; a manifest cannot hold one."""
 
     audio_filepath: str
     duration: float
@@ -27,6 +32,7 @@ class Utterance:
     offset: float = 0.0
     speaker: str | None = None
     extra: dict[str, Any] = dataclasses.field(default_factory=dict)
+    pipe: KaldiPipe | None = None
 
     def to_json(self) -> str:
         """One line of a manifest, without its newline."""
@@ -38,7 +44,7 @@ class Utterance:
         return json.dumps(record | self.extra, ensure_ascii=False)
 
 
-KNOWN = frozenset(field.name for field in dataclasses.fields(Utterance))
+KNOWN = frozenset(field.name for field in dataclasses.fields(Utterance)) - {"pipe"}
 
 
 class ManifestError(UserError):

@@ -19,7 +19,7 @@ from concurrent.futures import Executor
 from pathlib import Path
 
 from parakeet_ft.data import audio, splits
-from parakeet_ft.data.audio import AudioError, Measured
+from parakeet_ft.data.audio import AudioError, KaldiPipe, Measured
 from parakeet_ft.data.filters import Limits, reason_to_drop
 from parakeet_ft.data.ledger import Ledger
 from parakeet_ft.data.manifest import Utterance, atomic_path
@@ -72,19 +72,21 @@ class AudioJob:
     duration: float
     target: str | None
     stage: AudioStage
+    pipe: KaldiPipe | None = None
 
 
 def process_audio(job: AudioJob) -> Measured:
     """Decode, measure, and convert to 16-bit mono FLAC. What is wrong with the audio comes back as a reason, never as an exception."""
     stage = job.stage
     try:
-        if stage.max_duration is not None and not audio.is_pipe(job.path):
+        if stage.max_duration is not None and job.pipe is None:
             info = audio.probe(job.path)
             seconds = job.duration or info.duration - job.offset
             if seconds > stage.max_duration:
                 return Measured(reason="too_long", detail=f"{seconds:.2f} s", duration=seconds, rate_hz=info.rate_hz,
                                 channels=info.channels)
-        samples, rate_hz = audio.decode(job.path, offset=job.offset, duration=job.duration or None)
+        samples, rate_hz = audio.decode(job.pipe or job.path, offset=job.offset,
+                                        duration=job.duration or None)
         mono = audio.to_mono(samples, channel=stage.channel)
         out_hz = stage.rate_hz if job.target else rate_hz
         mono16 = audio.to_int16(audio.resample(mono, from_hz=rate_hz, to_hz=out_hz))
@@ -103,7 +105,10 @@ def process_chunk(jobs: Sequence[AudioJob]) -> list[Measured]:
 def audio_job(utterance: Utterance, *, root: Path, out: Path, stage: AudioStage) -> AudioJob:
     """The job of an utterance. Its key changes with the file's size or time and with the stage; its target's name does not."""
     path = utterance.audio_filepath
-    relative = path if audio.is_pipe(path) else os.path.relpath(path, root)
+    if utterance.pipe is not None and not stage.convert:
+        raise UserError(f"{path!r} is a command, and a manifest names files: leave out --in-place, so "
+                        "that what it writes becomes a file.")
+    relative = os.path.relpath(path, root) if utterance.pipe is None else path
     identity = f"{relative}|{utterance.offset:.4f}|{utterance.duration:.4f}".encode("utf-8", "surrogateescape")
     name = hashlib.blake2b(identity, digest_size=6).hexdigest()
     try:
@@ -114,7 +119,8 @@ def audio_job(utterance: Utterance, *, root: Path, out: Path, stage: AudioStage)
     key = hashlib.blake2b(identity + f"|{state}|{dataclasses.astuple(stage)}".encode(), digest_size=12).hexdigest()
     stem = re.sub(r"[^\w.-]+", "_", Path(path).stem.encode("ascii", "replace").decode())[:60] or "audio"
     target = str(out / "audio" / name[:2] / f"{stem}-{name}.flac") if stage.convert else None
-    return AudioJob(key=key, path=path, offset=utterance.offset, duration=utterance.duration, target=target, stage=stage)
+    return AudioJob(key=key, path=path, offset=utterance.offset, duration=utterance.duration, target=target, stage=stage,
+                    pipe=utterance.pipe)
 
 
 def run_audio_stage(source: Source, ledger: Ledger, *, root: Path, out: Path, stage: AudioStage, executor: Callable[[], Executor],
@@ -152,7 +158,7 @@ def judge(source: Source, ledger: Ledger, *, root: Path, out: Path, stages: Stag
         text = normalise(utterance.text, rules=stages.text) if is_utf8(utterance.text) else utterance.text
         prepared = dataclasses.replace(utterance, audio_filepath=job.target or utterance.audio_filepath, text=text,
                                        duration=measured.duration,
-                                       offset=0.0 if job.target else utterance.offset)
+                                       offset=0.0 if job.target else utterance.offset, pipe=None)
         key = text_key(text) if text and is_utf8(text) else ""
         dropped = reason_to_drop(prepared, measured, limits=limits, encode=encode, unknown_id=unknown_id, claimed=utterance.duration)
         if dropped is None and limits.drop_duplicate_audio and ledger.count_same("samples_hash", measured.samples_hash):
@@ -275,11 +281,15 @@ def prepare(source: Source, *, root: Path, out: Path, stages: Stages, executor: 
     """
     out = Path(os.path.abspath(out))
     ledger = Ledger(out / ".ledger.sqlite")
-    run_audio_stage(source, ledger, root=root, out=out, stage=stages.audio, executor=executor, window=window, on_progress=on_progress)
-    judge(source, ledger, root=root, out=out, stages=stages, encode=encode, unknown_id=unknown_id)
-    if not ledger.scalar("SELECT COUNT(*) FROM rows"):
-        raise UserError(f"The source at {root} has no utterance.")
-    notes = [] if only_examine else assign_splits(ledger, stages=stages, out=out)
-    summary = write_manifests(ledger, out=out, only_dropped=only_examine)
-    summary.notes += notes
+    with contextlib.ExitStack() as on_error:
+        on_error.callback(ledger.connection.close)
+        run_audio_stage(source, ledger, root=root, out=out, stage=stages.audio, executor=executor, window=window,
+                        on_progress=on_progress)
+        judge(source, ledger, root=root, out=out, stages=stages, encode=encode, unknown_id=unknown_id)
+        if not ledger.scalar("SELECT COUNT(*) FROM rows"):
+            raise UserError(f"The source at {root} has no utterance.")
+        notes = [] if only_examine else assign_splits(ledger, stages=stages, out=out)
+        summary = write_manifests(ledger, out=out, only_dropped=only_examine)
+        summary.notes += notes
+        on_error.pop_all()
     return summary, ledger

@@ -146,7 +146,7 @@ def test_kaldi_commands_run_only_when_allowed(tmp_path):
     with pytest.raises(UserError, match="--allow-pipes"):
         list(read_kaldi(tmp_path))
     utterance, = read_kaldi(tmp_path, allow_pipes=True)
-    samples, rate_hz = decode(utterance.audio_filepath)
+    samples, rate_hz = decode(utterance.pipe)
     assert (len(samples), rate_hz) == (8000, 8000)
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from parakeet_ft.data.audio import is_pipe
+from parakeet_ft.data.audio import KaldiPipe
 from parakeet_ft.data.corpora.folder import existing_file
 from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.errors import UserError
@@ -20,7 +20,7 @@ def read_kaldi(folder: str | Path, *, audio_root: str | Path | None = None, allo
     """
     root = Path(folder)
     recordings = dict(_pairs(existing_file(root / "wav.scp", what="wav.scp of a Kaldi data directory")))
-    if not allow_pipes and (pipe := next((value for value in recordings.values() if is_pipe(value)), None)):
+    if not allow_pipes and (pipe := next(filter(_is_command, recordings.values()), None)):
         raise UserError(f"{root / 'wav.scp'} holds commands, the first: {pipe!r}. They would be run by a shell: read them, then use "
                         f"--allow-pipes.")
     speakers = dict(_pairs(root / "utt2spk")) if (root / "utt2spk").is_file() else {}
@@ -29,13 +29,22 @@ def read_kaldi(folder: str | Path, *, audio_root: str | Path | None = None, allo
         recording, offset, duration, extra = key, 0.0, 0.0, {"id": key}
         if segments is not None:
             recording, offset, duration = _segment(segments.get(key), extra)
-        path = recordings.get(recording)
+        path, pipe = recordings.get(recording), None
         if path is None:
             extra.setdefault("bad_row", f"{recording} is not in wav.scp")
             path = str(root / recording)
-        if not is_pipe(path):
+        elif _is_command(path):
+            pipe = KaldiPipe(path.rstrip().removesuffix("|").rstrip())
+            path = str(pipe)
+        else:
             path = os.path.normpath(Path(audio_root or "") / path)
-        yield Utterance(audio_filepath=path, duration=duration, text=text, offset=offset, speaker=speakers.get(key), extra=extra)
+        yield Utterance(audio_filepath=path, duration=duration, text=text, offset=offset,
+                        speaker=speakers.get(key), extra=extra, pipe=pipe)
+
+
+def _is_command(value: str) -> bool:
+    """Kaldi's notation in wav.scp: what ends in a bar is a command and not a path."""
+    return value.rstrip().endswith("|")
 
 
 def _segment(fields: list[str] | None, extra: dict) -> tuple[str, float, float]:

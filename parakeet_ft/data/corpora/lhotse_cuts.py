@@ -17,7 +17,7 @@ from parakeet_ft.errors import UserError
 def read_lhotse_cuts(path: str | Path) -> Iterator[Utterance]:
     """Yield an utterance a supervision (times of Lhotse 1.33: a supervision begins relative to its cut, a cut relative to its recording).
 
-    Mixed and padding cuts, and audio in memory or archives, come as bad_row.
+    Mixed and padding cuts, commands, and audio in memory or archives, come as bad_row.
     """
     path = existing_file(path, what="Lhotse cut manifest (cuts.jsonl or cuts.jsonl.gz)")
     with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as lines:
@@ -31,17 +31,14 @@ def read_lhotse_cuts(path: str | Path) -> Iterator[Utterance]:
 
 def _of_cut(cut: dict[str, Any], folder: Path, number: int) -> Iterator[Utterance]:
     sources = cut.get("recording", {}).get("sources", [])
-    if cut.get("type") not in ("MonoCut", "MultiCut") or len(sources) != 1 or sources[0].get("type") not in ("file", "command"):
+    if cut.get("type") not in ("MonoCut", "MultiCut") or len(sources) != 1 or sources[0].get("type") != "file":
         kinds = f"{cut.get('type', 'no type')} with audio in {', '.join(s.get('type', '?') for s in sources) or 'nothing'}"
         yield Utterance(audio_filepath=str(folder), duration=0.0, text="",
                         extra={"bad_row": f"line {number} is a {kinds}, expected a cut of one audio file"})
         return
     source = sources[0]["source"]
-    if sources[0]["type"] == "command":
-        audio_path = source.rstrip().rstrip("|") + " |"
-    else:
-        # Lhotse takes relative paths from the working directory; a folder that was moved whole still has its audio beside the cuts.
-        audio_path = os.path.abspath(source) if os.path.exists(source) else os.path.normpath(folder / source)
+    # Lhotse takes relative paths from the working directory; a folder that was moved whole still has its audio beside the cuts.
+    audio_path = os.path.abspath(source) if os.path.exists(source) else os.path.normpath(folder / source)
     for supervision in cut.get("supervisions", []):
         begin = cut.get("start", 0.0) + max(0.0, supervision.get("start", 0.0))
         end = min(cut.get("start", 0.0) + cut["duration"], cut.get("start", 0.0) + supervision["start"] + supervision["duration"])
