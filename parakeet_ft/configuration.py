@@ -13,8 +13,9 @@ from typing import Any
 from parakeet_ft import distributed, launcher, memory
 from parakeet_ft.data.manifest import Utterance, read_manifest
 from parakeet_ft.errors import UserError
+from parakeet_ft.files import project_folder
 
-CONF = Path(__file__).resolve().parents[1] / "conf"
+CONF = project_folder("conf")
 BUNDLED = Path(__file__).resolve().parent / "demo"
 MANIFEST_KEYS = ("train", "validation", "test", "guard_validation", "guard_test")
 
