@@ -9,6 +9,7 @@ Writes OUT/train.jsonl; give it to training beside the speech, a few percent of 
 import argparse
 from pathlib import Path
 
+from parakeet_ft.data.command import number_type
 from parakeet_ft.data.manifest import write_manifest
 from parakeet_ft.data.non_speech import cut_folder, make_synthetic
 from parakeet_ft.errors import UserError, exit_on_user_error
@@ -17,11 +18,21 @@ from parakeet_ft.errors import UserError, exit_on_user_error
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--hours", type=float, required=True)
+    parser.add_argument("--hours", type=number_type(above=0), required=True)
     parser.add_argument("--from-folder", metavar="DIR", help="cut these recordings instead of making noise up")
-    parser.add_argument("--min-seconds", type=float, default=1.0, help="of an utterance; default %(default)s")
-    parser.add_argument("--max-seconds", type=float, default=15.0, help="of an utterance; default %(default)s")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--min-seconds",
+        type=number_type(above=0),
+        default=1.0,
+        help="of an utterance; default %(default)s",
+    )
+    parser.add_argument(
+        "--max-seconds",
+        type=number_type(above=0),
+        default=15.0,
+        help="of an utterance; default %(default)s",
+    )
+    parser.add_argument("--seed", type=number_type(lowest=0, whole=True), default=0)
     args = parser.parse_args()
     with exit_on_user_error():
         if not 0 < args.min_seconds <= args.max_seconds or args.hours <= 0:

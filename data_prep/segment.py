@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from parakeet_ft.data.command import make_parser, progress_bar, run, stages_from
+from parakeet_ft.data.command import make_parser, number_type, progress_bar, run, stages_from
 from parakeet_ft.data.manifest import Utterance, atomic_path
 from parakeet_ft.errors import UserError, exit_on_user_error
 
@@ -78,9 +78,18 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", help="a .nemo or name with a CTC head, to align with")
     parser.add_argument("--no-transcript", action="store_true", help="cut by voice activity")
-    parser.add_argument("--max-seconds", type=float, default=20.0, help="longest utterance; default %(default)s")
-    parser.add_argument("--min-score", type=float, default=-2.0,
-                        help="worst mean log-probability of 2.4 s of an utterance; default %(default)s")
+    parser.add_argument(
+        "--max-seconds",
+        type=number_type(above=0),
+        default=20.0,
+        help="longest utterance; default %(default)s",
+    )
+    parser.add_argument(
+        "--min-score",
+        type=number_type(),
+        default=-2.0,
+        help="worst mean log-probability of 2.4 s of an utterance; default %(default)s",
+    )
     args = parser.parse_args()
     with exit_on_user_error():
         if bool(args.model) == args.no_transcript:

@@ -12,7 +12,7 @@ and the second with shar_path=shar/train.
 import argparse
 from pathlib import Path
 
-from parakeet_ft.data.command import add_run_flags, progress_bar, window_of
+from parakeet_ft.data.command import add_run_flags, number_type, progress_bar, window_of
 from parakeet_ft.data.parallel import open_executor
 from parakeet_ft.data.shards import FORMATS, write_shards
 from parakeet_ft.errors import UserError, exit_on_user_error
@@ -22,7 +22,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifest")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--hours", type=float, default=1.0, help="of audio a shard; default %(default)s")
+    parser.add_argument(
+        "--hours",
+        type=number_type(above=0),
+        default=1.0,
+        help="of audio a shard; default %(default)s",
+    )
     parser.add_argument("--format", choices=FORMATS, default="nemo")
     parser.add_argument("--seed", type=int, default=0, help="of the shuffling; default %(default)s")
     add_run_flags(parser, filters=False)

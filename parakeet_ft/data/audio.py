@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import hashlib
 import io
+import math
 import os
 import re
 import subprocess
@@ -30,6 +31,13 @@ CLIPPED_AT = 0.999
 # Decoders of lossy formats announce a length that padding makes wrong by some frames; a file that ends earlier than this was cut off.
 TRUNCATED_SECONDS = 0.5
 TRUNCATED_SHARE = 0.02
+# A length no recording has: what libsndfile 1.2 gives where the header says nothing.
+UNKNOWN_FRAMES = 2**62
+# Where libsndfile's log holds "SIZE (should be LESS)" for audio that was cut off, by format.
+CUT_SIZES = {"WAV": r"^data : ", "WAVEX": r"^data : ", "AIFF": r"^ SSND : ",
+             "AU": r"Data Size +: ", "W64": r"^riff : ", "RF64": r"Riff size : "}
+# Containers of FFmpeg whose header holds the true length; others estimate it from the bit rate.
+HONEST_LENGTH = ("mov,", "matroska,")
 
 
 class AudioError(UserError):
@@ -107,10 +115,34 @@ def _open(source: str | KaldiPipe) -> soundfile.SoundFile | None:
             raise AudioError("unreadable", f"Cannot read what {source} writes: {error}") from None
     _check_file(source)
     try:
-        return soundfile.SoundFile(_plain_name(source))
+        file = soundfile.SoundFile(_plain_name(source))
     # TypeError: soundfile 0.14 takes a file called x.raw for headerless samples.
     except (soundfile.LibsndfileError, OSError, TypeError):
         return None
+    if file.frames >= UNKNOWN_FRAMES:
+        file.close()
+        return None
+    return file
+
+
+@contextlib.contextmanager
+def _decoding(path: str | KaldiPipe) -> Iterator[None]:
+    """Any exception of the decoders becomes an AudioError. Any, since damaged headers bring out the
+    oddest ones (AttributeError: 'AudioStream' object has no attribute 'rate', PyAV 18)."""
+    try:
+        yield
+    except AudioError:
+        raise
+    except Exception as error:
+        why = getattr(error, "strerror", None) or error
+        raise AudioError("unreadable", f"Cannot decode {path}: {why}") from None
+
+
+def _check_stretch(path: str | KaldiPipe, offset: float, duration: float | None) -> None:
+    """Raise AudioError unless both are seconds that a recording can have."""
+    if not (0 <= offset < math.inf) or not (duration is None or 0 <= duration < math.inf):
+        raise AudioError("bad_times", f"{path}: offset {offset} s, duration {duration} s; expected "
+                                      "numbers of seconds, 0 or more.")
 
 
 def _plain_name(path: str) -> str | bytes:
@@ -139,33 +171,33 @@ def probe(path: str) -> AudioInfo:
     if file is not None:
         with file:
             return AudioInfo(duration=file.frames / file.samplerate, rate_hz=file.samplerate, channels=file.channels)
-    av = _ffmpeg(path)
     with _open_av(path) as container:
         stream = container.streams.audio[0]
-        seconds = float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / av.time_base
-        return AudioInfo(duration=seconds, rate_hz=stream.rate, channels=stream.channels)
+        return AudioInfo(duration=_announced_seconds(container), rate_hz=stream.rate,
+                         channels=stream.channels)
 
 
 def decode(path: str | KaldiPipe, *, offset: float = 0.0, duration: float | None = None) -> tuple[np.ndarray, int]:
     """Decode `duration` seconds (None: to the end) from `offset` -> (float32 samples (samples, channels), rate in Hz).
 
     Raises AudioError: missing, not_a_file, no_permission, zero_bytes, unreadable, damaged, truncated, no_samples, beyond_end, not_finite,
-    pipe_failed.
+    pipe_failed, bad_times.
     """
     import soundfile
 
+    _check_stretch(path, offset, duration)
     file = _open(path)
     if file is None:
-        samples, rate_hz = _decode_av(path, offset=offset, duration=duration)
-        expected = None
+        samples, rate_hz, expected = _decode_av(path, offset=offset, duration=duration)
     else:
         with file:
-            rate_hz, start = file.samplerate, round(offset * file.samplerate)
+            rate_hz = file.samplerate
+            start = round(min(offset * rate_hz, UNKNOWN_FRAMES))
             if start and start >= file.frames:
                 raise AudioError("beyond_end", f"{path} lasts {file.frames / rate_hz:.2f} s, the utterance begins at {offset:.2f} s.")
             expected = _announced_frames(file) - start
             if duration is not None:
-                expected = min(expected, round(duration * rate_hz))
+                expected = min(expected, round(min(duration * rate_hz, UNKNOWN_FRAMES)))
             try:
                 if start:
                     file.seek(start)
@@ -176,17 +208,66 @@ def decode(path: str | KaldiPipe, *, offset: float = 0.0, duration: float | None
         raise AudioError("no_samples", f"{path} holds no samples.")
     if expected is not None and expected - len(samples) > max(TRUNCATED_SECONDS * rate_hz, TRUNCATED_SHARE * expected):
         raise AudioError("truncated", f"{path} announces {expected / rate_hz:.2f} s and ends after {len(samples) / rate_hz:.2f} s.")
+    short = duration is not None and len(samples) < (duration - TRUNCATED_SECONDS) * rate_hz
+    if isinstance(path, str) and (duration is None or short) and _breaks_off(path):
+        raise AudioError("truncated", f"{path} was cut off: its data breaks off after "
+                                      f"{offset + len(samples) / rate_hz:.2f} s.")
     if not np.isfinite(samples.sum(dtype=np.float64)):
         raise AudioError("not_finite", f"{path} has samples that are NaN or infinite.")
     return samples, rate_hz
 
 
+def _nist_frames(file: soundfile.SoundFile) -> int:
+    """sample_count of a SPHERE header, which libsndfile 1.2 does not compare with the data."""
+    if not isinstance(file.name, str | bytes):
+        return file.frames
+    with open(file.name, "rb") as header:
+        found = re.search(rb"^sample_count -i (\d{1,12})\s", header.read(4096), re.MULTILINE)
+    return max(file.frames, int(found[1])) if found else file.frames
+
+
+def _breaks_off(path: str) -> bool:
+    """Whether a file of a format whose length libsndfile and FFmpeg do not check (Ogg, CAF, VOC)
+    ends in the middle of a page, chunk or block."""
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        start = file.read(4096)
+        if start.startswith(b"OggS"):
+            file.seek(max(0, size - 2 * 65307))  # two pages of the greatest size
+            return _breaks_off_in_page(file.read())
+    if start.startswith(b"caff"):
+        at = start.find(b"data", 8)
+        length = int.from_bytes(start[at + 4:at + 12], "big", signed=True)
+        return at > 0 and length > 0 and at + 12 + length > size
+    if start.startswith(b"Creative Voice File\x1a"):
+        at = int.from_bytes(start[20:22], "little")  # of the first block: kind, 3 bytes of length
+        if start[at:at + 1] == b"\x08":  # which may say more of the next one
+            at += 8
+        return at + 4 + int.from_bytes(start[at + 1:at + 4], "little") > size
+    return False
+
+
+def _breaks_off_in_page(tail: bytes) -> bool:
+    """Whether the last Ogg page (RFC 3533) is not whole."""
+    at = tail.rfind(b"OggS")
+    if at < 0 or len(tail) < at + 27:
+        return True
+    segments = tail[at + 27:at + 27 + tail[at + 26]]
+    return len(tail) < at + 27 + tail[at + 26] + sum(segments)
+
+
 def _announced_frames(file: soundfile.SoundFile) -> int:
-    """Frames that the header announces. For a WAV that was cut off, libsndfile gives what is left and says so only in its log.
+    """Frames that the header announces. For a file that was cut off, libsndfile gives what is left
+    and says so only in its log.
 
     A size of 2 GB or more is what programs write that do not know the length yet, and says nothing.
     """
-    found = re.search(r"^data : (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE) if file.format in ("WAV", "WAVEX") else None
+    if file.format == "NIST":
+        return _nist_frames(file)
+    pattern = CUT_SIZES.get(file.format)
+    if pattern is None:
+        return file.frames
+    found = re.search(pattern + r"(\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
     if found is None or int(found[1]) >= 0x7FFFFF00 or not int(found[2]):
         return file.frames
     return max(file.frames, file.frames * int(found[1]) // int(found[2]))
@@ -223,7 +304,7 @@ def _open_av(path: str) -> Iterator[av.container.InputContainer]:
     subfile:), and no file that a playlist names.
     """
     av = _ffmpeg(path)
-    with open(path, "rb") as file:
+    with _decoding(path), open(path, "rb") as file:
         try:
             container = av.open(_Bytes(file), metadata_errors="ignore", io_open=_open_nothing_else,
                                 container_options={"protocol_whitelist": "none"})
@@ -237,18 +318,35 @@ def _open_av(path: str) -> Iterator[av.container.InputContainer]:
             yield container
 
 
-def _decode_av(path: str, *, offset: float, duration: float | None) -> tuple[np.ndarray, int]:
-    """decode() through FFmpeg: seeks to the key frame before `offset`, then cuts by the frames' own times."""
+def _announced_seconds(container: av.container.InputContainer) -> float:
+    """The length that a header gives; 0 if it gives none."""
+    stream = container.streams.audio[0]
+    if stream.duration:
+        return max(0.0, float(stream.duration * stream.time_base))
+    return max(0.0, (container.duration or 0) / 1e6)  # in microseconds, FFmpeg's AV_TIME_BASE
+
+
+def _decode_av(path: str, *, offset: float,
+               duration: float | None) -> tuple[np.ndarray, int, int | None]:
+    """decode() through FFmpeg: seeks to the key frame before `offset`, then cuts by the frames' own
+    times. Also gives the samples that the header announces, None if that cannot be relied on."""
     av = _ffmpeg(path)
-    pieces, begin, rate_hz = [], None, 0
+    pieces, begin, rate_hz, announced = [], None, 0, 0.0
     try:
         with _open_av(path) as container:
             stream = container.streams.audio[0]
             rate_hz = stream.rate
+            # With video beside it, the audio may be shorter than its container.
+            honest = container.format.name.startswith(HONEST_LENGTH) and len(container.streams) == 1
+            announced = _announced_seconds(container) if honest else 0.0
+            if announced and offset >= announced:
+                raise AudioError("beyond_end", f"{path} lasts {announced:.2f} s, the utterance "
+                                               f"begins at {offset:.2f} s.")
             # No layout given: FFmpeg keeps the file's channels.
             resampler = av.AudioResampler(format="fltp", rate=rate_hz)
             if offset:
-                container.seek(int(max(0.0, offset - 0.5) / stream.time_base), stream=stream)
+                seek_to = int(max(0.0, offset - 0.5) / stream.time_base)
+                container.seek(seek_to, stream=stream)
             for frame in container.decode(stream):
                 time = frame.time or 0.0
                 begin = time if begin is None else begin
@@ -265,13 +363,18 @@ def _decode_av(path: str, *, offset: float, duration: float | None) -> tuple[np.
     skip = max(0, round((offset - begin) * rate_hz)) if offset else 0
     if skip >= len(samples):
         raise AudioError("beyond_end", f"{path} ends before {offset:.2f} s, where the utterance begins.")
-    return samples[skip:None if duration is None else skip + round(duration * rate_hz)], rate_hz
+    stop = None if duration is None else skip + round(min(duration * rate_hz, UNKNOWN_FRAMES))
+    expected = None
+    if announced:
+        seconds = announced - offset if duration is None else min(duration, announced - offset)
+        expected = round(seconds * rate_hz)
+    return samples[skip:stop], rate_hz, expected
 
 
 def to_mono(samples: np.ndarray, *, channel: int | None = None) -> np.ndarray:
     """(samples, channels) -> (samples,): one channel, counted from 0, or the mean of all."""
     if channel is not None:
-        if channel >= samples.shape[1]:
+        if not 0 <= channel < samples.shape[1]:
             raise AudioError("no_such_channel", f"Channel {channel} was asked for, the file has {samples.shape[1]}, counted from 0.")
         return samples[:, channel]
     # Adding columns is some 5 times as fast as mean(axis=1) over two columns.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -34,8 +35,36 @@ def make_parser(doc: str, *, splits: bool = True) -> argparse.ArgumentParser:
     return parser
 
 
-def _number(text: str) -> float | None:
-    return None if text in ("off", "none") else float(text)
+def number_type(
+    *,
+    lowest: float = -math.inf,
+    highest: float = math.inf,
+    above: float | None = None,
+    whole: bool = False,
+    off: bool = False,
+) -> Callable[[str], float | None]:
+    """A type for argparse: a finite number within these bounds, "off" (None) if that is allowed."""
+
+    def parse(text: str) -> float | None:
+        if off and text in ("off", "none"):
+            return None
+        try:
+            value = int(text) if whole else float(text)
+        except ValueError:
+            value = math.nan
+        if not (lowest <= value <= highest and abs(value) < math.inf) or (
+            above is not None and value <= above
+        ):
+            raise argparse.ArgumentTypeError(f"{text!r}: expected {wanted}")
+        return value
+
+    bounds = [f"of {lowest:g} or more"] * (lowest > -math.inf) + [f"above {above}"] * (
+        above is not None
+    )
+    bounds += [f"of at most {highest:g}"] * (highest < math.inf)
+    wanted = " ".join(["a whole number" if whole else "a number", " and ".join(bounds)]).strip()
+    wanted += ", or off" * off
+    return parse
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -44,9 +73,18 @@ def _names(text: str) -> tuple[str, ...]:
 
 def add_split_flags(group, *, sentence_disjoint: bool = True) -> None:
     """The shares, named speakers and what splits are disjoint by."""
-    group.add_argument("--dev-share", type=float, default=SplitRules.dev_share,
-                       help="share of the speakers (or sentences) for dev; default %(default)s")
-    group.add_argument("--test-share", type=float, default=SplitRules.test_share, help="the same for test; default %(default)s")
+    group.add_argument(
+        "--dev-share",
+        type=number_type(lowest=0, highest=1),
+        default=SplitRules.dev_share,
+        help="share of the speakers (or sentences) for dev; default %(default)s",
+    )
+    group.add_argument(
+        "--test-share",
+        type=number_type(lowest=0, highest=1),
+        default=SplitRules.test_share,
+        help="the same for test; default %(default)s",
+    )
     group.add_argument("--dev-speakers", type=_names, default=(), metavar="A,B", help="speakers whose utterances are dev")
     group.add_argument("--test-speakers", type=_names, default=(), metavar="A,B", help="speakers whose utterances are test")
     group.add_argument("--split-by", default="auto", metavar="WHAT",
@@ -59,7 +97,11 @@ def add_split_flags(group, *, sentence_disjoint: bool = True) -> None:
 
 def _add_audio_flags(group) -> None:
     group.add_argument("--in-place", action="store_true", help="refer to the original files and convert nothing")
-    group.add_argument("--channel", type=int, help="take this channel, counted from 0; default: the mean of all")
+    group.add_argument(
+        "--channel",
+        type=number_type(lowest=0, whole=True),
+        help="take this channel, counted from 0; default: the mean of all",
+    )
 
 
 def _add_text_flags(group) -> None:
@@ -74,9 +116,20 @@ def _add_filter_flags(group) -> None:
     for field, help_text in (("min_duration", "seconds"), ("max_duration", "seconds"), ("min_chars_per_second", ""),
                              ("max_chars_per_second", ""),
                              ("min_level_dbfs", "RMS below is silence"), ("max_clipped", "share of the samples at full scale")):
-        group.add_argument(f"--{field.replace('_', '-')}", type=_number, default=getattr(Limits, field), metavar="X",
-                           help=f"{help_text}{'; ' if help_text else ''}default %(default)s")
-    group.add_argument("--max-same-text", type=_number, default=None, metavar="N", help="keep a sentence at most N times; default off")
+        group.add_argument(
+            f"--{field.replace('_', '-')}",
+            type=number_type(off=True),
+            default=getattr(Limits, field),
+            metavar="X",
+            help=f"{help_text}{'; ' if help_text else ''}default %(default)s",
+        )
+    group.add_argument(
+        "--max-same-text",
+        type=number_type(lowest=1, whole=True, off=True),
+        default=None,
+        metavar="N",
+        help="keep a sentence at most N times; default off",
+    )
     group.add_argument("--keep-duplicate-audio", action="store_true", help="keep recordings with the same samples")
     group.add_argument("--tokenizer", type=Path, metavar="PATH", help="a .nemo, tokenizer.model or its folder: drops what it cannot write, "
                                                                       "and what CTC cannot align exactly")
@@ -84,12 +137,23 @@ def _add_filter_flags(group) -> None:
 
 def add_run_flags(group, *, filters: bool = True) -> None:
     """--jobs, --scheduler, --slurm, and --max-dropped where there are filters."""
-    group.add_argument("--jobs", type=int, default=num_cores(), metavar="N", help="processes, or Slurm workers; default %(default)s")
+    group.add_argument(
+        "--jobs",
+        type=number_type(lowest=1, whole=True),
+        default=num_cores(),
+        metavar="N",
+        help="processes, or Slurm workers; default %(default)s",
+    )
     group.add_argument("--scheduler", metavar="tcp://HOST:PORT", help="run on this Dask cluster, whose machines see the same files")
     group.add_argument("--slurm", action="store_true", help="start --jobs Dask workers through Slurm")
     if filters:
-        group.add_argument("--max-dropped", type=float, default=0.05, metavar="SHARE",
-                           help="exit code 1 if a larger share of the utterances is dropped; default %(default)s")
+        group.add_argument(
+            "--max-dropped",
+            type=number_type(lowest=0, highest=1),
+            default=0.05,
+            metavar="SHARE",
+            help="exit code 1 if a larger share of the utterances is dropped; default %(default)s",
+        )
 
 
 def stages_from(args: argparse.Namespace) -> Stages:

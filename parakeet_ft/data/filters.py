@@ -22,8 +22,10 @@ REASONS = {
     "truncated": "the file ends before its header says",
     "no_samples": "the file has no audio", "beyond_end": "the utterance begins after the end of the file",
     "pipe_failed": "the command gave no audio",
+    "bad_times": "offset or duration are no seconds",
     "not_finite": "samples are NaN or infinite", "no_such_channel": "the file lacks the channel asked for",
-    "crashed_decoder": "the decoder crashed on this file", "not_utf8": "the text is not UTF-8",
+    "crashed_decoder": "the decoder crashed on this file",
+    "not_utf8": "the text, a name or a further field is not UTF-8",
     "bad_row": "the row of the table is incomplete",
     "empty_text": "there is no text", "silent": "the level is below the limit", "clipped": "too many samples at full scale",
     "too_short": "shorter than the limit", "too_long": "longer than the limit", "wrong_duration": "the utterance ends after its file",
@@ -40,7 +42,8 @@ class Limits:
     """Bounds of what is kept; None switches a filter off. Durations in seconds, levels in dBFS, `max_clipped` a fraction of the samples.
 
     `max_duration` is what Parakeet's full attention trains on without trouble; `ctc_subsampling` is FastConformer's, over 10 ms frames.
-    `check_claimed_duration` drops what ends after its file does; where audio is converted the real length is written instead.
+    `check_claimed_duration` drops what is said to be longer than its audio is: what is missing may
+    hold some of the text.
     `min_alignment_score` is in nats a frame, against the extra field `alignment_score` where there is one (data/alignment.py).
     """
 
@@ -53,7 +56,7 @@ class Limits:
     ctc_subsampling: int | None = 8
     max_same_text: int | None = None
     drop_duplicate_audio: bool = True
-    check_claimed_duration: bool = False
+    check_claimed_duration: bool = True
     allow_empty_text: bool = False
     min_alignment_score: float | None = None
 
@@ -84,7 +87,10 @@ def _text_reason(utterance: Utterance, limits: Limits) -> tuple[str, str] | None
     if "bad_row" in utterance.extra:
         return "bad_row", str(utterance.extra["bad_row"])
     if not is_utf8(utterance.text) or not is_utf8(utterance.audio_filepath):
-        return "not_utf8", repr(utterance.text.encode("utf-8", "surrogateescape")[:80])
+        shown = utterance.audio_filepath if is_utf8(utterance.text) else utterance.text
+        return "not_utf8", repr(shown.encode("utf-8", "backslashreplace")[:80])
+    if not is_utf8(utterance.to_json()):
+        return "not_utf8", "in the speaker or a further field"
     if not utterance.text.strip() and not utterance.extra.get("non_speech") and not limits.allow_empty_text:
         return "empty_text", ""
     score = utterance.extra.get("alignment_score")

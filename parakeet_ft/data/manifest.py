@@ -51,13 +51,49 @@ class ManifestError(UserError):
     """A manifest that cannot be used; the message says which line, what was found and what was expected."""
 
 
+def parse_json(line: str) -> Any:
+    """json.loads with every mistake as a ValueError that says what the line is or holds: nesting
+    that Python cannot follow, numbers of 4,300 digits, half a surrogate pair, a key twice."""
+    try:
+        record = json.loads(line, object_pairs_hook=_once_each)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"is not JSON ({error.msg} at character {error.pos + 1})") from None
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
+    except ValueError as error:
+        digits = str(error).startswith("Exceeds the limit")  # of int(), which is 4,300 digits
+        why = "holds a number of thousands of digits" if digits else str(error)
+        raise ValueError(why) from None
+    if "\\u" in line and _is_utf8(line) and not _is_utf8(json.dumps(record, ensure_ascii=False)):
+        raise ValueError("holds half of a surrogate pair as a \\u escape, which is no character")
+    return record
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"holds the key {twice!r} twice")
+    return record
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def parse_line(line: str, where: str, *, needs_text: bool = True) -> Utterance:
     """One line of a manifest, its audio path as written. Raises ManifestError; `where` names the line in it."""
     try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ManifestError(f"{where} is not JSON ({error.msg}): {line[:80]!r}. Expected one JSON object a line with audio_filepath, "
-                            "duration and text. The scripts of data_prep/ make such manifests, from_table.py of a table.") from None
+        record = parse_json(line)
+    except ValueError as error:
+        raise ManifestError(f"{where} {error}: {line[:80]!r}. Expected one JSON object a line with "
+                            "audio_filepath, duration and text. The scripts of data_prep/ make "
+                            "such manifests, from_table.py of a table.") from None
     if not isinstance(record, dict):
         raise ManifestError(f"{where} holds a {type(record).__name__}, expected a JSON object with audio_filepath, duration and text.")
     if not needs_text:
@@ -71,11 +107,13 @@ def parse_line(line: str, where: str, *, needs_text: bool = True) -> Utterance:
         raise ManifestError(f"{where}: text is {record['text']!r}, expected a string.")
     numbers = {}
     for key, lowest in (("duration", 1e-9), ("offset", 0.0)):
-        value = record.get(key) or 0.0
+        value = 0.0 if record.get(key) is None else record[key]
         if isinstance(value, bool) or not isinstance(value, int | float) or not lowest <= value < float("inf"):
             raise ManifestError(f"{where}: {key} is {record.get(key)!r}, expected seconds{' above 0' if key == 'duration' else ''}.")
         numbers[key] = float(value)
     speaker = record.get("speaker")
+    if speaker is not None and not isinstance(speaker, str | int | float):
+        raise ManifestError(f"{where}: speaker is {speaker!r}, expected a name.")
     return Utterance(audio_filepath=record["audio_filepath"], text=record["text"], **numbers,
                      speaker=None if speaker is None else str(speaker), extra={k: v for k, v in record.items() if k not in KNOWN})
 

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import hashlib
@@ -129,6 +130,9 @@ def run_audio_stage(source: Source, ledger: Ledger, *, root: Path, out: Path, st
     """Measure and convert what the ledger does not know yet. `on_progress` gets (utterances, seconds) as they are done."""
     def unknown() -> Iterator[AudioJob]:
         for utterance in source():
+            if "bad_row" in utterance.extra:
+                on_progress(1, 0.0)
+                continue
             job = audio_job(utterance, root=root, out=out, stage=stage)
             measured = ledger.measured(job.key)
             if measured is None or (measured.reason is None and job.target and not os.path.exists(job.target)):
@@ -179,6 +183,7 @@ def assign_splits(ledger: Ledger, *, stages: Stages, out: Path) -> list[str]:
     notes: list[str] = []
     kind = _split_kind(ledger, stages, notes)
     if kind == "given":
+        _other_splits(ledger)
         ledger.connection.execute("UPDATE rows SET split = 'train' WHERE split = ''")
     else:
         path = {"speaker": "$[4]", "sentence": None}.get(kind, f'$[5]."{kind}"')
@@ -188,6 +193,7 @@ def assign_splits(ledger: Ledger, *, stages: Stages, out: Path) -> list[str]:
         rules = _pinned_rules(ledger, stages.splits, out / "splits.json", kind, notes)
         ledger.connection.create_function("split_of", 1, lambda group: splits.split_of(str(group), rules=rules), deterministic=True)
         ledger.connection.execute("UPDATE rows SET split = split_of(grp)")
+    _note_shares(ledger, stages.splits, kind, notes)
     if stages.sentence_disjoint:
         ledger.connection.execute(
             "UPDATE rows SET reason = 'text_in_held_out', detail = '' WHERE reason IS NULL AND split = 'train' AND text_key != '' AND "
@@ -195,6 +201,27 @@ def assign_splits(ledger: Ledger, *, stages: Stages, out: Path) -> list[str]:
             "(SELECT text_key FROM rows WHERE reason IS NULL AND split IN ('dev', 'test'))")
     ledger.commit(now=True)
     return notes
+
+
+def _note_shares(ledger: Ledger, rules: SplitRules, kind: str, notes: list[str]) -> None:
+    """Say so where dev or test got far more of the hours than was asked for."""
+    found = dict(
+        ledger.connection.execute(
+            "SELECT split, SUM(duration) FROM rows WHERE reason IS NULL GROUP BY split"
+        )
+    )
+    total = sum(found.values()) or 1.0
+    for name, share, named in (
+        ("dev", rules.dev_share, rules.dev_groups),
+        ("test", rules.test_share, rules.test_groups),
+    ):
+        got = found.get(name, 0.0) / total
+        if kind != "given" and not named and got > max(splits.OVERFULL * share, 0.1):
+            notes.append(
+                f"{name} has {100 * got:.0f} % of the hours where {100 * share:g} % was asked "
+                f"for: a {kind} cannot be divided. --split-by sentence can, or name speakers "
+                f"with --{name}-speakers."
+            )
 
 
 def _split_kind(ledger: Ledger, stages: Stages, notes: list[str]) -> str:
@@ -206,11 +233,30 @@ def _split_kind(ledger: Ledger, stages: Stages, notes: list[str]) -> str:
     if kind == "auto":
         sessions = ledger.scalar("SELECT COUNT(DISTINCT json_extract(record, '$[5].session')) FROM rows WHERE reason IS NULL")
         named = stages.splits.test_groups or stages.splits.dev_groups
-        kind = ("given" if given == kept and kept else "speaker" if speakers > 1 or named else "session" if sessions > 2 else "sentence")
+        # With fewer speakers than splits, a split would be empty, or take half of the data.
+        enough = speakers > 1 and speakers >= len(stages.splits.wanted())
+        kind = (
+            "given"
+            if given == kept and kept
+            else "speaker"
+            if enough or named
+            else "session"
+            if sessions > 2
+            else "sentence"
+        )
         if kind == "sentence" and kept:
-            notes.append(("One speaker" if speakers else "No speaker is known")
-                         + ", so dev and test hold voices that train holds too: expect a "
-                         "better WER there than on new speakers.")
+            who = {0: "No speaker is known", 1: "One speaker"}.get(speakers, f"{speakers} speakers")
+            notes.append(
+                f"{who}, so dev and test hold voices that train holds too: expect a better WER "
+                "there than on new speakers."
+            )
+    if kind == "given" and not given and kept and not _other_splits(ledger):
+        raise UserError(
+            "--split-by given: no utterance has a split. Expected a field `split` of train, "
+            "dev or test, or another --split-by."
+        )
+    if kind not in ("given", "speaker", "sentence", "utterance"):
+        _check_field(ledger, kind, kept=kept, notes=notes)
     if kind == "speaker" and not speakers:
         raise UserError("The splits were to be disjoint by speaker, but no utterance has one. Name the column with --speaker-column, or "
                         "--split-by sentence.")
@@ -221,6 +267,35 @@ def _split_kind(ledger: Ledger, stages: Stages, notes: list[str]) -> str:
     return kind
 
 
+def _other_splits(ledger: Ledger) -> int:
+    """Kept utterances with a split of their own. Raises UserError for one that names no file."""
+    found = ledger.connection.execute(
+        "SELECT split, COUNT(*) FROM rows WHERE reason IS NULL AND split != '' GROUP BY split"
+    ).fetchall()
+    for name, _ in found:
+        if not re.fullmatch(r"\w[\w.-]{0,80}", name) or name == "dropped":
+            raise UserError(
+                f"The split {name!r} cannot be the name of a manifest; expected train, dev or test."
+            )
+    return sum(count for _, count in found)
+
+
+def _check_field(ledger: Ledger, field: str, *, kept: int, notes: list[str]) -> None:
+    """Raise UserError if no utterance has the field that splits are to be disjoint by."""
+    fields = collections.Counter()
+    for (record,) in ledger.connection.execute("SELECT record FROM rows WHERE reason IS NULL"):
+        fields.update(json.loads(record)[5].keys())
+    if field in fields and '"' not in field and "\\" not in field:
+        if missing := kept - fields[field]:
+            notes.append(f"{missing} utterances have no {field!r} and are split by their sentence.")
+        return
+    known = ", ".join(sorted(fields)) or "none"
+    raise UserError(
+        f"--split-by {field}: no utterance has a field of that name. Expected speaker, "
+        f"sentence, given, or one of the further fields: {known}."
+    )
+
+
 def _pinned_rules(ledger: Ledger, rules: SplitRules, path: Path, kind: str, notes: list[str]) -> SplitRules:
     """The rules with what earlier runs pinned and what must be pinned now."""
     stored = json.loads(path.read_text()) if path.is_file() else {}
@@ -228,12 +303,19 @@ def _pinned_rules(ledger: Ledger, rules: SplitRules, path: Path, kind: str, note
     if rules.dev_groups or rules.test_groups:
         splits.check_named(ledger.group_seconds(), rules=rules)
     groups = ledger.group_seconds(limit=100_000)
-    if pins := splits.pin_empty_splits(groups, rules=rules):
+    pins = {}
+    if not stored and not any((path.parent / f"{name}.jsonl").exists() for name in SPLITS):
+        pins = splits.pin_overfull_splits(groups, rules=rules)
+    pinned = dataclasses.replace(rules, pinned=tuple(sorted((stored | pins).items())))
+    if pins := pins | splits.pin_empty_splits(groups, rules=pinned):
         with atomic_path(path) as temporary:
             temporary.write_text(json.dumps(stored | pins, ensure_ascii=False, indent=1, sort_keys=True) + "\n")
     pinned = stored | pins
     if pinned and kind == "speaker":
-        notes.append("No speaker's hash fell into " + ", ".join(f"{split}, which got {group}" for group, split in pinned.items()) + f"; kept in {path.name}.")
+        given = ", ".join(f"{split}, which got {group}" for group, split in pinned.items())
+        notes.append(f"No speaker's hash fell into {given}; kept in {path.name}."
+                     if "train" not in pinned.values() else
+                     f"The hash of few speakers missed the shares: {given}; kept in {path.name}.")
     return dataclasses.replace(rules, pinned=tuple(sorted(pinned.items())))
 
 

@@ -15,6 +15,8 @@ from parakeet_ft.data.text import text_key
 from parakeet_ft.errors import UserError
 
 SPLITS = ("train", "dev", "test")
+# A held-out split of more than so many times its share is worth a word, or a change.
+OVERFULL = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +33,9 @@ class SplitRules:
     pinned: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
-        if self.dev_share < 0 or self.test_share < 0 or self.dev_share + self.test_share >= 1:
+        # Said so that NaN is refused too.
+        fits = self.dev_share >= 0 and self.test_share >= 0
+        if not (fits and self.dev_share + self.test_share < 1):
             raise UserError(f"--dev-share {self.dev_share:g} and --test-share {self.test_share:g}: expected two fractions of 0 or more "
                             "whose sum is below 1.")
         if both := sorted(set(self.dev_groups) & set(self.test_groups)):
@@ -64,6 +68,33 @@ def split_of(group: str, *, rules: SplitRules) -> str:
     if place < rules.test_share and not rules.test_groups:
         return "test"
     return "dev" if place >= 1 - rules.dev_share and not rules.dev_groups else "train"
+
+
+def pin_overfull_splits(groups: dict[str, float], *, rules: SplitRules) -> dict[str, str]:
+    """Groups to pin where few of them make the hash miss the share that was asked for by far.
+
+    Where dev or test would get more than OVERFULL times its share, and a group of train comes
+    nearer to it, that group goes there and what the hash had put there goes to train. For data that
+    is split for the first time: later it would move speakers that a model was tested on.
+    """
+    total, pins = sum(groups.values()), dict(rules.pinned)
+    for name, share in (("test", rules.test_share), ("dev", rules.dev_share)):
+        named = rules.test_groups if name == "test" else rules.dev_groups
+        hashed = [g for g in groups if g not in pins and split_of(g, rules=rules) == name]
+        held = sum(groups[g] for g in hashed)
+        if named or held <= OVERFULL * share * total:
+            continue
+        candidates = [
+            g
+            for g in groups
+            if g not in pins
+            and split_of(g, rules=rules) == "train"
+            and abs(groups[g] - share * total) < abs(held - share * total)
+        ]
+        if candidates:
+            nearest = min(candidates, key=lambda g: (abs(groups[g] - share * total), fraction(g)))
+            pins |= dict.fromkeys(hashed, "train") | {nearest: name}
+    return {group: split for group, split in pins.items() if (group, split) not in rules.pinned}
 
 
 def pin_empty_splits(groups: dict[str, float], *, rules: SplitRules) -> dict[str, str]:
@@ -108,13 +139,22 @@ def split_manifests(paths: Sequence[str | Path], *, out: Path, rules: SplitRules
         speakers = {u.speaker for path in paths for u in stream_manifest(path) if u.speaker is not None}
         split_by = "speaker" if len(speakers) > 1 or rules.test_groups or rules.dev_groups else "sentence"
     seconds: dict[str, float] = defaultdict(float)
+    fields: set[str] = set()
     for path in paths:
         for utterance in stream_manifest(path):
             seconds[group_of(utterance, split_by)] += utterance.duration
+            fields.update(utterance.extra)
     if not seconds:
         raise UserError(f"{', '.join(map(str, paths))} hold no utterance.")
+    if split_by not in ("speaker", "sentence") and split_by not in fields:
+        raise UserError(
+            f"--split-by {split_by}: no utterance has a field of that name. Expected speaker, "
+            f"sentence, or one of the further fields: {', '.join(sorted(fields)) or 'none'}."
+        )
     check_named(seconds, rules=rules)
-    rules = dataclasses.replace(rules, pinned=(*rules.pinned, *pin_empty_splits(seconds, rules=rules).items()))
+    for pin in (pin_overfull_splits, pin_empty_splits):
+        pins = pin(seconds, rules=rules)
+        rules = dataclasses.replace(rules, pinned=(*rules.pinned, *pins.items()))
     with contextlib.ExitStack() as stack:
         files = {}
         for path in paths:

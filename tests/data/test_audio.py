@@ -1,6 +1,7 @@
 """Audio in, 16-bit mono at 16 kHz out; every kind of damage has its word."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -193,3 +194,82 @@ def test_streaming_reads_formats_of_ffmpeg(tmp_path):
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     assert np.array_equal(np.concatenate(list(audio.stream_audio(path))), read_audio(path))
+
+
+@pytest.mark.parametrize(("container", "subtype"), [
+    ("WAV", "PCM_16"), ("WAVEX", "PCM_16"), ("WAV", "ULAW"), ("AIFF", "PCM_16"), ("AU", "PCM_16"),
+    ("W64", "PCM_16"), ("RF64", "PCM_16"), ("CAF", "PCM_16"), ("VOC", "PCM_16"), ("NIST", "PCM_16"),
+    ("FLAC", "PCM_16"), ("OGG", "OPUS"), ("OGG", "VORBIS")])
+def test_half_a_file_is_told_in_every_format_and_a_whole_one_is_read(tmp_path, container, subtype):
+    path = tmp_path / "a"
+    samples = 0.1 * np.random.default_rng(0).standard_normal(64000)
+    soundfile.write(path, samples, 16000, format=container, subtype=subtype)
+    assert len(decode(str(path))[0]) == 64000
+    content = path.read_bytes()
+    for share in (0.3, 0.5, 0.8):
+        path.write_bytes(content[:int(len(content) * share)])
+        with pytest.raises(AudioError) as caught:
+            decode(str(path))
+        assert caught.value.reason in ("truncated", "damaged", "unreadable", "no_samples")
+
+
+@pytest.mark.parametrize("suffix", ["m4a", "webm", "mkv"])
+def test_half_a_file_of_ffmpegs_formats_is_told(tmp_path, suffix):
+    av = pytest.importorskip("av")
+    path = tmp_path / f"a.{suffix}"
+    options = {"movflags": "faststart"} if suffix == "m4a" else {}
+    with av.open(str(path), "w", options=options) as out:
+        stream = out.add_stream("libopus" if suffix == "webm" else "aac", rate=48000)
+        noise = 0.1 * np.random.default_rng(0).standard_normal((1, 48000 * 4)).astype("float32")
+        frame = av.AudioFrame.from_ndarray(noise, format="fltp", layout="mono")
+        frame.sample_rate = 48000
+        resampler = av.AudioResampler(format=stream.format, layout=stream.layout, rate=48000,
+                                      frame_size=stream.codec_context.frame_size or 1024)
+        for piece in [*resampler.resample(frame), None]:
+            for packet in stream.encode(piece):
+                out.mux(packet)
+    assert abs(len(decode(str(path))[0]) / 48000 - 4) < 0.05
+    assert len(decode(str(path), offset=1.0, duration=0.5)[0]) == 24000
+    path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
+    with pytest.raises(AudioError) as caught:
+        decode(str(path))
+    assert caught.value.reason in ("truncated", "unreadable") and "Errno" not in str(caught.value)
+
+
+def test_a_header_of_impossible_values_is_unreadable(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.zeros(16000), 16000)
+    content, path = (tmp_path / "a.wav").read_bytes(), str(tmp_path / "b.wav")
+    for tag in (0, 0xFFFF):
+        for bits in (0, 8, 16, 255):
+            header = bytearray(content)
+            header[20:22], header[34:36] = tag.to_bytes(2, "little"), bits.to_bytes(2, "little")
+            Path(path).write_bytes(header)
+            for read in (probe, decode, lambda path: list(audio.stream_audio(path))):
+                with pytest.raises(AudioError):
+                    read(path)
+
+
+@pytest.mark.parametrize(("offset", "duration", "reason"), [
+    (float("inf"), None, "bad_times"), (float("nan"), None, "bad_times"), (-1.0, None, "bad_times"),
+    (0.0, float("nan"), "bad_times"), (0.0, -2.0, "bad_times"), (0.0, float("inf"), "bad_times"),
+    (1e308, None, "beyond_end"), (1e308, 1e308, "beyond_end")])
+def test_times_that_no_recording_has_are_a_reason(tmp_path, offset, duration, reason):
+    soundfile.write(tmp_path / "a.wav", np.zeros(16000), 16000)
+    with pytest.raises(AudioError) as caught:
+        decode(str(tmp_path / "a.wav"), offset=offset, duration=duration)
+    assert caught.value.reason == reason
+    assert len(decode(str(tmp_path / "a.wav"), duration=1e308)[0]) == 16000
+
+
+def test_a_file_name_that_is_not_utf8_is_read(tmp_path):
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe.wav")
+    soundfile.write(tmp_path / "a.wav", np.zeros(16000), 16000)
+    os.rename(tmp_path / "a.wav", path)
+    assert len(decode(path)[0]) == 16000 and probe(path).duration == 1.0
+    assert not (tmp_path / "a.wav").exists()
+
+
+def test_a_file_called_raw_is_read_by_its_content(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.zeros(16000), 16000)
+    os.rename(tmp_path / "a.wav", tmp_path / "a.raw")
+    assert len(decode(str(tmp_path / "a.raw"))[0]) == 16000

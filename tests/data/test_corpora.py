@@ -301,3 +301,179 @@ def test_manifests_keep_their_splits_and_mark_broken_lines(tmp_path):
     found = list(read_manifests(paths, splits=split_names(paths)))
     assert found[0].audio_filepath == str(tmp_path / "a.wav") and found[0].extra == {"k": 1, "split": "train"}
     assert "line 2 is not JSON" in found[1].extra["bad_row"] and found[2].extra["split"] == "dev"
+
+
+def test_a_stray_quotation_mark_costs_its_own_row_and_no_other(tmp_path):
+    rows = [f"{i}.wav,sentence number {i}" for i in range(20)]
+    for place, cell in (
+        (3, '3.wav,"he said'),
+        (3, '3.wav,"he" said'),
+        (0, '0.wav,"'),
+        (19, '19.wav,"end'),
+    ):
+        damaged = rows[:place] + [cell] + rows[place + 1 :]
+        write(tmp_path / "t.csv", "path,text\n" + "\n".join(damaged) + "\n")
+        found = list(read_table(tmp_path / "t.csv"))
+        assert len(found) == 20
+        assert [i for i, u in enumerate(found) if "bad_row" in u.extra] == [place]
+        assert f"line {place + 2}" in found[place].extra["bad_row"]
+        assert all(u.text == f"sentence number {i}" for i, u in enumerate(found) if i != place)
+
+
+def test_two_stray_quotation_marks_that_close_each_other_swallow_no_row(tmp_path):
+    write(tmp_path / "t.csv", 'path,text\n0.wav,"one\n1.wav,two\n2.wav,three"\n3.wav,four\n')
+    found = list(read_table(tmp_path / "t.csv"))
+    # The last of them has its mark within the cell, where it is part of the text.
+    assert [u.text for u in found] == ["", "two", 'three"', "four"]
+    assert "takes in the rows below it" in found[0].extra["bad_row"]
+
+
+def test_a_quoted_text_of_several_lines_is_one_row(tmp_path):
+    write(tmp_path / "t.csv", 'path,text\n0.wav,"one\nand, two\n""three"""\n1.wav,four\n')
+    assert [u.text for u in read_table(tmp_path / "t.csv")] == ['one\nand, two\n"three"', "four"]
+
+
+def test_a_stray_quotation_mark_in_a_large_table_is_a_bad_row(tmp_path):
+    rows = [
+        f"{i}.wav,a sentence of some length that fills the table, number {i}".replace(
+            "table,", "table"
+        )
+        for i in range(4000)
+    ]
+    rows[7] = '7.wav,"opened'
+    write(tmp_path / "t.csv", "path,text\n" + "\n".join(rows) + "\n")
+    found = list(read_table(tmp_path / "t.csv"))
+    assert len(found) == 4000 and [i for i, u in enumerate(found) if "bad_row" in u.extra] == [7]
+
+
+@pytest.mark.parametrize(
+    ("duration", "offset"),
+    [
+        ("-2", ""),
+        ("nan", ""),
+        ("inf", ""),
+        ("0", ""),
+        ("1", "-1"),
+        ("1", "nan"),
+        ("1", "inf"),
+        ("1_0", ""),
+        ("1,5", ""),
+        ("1", "x"),
+    ],
+)
+def test_a_time_that_is_no_time_is_a_reason_and_not_the_whole_file(tmp_path, duration, offset):
+    write(tmp_path / "t.csv", f'path,text,duration,offset\na.wav,x,"{duration}","{offset}"\n')
+    (utterance,) = read_table(tmp_path / "t.csv")
+    assert "expected seconds" in utterance.extra["bad_row"]
+
+
+def test_a_column_that_stands_twice_is_refused(tmp_path):
+    write(tmp_path / "t.csv", "path,text,text\na.wav,x,y\n")
+    with pytest.raises(UserError, match="the column 'text' twice"):
+        list(read_table(tmp_path / "t.csv"))
+
+
+def test_an_encoding_that_does_not_exist_is_named(tmp_path):
+    write(tmp_path / "t.csv", "path,text\na.wav,x\n")
+    with pytest.raises(UserError, match="--encoding nope: Python knows no such encoding"):
+        list(read_table(tmp_path / "t.csv", encoding="nope"))
+
+
+BAD_LINES = {
+    "deep": "[" * 100_000,
+    "digits": '{"path": "b.wav", "text": "x", "n": %s}' % ("9" * 5000),
+    "surrogate": r'{"path": "b.wav", "text": "\ud800"}',
+    "twice": '{"path": "b.wav", "text": "x", "text": "y"}',
+    "list": '{"path": "b.wav", "text": ["x"]}',
+    "truth": '{"path": "b.wav", "text": true}',
+    "infinite": '{"path": "b.wav", "text": 1e999}',
+    "cut": '{"path": "b.wav", "te',
+    "words": "hello",
+}
+
+
+@pytest.mark.parametrize("line", BAD_LINES.values(), ids=BAD_LINES)
+@pytest.mark.parametrize("first", [False, True])
+def test_one_bad_line_of_a_json_table_is_a_row_with_a_reason(tmp_path, line, first):
+    good = [f'{{"path": "{i}.wav", "text": "number {i}"}}' for i in range(3)]
+    lines = [line, *good] if first else [*good, line]
+    write(tmp_path / "t.jsonl", "\n".join(lines) + "\n")
+    found = list(read_table(tmp_path / "t.jsonl"))
+    assert len(found) == 4 and sum("bad_row" in u.extra for u in found) == 1
+    assert "bad_row" in found[0 if first else 3].extra
+
+
+@pytest.mark.parametrize(
+    "line",
+    [v for k, v in BAD_LINES.items() if k not in ("list", "truth", "infinite")],
+    ids=[k for k in BAD_LINES if k not in ("list", "truth", "infinite")],
+)
+def test_one_bad_line_of_a_manifest_is_a_row_with_a_reason_and_one_message_before_training(
+    tmp_path, line
+):
+    from parakeet_ft.data.manifest import ManifestError, read_manifest
+
+    line = line.replace('"path"', '"duration": 1.0, "audio_filepath"')
+    write(
+        tmp_path / "m.jsonl",
+        '{"audio_filepath": "a.wav", "duration": 1.0, "text": "a"}\n' + line + "\n",
+    )
+    first, second = read_manifests([tmp_path / "m.jsonl"])
+    assert first.text == "a" and "line 2" in second.extra["bad_row"]
+    with pytest.raises(ManifestError, match="line 2"):
+        read_manifest(tmp_path / "m.jsonl")
+
+
+def test_a_kaldi_key_with_two_meanings_is_refused(tmp_path):
+    write(tmp_path / "wav.scp", "u1 a.wav\nu1 b.wav\n")
+    write(tmp_path / "text", "u1 hello\n")
+    with pytest.raises(UserError, match="names u1 twice"):
+        list(read_kaldi(tmp_path))
+
+
+@pytest.mark.parametrize("times", ["nan 2", "0 nan", "-3 2", "0 inf", "2 1", "1 1", "x 1"])
+def test_segments_with_impossible_times_are_bad_rows(tmp_path, times):
+    write(tmp_path / "wav.scp", "r1 r1.wav\n")
+    write(tmp_path / "text", "u1 hello there\n")
+    write(tmp_path / "segments", f"u1 r1 {times}\n")
+    (utterance,) = read_kaldi(tmp_path)
+    assert "no usable line in segments" in utterance.extra["bad_row"]
+    write(tmp_path / "t.stm", f"r1 1 ann {times} hello\n")
+    (utterance,) = read_stm(tmp_path / "t.stm")
+    assert "bad_row" in utterance.extra and utterance.duration == 0
+
+
+def lhotse_cut(*, kind="file", source='"a.wav"', start="0", said='"text": "x"') -> str:
+    return (f'{{"type": "MonoCut", "id": "c", "start": 0, "duration": 1, "recording": {{"sources": '
+            f'[{{"type": "{kind}", "source": {source}}}]}}, '
+            f'"supervisions": [{{"start": {start}, "duration": 1, {said}}}]}}')
+
+
+@pytest.mark.parametrize("cut", [
+    '{"type": "MonoCut"}', "[1]", '"x"', '{"type": "MonoCut", "recording": {"sources": "x"}}',
+    lhotse_cut(source="5"), lhotse_cut(start="NaN"), lhotse_cut(start="2"),
+    lhotse_cut(kind="command"), lhotse_cut(said='"text": 5'), lhotse_cut(said='"speaker": ["x"]')])
+def test_a_cut_that_is_not_as_lhotse_writes_it_is_a_bad_row(tmp_path, cut):
+    write(tmp_path / "cuts.jsonl", f"{cut}\n{lhotse_cut()}\n")
+    bad, found = read_lhotse_cuts(tmp_path / "cuts.jsonl")
+    assert "line 1" in bad.extra["bad_row"] and found.text == "x" and found.duration == 1
+
+
+def test_a_recording_whose_name_stands_in_two_folders_is_nobodys(tmp_path):
+    from parakeet_ft.data.corpora.folder import recording_of, recordings_by_name
+
+    for name in ("a/talk.wav", "b/talk.wav", "a/other.wav", "a/other.flac"):
+        write(tmp_path / name, "")
+    found = recordings_by_name(tmp_path)
+    assert "talk" not in found and "other" in found
+    # One that lies beside its transcript is meant all the same.
+    for folder in ("a", "b"):
+        expected = str(tmp_path / folder / "talk.wav")
+        assert recording_of(tmp_path / folder / "talk.en.srt", found) == expected
+
+
+def test_one_damaged_textgrid_or_subtitle_is_a_bad_row(tmp_path):
+    sound(tmp_path / "a.wav")
+    write(tmp_path / "a.TextGrid", "hello")
+    (utterance,) = read_textgrids(tmp_path)
+    assert "is not a TextGrid" in utterance.extra["bad_row"]

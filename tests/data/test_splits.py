@@ -2,7 +2,14 @@
 
 import pytest
 
-from parakeet_ft.data.splits import SplitRules, check_named, fraction, pin_empty_splits, split_of
+from parakeet_ft.data.splits import (
+    SplitRules,
+    check_named,
+    fraction,
+    pin_empty_splits,
+    pin_overfull_splits,
+    split_of,
+)
 from parakeet_ft.errors import UserError
 
 MANY = {f"speaker{i}": 60.0 for i in range(2000)}
@@ -73,3 +80,24 @@ def test_impossible_rules_are_refused():
         SplitRules(dev_groups=("ann",), test_groups=("ann",))
     with pytest.raises(UserError, match="No utterance of bob; the data has ann, cleo"):
         check_named(["cleo", "ann"], rules=SplitRules(test_groups=("bob", "ann")))
+
+
+@pytest.mark.parametrize(
+    "shares", [(float("nan"), 0.1), (0.1, float("nan")), (-0.1, 0.1), (float("inf"), 0)]
+)
+def test_shares_that_are_none_are_refused(shares):
+    with pytest.raises(UserError, match="sum is below 1"):
+        SplitRules(dev_share=shares[0], test_share=shares[1])
+
+
+def test_a_speaker_of_half_the_hours_is_not_held_out_where_a_smaller_one_is_there():
+    rules = SplitRules(test_share=0.0, dev_share=0.05)
+    large = next(g for g in MANY if split_of(g, rules=rules) == "dev")
+    small = [g for g in MANY if split_of(g, rules=rules) == "train"][:3]
+    groups = {large: 1000.0, small[0]: 80.0, small[1]: 400.0, small[2]: 400.0}
+    pins = pin_overfull_splits(groups, rules=rules)
+    assert pins == {large: "train", small[0]: "dev"}
+
+
+def test_the_hash_stands_where_there_are_many_speakers():
+    assert pin_overfull_splits(MANY, rules=SplitRules()) == {}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from parakeet_ft.data.corpora.folder import existing_folder
+from parakeet_ft.data.corpora.table import read_quoteless
 from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.errors import UserError
 
@@ -21,13 +21,14 @@ def read_common_voice(folder: str | Path, *, tables: Sequence[str] = ("train", "
         raise UserError(f"{root} lacks {', '.join(f'{name}.tsv' for name in missing)}; it has {there}. Expected one language of Common "
                         f"Voice.")
     for name in tables:
-        with open(root / f"{name}.tsv", encoding="utf-8", errors="surrogateescape", newline="") as lines:
-            for record in csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE):
-                extra = {key: record[key] for key in KEPT if record.get(key)}
-                if record.get("locale"):
-                    extra["lang"] = record["locale"]
-                if name in ("train", "dev", "test"):
-                    extra["split"] = name
-                yield Utterance(audio_filepath=str(root / "clips" / (record.get("path") or "")), duration=0.0,
-                                text=record.get("sentence") or "",
-                                speaker=record.get("client_id") or None, extra=extra)
+        for record in read_quoteless(root / f"{name}.tsv"):
+            extra = {key: record[key] for key in KEPT if record.get(key)}
+            if wrong := record.get("bad_row"):
+                extra["bad_row"] = wrong
+            if record.get("locale"):
+                extra["lang"] = record["locale"]
+            if name in ("train", "dev", "test"):
+                extra["split"] = name
+            path = str(root / "clips" / (record.get("path") or ""))
+            yield Utterance(audio_filepath=path, duration=0.0, text=record.get("sentence") or "",
+                            speaker=record.get("client_id") or None, extra=extra)

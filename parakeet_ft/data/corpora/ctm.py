@@ -8,6 +8,7 @@ from pathlib import Path
 
 from parakeet_ft.data.corpora.folder import existing_file, existing_folder, recordings_by_name
 from parakeet_ft.data.manifest import Utterance
+from parakeet_ft.data.seconds import parse_seconds
 
 
 def read_ctm(path: str | Path, *, audio: str | Path | None = None, pause_seconds: float = 0.5, max_seconds: float = 20.0,
@@ -21,7 +22,9 @@ def read_ctm(path: str | Path, *, audio: str | Path | None = None, pause_seconds
     def utterance() -> Utterance:
         name, begin = current[0][0], max(0.0, current[0][1] - pad_seconds)
         audio_path = recordings.get(name) or recordings.get(os.path.splitext(name)[0])
-        extra = {"session": name} | ({} if audio_path else {"bad_row": f"no recording of the name {name}"})
+        extra = {"session": name}
+        if not audio_path:
+            extra["bad_row"] = f"no recording, or one in several folders, called {name}"
         return Utterance(audio_filepath=audio_path or str(folder / name), duration=round(current[-1][2] + pad_seconds - begin, 4),
                          text=" ".join(word for *_, word in current), offset=round(begin, 4), extra=extra)
     for number, (name, begin, end, word) in enumerate(_words(path), 1):
@@ -46,7 +49,7 @@ def _words(path: Path) -> Iterator[tuple[str, float, float, str]]:
             if not fields or line.startswith(";;"):
                 continue
             try:
-                begin = float(fields[2])
-                yield fields[0], begin, begin + float(fields[3]), fields[4]
+                begin = parse_seconds(fields[2], "begin")
+                yield fields[0], begin, begin + parse_seconds(fields[3], "length"), fields[4]
             except (IndexError, ValueError):
                 yield fields[0], -1.0, -1.0, line.strip()

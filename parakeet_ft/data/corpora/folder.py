@@ -54,5 +54,21 @@ def walk_audio(root: Path) -> Iterator[Path]:
 
 
 def recordings_by_name(folder: Path) -> dict[str, str]:
-    """Name without suffix -> path of the long recordings below a folder."""
-    return {path.stem: str(path) for path in walk_audio(folder)}
+    """Name without suffix -> path of the long recordings below a folder, and the same for the name
+    with its folder. A bare name in two folders stands for neither; of two files in one folder
+    (talk.mp4, talk.wav) it is the last."""
+    found: dict[str, str] = {}
+    ambiguous = set()
+    for path in walk_audio(folder):
+        if os.path.dirname(found.get(path.stem, path)) != str(path.parent):
+            ambiguous.add(path.stem)
+        found[path.stem] = found[os.path.join(path.parent, path.stem)] = str(path)
+    return {name: path for name, path in found.items() if name not in ambiguous}
+
+
+def recording_of(transcript: Path, recordings: dict[str, str]) -> str | None:
+    """The recording of a transcript's name, the one beside it before one elsewhere; a language
+    (talk.en) may stand after the name."""
+    names = (transcript.stem, transcript.stem.rsplit(".", 1)[0])
+    places = [os.path.join(transcript.parent, name) for name in names] + list(names)
+    return next((recordings[place] for place in places if place in recordings), None)

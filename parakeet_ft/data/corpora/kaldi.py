@@ -9,6 +9,7 @@ from pathlib import Path
 from parakeet_ft.data.audio import KaldiPipe
 from parakeet_ft.data.corpora.folder import existing_file
 from parakeet_ft.data.manifest import Utterance
+from parakeet_ft.data.seconds import parse_seconds, stretch
 from parakeet_ft.errors import UserError
 
 
@@ -19,12 +20,15 @@ def read_kaldi(folder: str | Path, *, audio_root: str | Path | None = None, allo
     Commands in wav.scp ("sph2pipe ... |") are run by a shell, so only with `allow_pipes`. Raises UserError.
     """
     root = Path(folder)
-    recordings = dict(_pairs(existing_file(root / "wav.scp", what="wav.scp of a Kaldi data directory")))
+    wav_scp = existing_file(root / "wav.scp", what="wav.scp of a Kaldi data directory")
+    recordings = _once_each(wav_scp)
     if not allow_pipes and (pipe := next(filter(_is_command, recordings.values()), None)):
         raise UserError(f"{root / 'wav.scp'} holds commands, the first: {pipe!r}. They would be run by a shell: read them, then use "
                         f"--allow-pipes.")
-    speakers = dict(_pairs(root / "utt2spk")) if (root / "utt2spk").is_file() else {}
-    segments = {key: value.split() for key, value in _pairs(root / "segments")} if (root / "segments").is_file() else None
+    speakers = _once_each(root / "utt2spk") if (root / "utt2spk").is_file() else {}
+    segments = None
+    if (root / "segments").is_file():
+        segments = {key: value.split() for key, value in _once_each(root / "segments").items()}
     for key, text in _pairs(existing_file(root / "text", what="text of a Kaldi data directory")):
         recording, offset, duration, extra = key, 0.0, 0.0, {"id": key}
         if segments is not None:
@@ -50,13 +54,24 @@ def _is_command(value: str) -> bool:
 def _segment(fields: list[str] | None, extra: dict) -> tuple[str, float, float]:
     """(recording, offset, duration) of the value of a segments line: recording, begin, end in seconds; an end of -1 is the recording's."""
     try:
-        recording, begin, end = fields[0], float(fields[1]), float(fields[2])
-    except (TypeError, IndexError, ValueError):
+        if float(fields[2]) == -1:
+            return fields[0], parse_seconds(fields[1], "begin"), 0.0
+        return fields[0], *stretch(fields[1], fields[2])
+    except (TypeError, IndexError):
         extra["bad_row"] = "no usable line in segments" + (f": {' '.join(fields)}" if fields else "")
-        return "", 0.0, 0.0
-    if end != -1 and end <= begin:
-        extra["bad_row"] = f"the segment ends at {end} s and begins at {begin} s"
-    return recording, begin, max(0.0, end - begin) if end != -1 else 0.0
+    except ValueError as error:
+        extra["bad_row"] = f"no usable line in segments: {' '.join(fields)}: {error}"
+    return "", 0.0, 0.0
+
+
+def _once_each(path: Path) -> dict[str, str]:
+    """{key: rest of its line}. Raises UserError for a key with two different lines."""
+    found: dict[str, str] = {}
+    for key, value in _pairs(path):
+        if found.setdefault(key, value) != value:
+            raise UserError(f"{path} names {key} twice: {found[key][:60]!r} and {value[:60]!r}. "
+                            "Which is meant? utils/validate_data_dir.sh finds such lines.")
+    return found
 
 
 def _pairs(path: Path) -> Iterator[tuple[str, str]]:

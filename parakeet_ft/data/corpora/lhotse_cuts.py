@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import gzip
-import json
+import math
 import os
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from parakeet_ft.data.corpora.folder import existing_file
-from parakeet_ft.data.manifest import Utterance
+from parakeet_ft.data.manifest import Utterance, parse_json
+from parakeet_ft.data.seconds import parse_seconds, stretch
 from parakeet_ft.errors import UserError
+
+# A file that begins with so many lines of which none is a cut is read on all the same.
+MOST_BAD_LINES = 20
 
 
 def read_lhotse_cuts(path: str | Path) -> Iterator[Utterance]:
@@ -22,11 +27,44 @@ def read_lhotse_cuts(path: str | Path) -> Iterator[Utterance]:
     path = existing_file(path, what="Lhotse cut manifest (cuts.jsonl or cuts.jsonl.gz)")
     with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as lines:
         try:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    yield from _of_cut(json.loads(line), path.parent, number)
-        except (json.JSONDecodeError, UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
-            raise UserError(f"{path} is not a Lhotse cut manifest ({error}). Expected JSON lines, as CutSet.to_file writes.") from None
+            yield from _of_lines(lines, path)
+        except (UnicodeDecodeError, gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise _no_cuts(path, error) from None
+
+
+def _no_cuts(path: Path, why: Any) -> UserError:
+    return UserError(f"{path} is not a Lhotse cut manifest ({why}). Expected JSON lines, as "
+                     "CutSet.to_file writes.")
+
+
+def _of_lines(lines: Iterable[str], path: Path) -> Iterator[Utterance]:
+    """Raises UserError if the file begins with lines of which none is a cut."""
+    bad: list[Utterance] = []
+    any_cut = False
+    for number, line in enumerate(lines, 1):
+        found = list(_of_line(line, path.parent, number)) if line.strip() else []
+        any_cut = any_cut or any("bad_row" not in utterance.extra for utterance in found)
+        bad += found
+        if any_cut or len(bad) > MOST_BAD_LINES:
+            yield from bad
+            bad.clear()
+    if bad and not any(" is a " in utterance.extra["bad_row"] for utterance in bad):
+        raise _no_cuts(path, bad[0].extra["bad_row"])
+    yield from bad
+
+
+def _of_line(line: str, folder: Path, number: int) -> Iterator[Utterance]:
+    """The utterances of a cut; one with a reason where it is none, or not as Lhotse writes it."""
+    try:
+        found = list(_of_cut(parse_json(line), folder, number))
+    except ValueError as error:
+        wrong = f"line {number}: {error}"
+    except (KeyError, TypeError, AttributeError) as error:
+        wrong = f"line {number} is not a cut as Lhotse writes it ({type(error).__name__}: {error})"
+    else:
+        yield from found
+        return
+    yield Utterance(audio_filepath=str(folder), duration=0.0, text="", extra={"bad_row": wrong})
 
 
 def _of_cut(cut: dict[str, Any], folder: Path, number: int) -> Iterator[Utterance]:
@@ -39,9 +77,19 @@ def _of_cut(cut: dict[str, Any], folder: Path, number: int) -> Iterator[Utteranc
     source = sources[0]["source"]
     # Lhotse takes relative paths from the working directory; a folder that was moved whole still has its audio beside the cuts.
     audio_path = os.path.abspath(source) if os.path.exists(source) else os.path.normpath(folder / source)
+    start = parse_seconds(cut.get("start"), "start")
+    length = parse_seconds(cut["duration"], "duration")
     for supervision in cut.get("supervisions", []):
-        begin = cut.get("start", 0.0) + max(0.0, supervision.get("start", 0.0))
-        end = min(cut.get("start", 0.0) + cut["duration"], cut.get("start", 0.0) + supervision["start"] + supervision["duration"])
-        extra = {"id": supervision.get("id", cut.get("id"))} | ({"lang": supervision["language"]} if supervision.get("language") else {})
-        yield Utterance(audio_filepath=audio_path, duration=max(0.0, end - begin), text=supervision.get("text") or "", offset=begin,
-                        speaker=supervision.get("speaker"), extra=extra)
+        # One that was cut off with its cut begins before it.
+        first = float(supervision["start"])
+        if not math.isfinite(first):
+            raise ValueError(f"start is {first}, expected seconds")
+        seconds = parse_seconds(supervision["duration"], "duration")
+        offset, duration = stretch(start + max(0.0, first), start + min(length, first + seconds))
+        text, speaker = supervision.get("text") or "", supervision.get("speaker")
+        if not isinstance(text, str) or not isinstance(speaker, str | None):
+            raise TypeError("text and speaker are no strings")
+        extra = {"id": supervision.get("id", cut.get("id"))}
+        extra |= {"lang": supervision["language"]} if supervision.get("language") else {}
+        yield Utterance(audio_filepath=audio_path, duration=duration, text=text, offset=offset,
+                        speaker=speaker, extra=extra)

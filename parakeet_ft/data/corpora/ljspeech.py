@@ -16,8 +16,10 @@ def read_ljspeech(folder: str | Path, *, raw_text: bool = False) -> Iterator[Utt
         for number, line in enumerate(lines, 1):
             # No quoting here: a quotation mark is part of the text.
             cells = line.rstrip("\n").split("|")
-            if len(cells) < 2:
-                extra = {"bad_row": f"line {number} has {len(cells)} column, expected id|text or id|text|normalised text"}
+            if not 2 <= len(cells) <= 3:
+                columns = f"{len(cells)} column{'s' * (len(cells) > 1)}"
+                extra = {"bad_row": f"line {number} has {columns}, expected id|text or "
+                                    "id|text|normalised text"}
                 yield Utterance(audio_filepath=str(metadata.parent / "wavs"), duration=0.0, text="", speaker="LJ", extra=extra)
                 continue
             text = cells[1] if raw_text or len(cells) < 3 else cells[2]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from parakeet_ft.data.corpora.folder import existing_file, existing_folder, recordings_by_name
 from parakeet_ft.data.manifest import Utterance
+from parakeet_ft.data.seconds import stretch
 
 IGNORED = "ignore_time_segment_in_scoring"
 
@@ -28,16 +29,19 @@ def read_stm(path: str | Path, *, audio: str | Path | None = None) -> Iterator[U
             extra: dict = {"session": fields[0]}
             audio_path = recordings.get(fields[0]) or recordings.get(os.path.splitext(fields[0])[0])
             if audio_path is None:
-                extra["bad_row"] = f"line {number}: no recording of the name {fields[0]}"
+                extra["bad_row"] = (f"line {number}: no recording, or one in several folders, "
+                                    f"called {fields[0]}")
+            begin = duration = 0.0
             try:
-                begin, end = float(fields[3]), float(fields[4])
-            except (IndexError, ValueError):
-                begin = end = 0.0
-                extra["bad_row"] = f"line {number}: {line.strip()[:60]!r}, expected recording, channel, speaker, begin, end, text"
+                begin, duration = stretch(fields[3], fields[4])
+            except (IndexError, ValueError) as error:
+                why = error if isinstance(error, ValueError) else "fields are missing"
+                extra["bad_row"] = (f"line {number}: {line.strip()[:60]!r}, {why}; expected "
+                                    "recording, channel, speaker, begin, end, text")
             text = fields[5].strip() if len(fields) > 5 else ""
             if text.startswith("<") and ">" in text:
                 text = text.partition(">")[2].strip()
             if text != IGNORED:
-                yield Utterance(audio_filepath=audio_path or str(folder / fields[0]), duration=max(0.0, end - begin), text=text,
-                                offset=begin,
+                yield Utterance(audio_filepath=audio_path or str(folder / fields[0]),
+                                duration=duration, text=text, offset=begin,
                                 speaker=fields[2] if len(fields) > 2 else None, extra=extra)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from parakeet_ft.data.corpora.folder import existing_folder, recordings_by_name
+from parakeet_ft.data.corpora.folder import existing_folder, recording_of, recordings_by_name
 from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.errors import UserError
 
@@ -27,9 +27,17 @@ def read_subtitles(folder: str | Path, *, merge_seconds: float = 15.0, pad_secon
     if not files:
         raise UserError(f"{root} holds no subtitles ({', '.join(SUFFIXES)}).")
     for path in files:
-        audio_path = recordings.get(path.stem) or recordings.get(path.stem.rsplit(".", 1)[0])
-        for begin, end, text in merge_lines(read_lines(path), merge_seconds=merge_seconds):
-            extra = {"session": path.stem} | ({} if audio_path else {"bad_row": f"no recording of the name {path.stem}"})
+        audio_path = recording_of(path, recordings)
+        try:
+            lines = read_lines(path)
+        except UserError as error:
+            yield Utterance(audio_filepath=audio_path or str(path), duration=0.0, text="",
+                            extra={"session": path.stem, "bad_row": str(error)})
+            continue
+        for begin, end, text in merge_lines(lines, merge_seconds=merge_seconds):
+            extra = {"session": path.stem}
+            if not audio_path:
+                extra["bad_row"] = f"no recording, or one in several folders, called {path.stem}"
             offset = max(0.0, begin - pad_seconds)
             yield Utterance(audio_filepath=audio_path or str(path), duration=round(end + pad_seconds - offset, 4), text=text,
                             offset=round(offset, 4), extra=extra)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import collections
 import csv
+import itertools
 import json
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from parakeet_ft.data.manifest import Utterance
+from parakeet_ft.data.manifest import Utterance, parse_json
+from parakeet_ft.data.seconds import parse_seconds
 from parakeet_ft.errors import UserError
 
 # Names under which tables on the web keep these columns; the first that a table has is taken.
 PATH_COLUMNS = ("path", "audio_filepath", "audio_path", "audio", "file", "filename", "file_name", "wav", "wav_filename")
 TEXT_COLUMNS = ("text", "transcript", "transcription", "sentence", "normalized_text", "raw_text")
+# A JSON table that begins with more lines than this that are no objects is something else.
+MOST_BAD_LINES = 20
 SPEAKER_COLUMNS = ("speaker", "speaker_id", "client_id", "spk", "spkid")
 
 
@@ -31,48 +37,168 @@ def read_table(path: str | Path, *, path_column: str | None = None, text_column:
                         f"is known.")
     root = Path(audio_root) if audio_root is not None else path.parent
     columns: tuple[str, str, str | None] | None = None
-    for record in _records(path, encoding):
+    for record in _records(path, encoding, path_column):
         if columns is None:
             columns = _find_columns(list(record), path, path_column, text_column, speaker_column)
         yield _utterance(record, columns, root)
 
 
-def _records(path: Path, encoding: str) -> Iterator[dict[str, Any]]:
+def _records(path: Path, encoding: str, path_column: str | None) -> Iterator[dict[str, Any]]:
     suffix = path.suffix.lower()
-    if suffix in (".jsonl", ".json", ".ndjson"):
-        yield from _json_records(path, encoding)
-    elif suffix in (".parquet", ".pq"):
+    if suffix in (".parquet", ".pq"):
         yield from _parquet_records(path)
-    else:
-        # newline="": quoted fields may hold line breaks. utf-8-sig: Excel writes a byte order mark.
-        with open(path, encoding="utf-8-sig" if encoding.lower() in ("utf-8", "utf8") else encoding, errors="surrogateescape",
-                  newline="") as lines:
-            first = lines.readline()
-            lines.seek(0)
-            tabs = suffix in (".tsv", ".tab") or (suffix != ".csv" and "\t" in first)
-            delimiter = "\t" if tabs else ";" if first.count(";") > first.count(",") else ","
-            # Tab-separated files as a rule do not quote: a lone quotation mark in a text must not swallow the lines below it.
-            yield from csv.DictReader(lines, delimiter=delimiter, strict=False,
-                                      quoting=csv.QUOTE_NONE if tabs and first.count('"') < 2 else csv.QUOTE_MINIMAL)
+        return
+    # utf-8-sig: Excel writes a byte order mark.
+    encoding = "utf-8-sig" if encoding.lower() in ("utf-8", "utf8") else encoding
+    try:
+        # newline="": quoted fields may hold line breaks.
+        with open(path, encoding=encoding, errors="surrogateescape", newline="") as lines:
+            if suffix in (".jsonl", ".json", ".ndjson"):
+                yield from _json_records(lines, path)
+            else:
+                yield from _csv_records(lines, path, path_column)
+    except LookupError:
+        raise UserError(
+            f"--encoding {encoding}: Python knows no such encoding. Expected a name "
+            "such as utf-8, utf-16, cp1252 or iso-8859-2."
+        ) from None
+    except UnicodeError as error:
+        raise UserError(
+            f"{path} is not {encoding} text ({error}). Name its encoding with --encoding."
+        ) from None
 
 
-def _json_records(path: Path, encoding: str) -> Iterator[dict[str, Any]]:
-    columns: list[str] = []
-    with open(path, encoding=encoding, errors="surrogateescape") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
+def _csv_records(
+    lines: TextIO, path: Path, path_column: str | None
+) -> Iterator[dict[str | None, Any]]:
+    """A dict a row as csv.DictReader gives them; the key bad_row says what was not readable.
+
+    A quotation mark that nothing closes would swallow the rows below it, so such a line is a bad
+    row of its own, and reading goes on with the next line.
+    """
+    first = lines.readline()
+    suffix = path.suffix.lower()
+    tabs = suffix in (".tsv", ".tab") or (suffix != ".csv" and "\t" in first)
+    delimiter = "\t" if tabs else ";" if first.count(";") > first.count(",") else ","
+    # Tab-separated files as a rule do not quote.
+    quoting = csv.QUOTE_NONE if tabs and first.count('"') < 2 else csv.QUOTE_MINIMAL
+    reader = RowReader(itertools.chain([first], lines), delimiter=delimiter, quoting=quoting)
+    yield from _dicts(reader, path, path_column)
+
+
+def _dicts(
+    reader: RowReader, path: Path, path_column: str | None = None
+) -> Iterator[dict[str | None, Any]]:
+    header: list[str] = []
+    for number, row in reader:
+        if not header:
+            header = _header(row, path)
+            wanted = [path_column] if path_column else PATH_COLUMNS
+            reader.path_at = next((at for at, name in enumerate(header) if name in wanted), None)
+        elif isinstance(row, str):
+            yield dict.fromkeys(header) | {"bad_row": f"line {number}: {row}"}
+        elif row:
+            record: dict[str | None, Any] = dict(zip(header, row, strict=False))
+            record |= dict.fromkeys(header[len(row) :])
+            yield record | ({None: row[len(header) :]} if len(row) > len(header) else {})
+
+
+def read_quoteless(path: Path) -> Iterator[dict[str | None, Any]]:
+    """The rows of a tab-separated file without quoting, as dicts; see _csv_records."""
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as lines:
+        yield from _dicts(RowReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE), path)
+
+
+def _header(row: list[str] | str, path: Path) -> list[str]:
+    if isinstance(row, str):
+        raise UserError(f"{path} line 1, the names of the columns: {row}.")
+    if twice := sorted({name for name in row if name and row.count(name) > 1}):
+        raise _twice(twice[0], path)
+    return row
+
+
+def _twice(column: str, path: Path) -> UserError:
+    return UserError(f"{path} has the column {column!r} twice: which one is meant? Rename one.")
+
+
+class RowReader:
+    """Yields (number of the first line, cells or what is wrong with them) of delimited text.
+
+    A row that is not quoted as it should be costs its first line alone. `path_at` is the column of
+    the audio's path: a quoted cell that goes on over a line with such a path, of the same suffix,
+    in that column was not meant to.
+    """
+
+    def __init__(self, lines: Iterable[str], *, delimiter: str, quoting: int) -> None:
+        self.lines, self.again = iter(lines), collections.deque()
+        self.taken: list[str] = []
+        self.format = {"delimiter": delimiter, "quoting": quoting, "strict": True}
+        self.path_at: int | None = None
+
+    def __iter__(self) -> Iterator[tuple[int, list[str] | str]]:
+        number = 1
+        while True:
+            self.taken.clear()
             try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                record = error.msg
-            if not isinstance(record, dict):
-                if not columns:
-                    raise UserError(f"{path} line {number} is not a JSON object: {line[:80]!r}. Expected one object a line, as in a NeMo "
-                                    f"manifest.")
-                record = dict.fromkeys(columns) | {"bad_row": f"line {number} is not a JSON object: {line[:60]!r}"}
+                row: list[str] | str = next(csv.reader(self._feed(), **self.format))
+            except StopIteration:
+                return
+            except csv.Error as error:
+                row = f"{self.taken[0].strip()[:60]!r} is not quoted as a row should be ({error})"
+            if isinstance(row, list) and len(self.taken) > 1 and self._swallowed(row):
+                shown = self.taken[0].strip()[:60]
+                row = f"a quotation mark in {shown!r} takes in the rows below it"
+            if isinstance(row, str):
+                self.again.extendleft(reversed(self.taken[1:]))
+                del self.taken[1:]
+            yield number, row
+            number += len(self.taken)
+
+    def _feed(self) -> Iterator[str]:
+        while True:
+            line = self.again.popleft() if self.again else next(self.lines, None)
+            if line is None:
+                return
+            self.taken.append(line)
+            yield line
+
+    def _swallowed(self, row: list[str]) -> bool:
+        at = self.path_at
+        if at is None or at >= len(row):
+            return False
+        suffix = os.path.splitext(row[at])[1].lower()
+        for line in self.taken[1:]:
+            cells = line.split(self.format["delimiter"])
+            path = cells[at].strip(' "\r\n') if len(cells) > at else ""
+            if suffix and os.path.splitext(path)[1].lower() == suffix:
+                return True
+        return False
+
+
+def _json_records(lines: TextIO, path: Path) -> Iterator[dict[str, Any]]:
+    columns: list[str] = []
+    waiting: list[str] = []  # what is wrong with lines before the first that shows the columns
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            record = parse_json(line)
+            wrong = "is not a JSON object"
+        except ValueError as error:
+            record, wrong = None, str(error)
+        if isinstance(record, dict):
             columns = columns or list(record)
+        else:
+            waiting.append(f"line {number} {wrong}: {line[:60]!r}")
+        if columns:
+            yield from (dict.fromkeys(columns) | {"bad_row": message} for message in waiting)
+            waiting.clear()
+        if isinstance(record, dict):
             yield record
+        if len(waiting) > MOST_BAD_LINES:
+            break
+    if waiting:
+        raise UserError(f"{path} {waiting[0]}. Expected one object a line, as in a NeMo manifest.")
 
 
 def _parquet_records(path: Path) -> Iterator[dict[str, Any]]:
@@ -81,10 +207,13 @@ def _parquet_records(path: Path) -> Iterator[dict[str, Any]]:
 
     try:
         with pyarrow.parquet.ParquetFile(path) as table:
+            names = table.schema_arrow.names
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise _twice(twice[0], path)
             for batch in table.iter_batches(batch_size=4096):
                 yield from batch.to_pylist()
-    except pyarrow.ArrowInvalid as error:
-        raise UserError(f"{path} is not a Parquet file: {error}") from None
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"{path} is not a Parquet file that can be read: {error}") from None
 
 
 def _find_columns(names: list[str], path: Path, path_column: str | None, text_column: str | None,
@@ -103,27 +232,53 @@ def _find_columns(names: list[str], path: Path, path_column: str | None, text_co
 
 def _utterance(record: dict[str, Any], columns: tuple[str, str, str | None], root: Path) -> Utterance:
     path_column, text_column, speaker_column = columns
-    # csv gives cells beyond the header under the key None, and None for cells that a short row lacks.
+    # Cells beyond the header are under the key None; None are those that a short row lacks.
     overflow = record.pop(None, None)
-    extra = {k: v if isinstance(v, str | int | float | list | dict) else str(v) for k, v in record.items()
-             if k not in (*columns, "offset", "duration", "language") and v is not None and v != ""}
-    if language := record.get("language"):
-        extra["lang"] = language
-    path, text = record.get(path_column), record.get(text_column)
+    extra = {k: _storable(v) for k, v in record.items()
+             if k not in (*columns, "offset", "duration", "language") and not _is_absent(v)}
+    if not _is_absent(language := record.get("language")):
+        extra["lang"] = language if isinstance(language, str) else str(language)
+    path, text, speaker = (record.get(column) if column else None for column in columns)
+    wrong = [f"{column} is {record[column]!r:.60}, expected text" for column in columns
+             if column and not _is_plain(record.get(column))]
     numbers = {}
     for name in ("offset", "duration"):
         try:
-            numbers[name] = max(0.0, float(record.get(name) or 0.0))
-        except (TypeError, ValueError):
+            numbers[name] = parse_seconds(record.get(name), name)
+        except ValueError as error:
             numbers[name] = 0.0
-            extra["bad_row"] = f"{name} is {record.get(name)!r}, expected seconds"
+            wrong.append(str(error))
+    path, text = ("" if _is_absent(value) else str(value) for value in (path, text))
     if overflow is not None:
-        extra["bad_row"] = f"{len(overflow)} cells more than the header has; quote texts that hold the delimiter"
+        wrong.append(f"{len(overflow)} cells more than the header has; quote texts that hold the "
+                     "delimiter")
     elif not path:
-        extra.setdefault("bad_row", "no path")
-    elif text is None:
-        extra.setdefault("bad_row", "no text")
-    speaker = record.get(speaker_column) if speaker_column else None
-    return Utterance(audio_filepath=os.path.normpath(root / str(path or "")), text="" if text is None else str(text),
-                     duration=numbers["duration"],
-                     offset=numbers["offset"], speaker=str(speaker) if speaker not in (None, "") else None, extra=extra)
+        wrong.append("no path")
+    elif record.get(text_column) is None:
+        wrong.append("no text")
+    if wrong:
+        extra.setdefault("bad_row", wrong[0])
+    return Utterance(audio_filepath=os.path.normpath(root / path), text=text,
+                     duration=numbers["duration"], offset=numbers["offset"],
+                     speaker=None if _is_absent(speaker) else str(speaker), extra=extra)
+
+
+def _is_absent(value: Any) -> bool:
+    """No cell, an empty one, or NaN, which stands for it where a table was made by pandas."""
+    return value is None or value == "" or value != value
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a cell is text or a number that stands for itself: no list, truth value, infinity."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float | None):
+        return False
+    return not isinstance(value, float) or abs(value) != math.inf
+
+
+def _storable(value: Any) -> Any:
+    """A further field as JSON can hold it."""
+    if isinstance(value, str | int | float):
+        return value
+    if isinstance(value, list | dict):
+        return json.loads(json.dumps(value, default=str))
+    return str(value)

@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from parakeet_ft.data.corpora.folder import existing_folder, recordings_by_name
+from parakeet_ft.data.corpora.folder import existing_folder, recording_of, recordings_by_name
 from parakeet_ft.data.manifest import Utterance
+from parakeet_ft.data.seconds import stretch
 from parakeet_ft.errors import UserError
 
 # A value of either form: a quoted string in which "" is a quotation mark, a number, or a flag. Names and "= " of the long form are skipped.
@@ -26,25 +27,42 @@ def read_textgrids(folder: str | Path, *, tier: str | None = None, speaker_from_
         raise UserError(f"{root} holds no .TextGrid files.")
     names: set[str] = set()
     for path in files:
-        audio_path = recordings.get(path.stem)
-        for name, intervals in parse_textgrid(_read(path), where=str(path)):
+        audio_path = recording_of(path, recordings)
+        try:
+            tiers = parse_textgrid(_read(path), where=str(path))
+        except UserError as error:
+            yield Utterance(audio_filepath=audio_path or str(path), duration=0.0, text="",
+                            extra={"session": path.stem, "bad_row": str(error)})
+            continue
+        for name, intervals in tiers:
             names.add(name)
             if tier is not None and name != tier:
                 continue
             for begin, end, text in intervals:
                 if text.strip().lower() in SILENCE:
                     continue
-                extra = {"session": path.stem} | ({} if audio_path else {"bad_row": f"no recording of the name {path.stem}"})
-                yield Utterance(audio_filepath=audio_path or str(path), duration=end - begin, text=text, offset=begin,
-                                speaker=name if speaker_from_tier else None, extra=extra)
-    if tier is not None and tier not in names:
+                extra = {"session": path.stem}
+                if not audio_path:
+                    extra["bad_row"] = (f"no recording, or one in several folders, called "
+                                        f"{path.stem}")
+                offset = duration = 0.0
+                try:
+                    offset, duration = stretch(begin, end)
+                except ValueError as error:
+                    extra["bad_row"] = f"an interval of {path.name}: {error}"
+                yield Utterance(audio_filepath=audio_path or str(path), duration=duration,
+                                text=text, offset=offset, extra=extra,
+                                speaker=name if speaker_from_tier else None)
+    if tier is not None and tier not in names and names:
         raise UserError(f"No TextGrid below {root} has a tier {tier!r}; there are {', '.join(sorted(map(repr, names)))}.")
 
 
 def _read(path: Path) -> str:
     data = path.read_bytes()
     # Praat writes UTF-16 with a byte order mark as soon as a text is not ASCII.
-    return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig", errors="surrogateescape")
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return data.decode("utf-16", errors="replace")  # which knows no surrogateescape
+    return data.decode("utf-8-sig", errors="surrogateescape")
 
 
 def parse_textgrid(text: str, *, where: str) -> list[tuple[str, list[tuple[float, float, str]]]]:
@@ -64,5 +82,5 @@ def parse_textgrid(text: str, *, where: str) -> list[tuple[str, list[tuple[float
             if kind == "IntervalTier":
                 tiers.append((name, [(float(b), float(e), str(t)) for b, e, t in rows]))
         return tiers
-    except (IndexError, ValueError, TypeError) as error:
+    except (IndexError, ValueError, TypeError, OverflowError) as error:
         raise UserError(f"{where} is not a TextGrid that can be read ({error}).") from None
