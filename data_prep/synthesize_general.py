@@ -7,6 +7,7 @@ voices of dev_unseen are not either. Needs: apt-get install espeak-ng flite fest
 """
 
 import argparse
+import os
 import random
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import soundfile
 
 from parakeet_ft.data.manifest import Utterance, write_manifest
+from parakeet_ft.data.parallel import die_with_parent
 from parakeet_ft.data.synthetic import general_text, voices
 
 
@@ -50,7 +52,8 @@ def main() -> None:
                 held_out.add(text)
             voice = unseen[len(jobs) % len(unseen)] if split == "dev_unseen" else voices.base_voice(rng)
             jobs.append((len(jobs), split, text, voice, args.out))
-        with ProcessPoolExecutor(args.jobs) as pool:
+        with ProcessPoolExecutor(args.jobs, initializer=die_with_parent,
+                                 initargs=(os.getpid(),)) as pool:
             spoken = [u for u in pool.map(speak, jobs, chunksize=50) if u is not None]
         write_manifest(spoken, args.out / f"{split}.jsonl")
         print(f"{split}: {len(spoken)} utterances, {sum(u.duration for u in spoken) / 3600:.2f} h, {count - len(spoken)} failed", flush=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import io
 import math
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from parakeet_ft.errors import UserError
+from parakeet_ft.errors import REFUSED, UserError
 
 if TYPE_CHECKING:
     import av
@@ -93,7 +94,10 @@ DEVICE_FOLDERS = ("/dev/", "/proc/")
 
 def _run(pipe: KaldiPipe) -> io.BytesIO:
     """What the command writes. Raises AudioError."""
-    done = subprocess.run(pipe.command, shell=True, capture_output=True, check=False)
+    from parakeet_ft.data.parallel import die_with_parent
+
+    done = subprocess.run(pipe.command, shell=True, capture_output=True, check=False,
+                          preexec_fn=functools.partial(die_with_parent, os.getpid()))
     if done.returncode or not done.stdout:
         error = done.stderr.decode(errors="replace").strip().splitlines()
         raise AudioError("pipe_failed", f"The command {pipe.command!r} gave no audio: "
@@ -481,10 +485,16 @@ def write_flac(samples: np.ndarray, path: Path, *, rate_hz: int) -> None:
 
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        # Not by libsndfile, which says "System error." of whatever happens.
+        encoded = io.BytesIO()
+        soundfile.write(encoded, samples, rate_hz, format="FLAC", subtype="PCM_16")
         path.parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(temporary, samples, rate_hz, format="FLAC", subtype="PCM_16")
+        temporary.write_bytes(encoded.getbuffer())
         os.replace(temporary, path)
-    except (OSError, soundfile.LibsndfileError) as error:
-        raise UserError(f"Cannot write {path}: {error}") from None
+    except OSError as error:
+        why = REFUSED.get(error.errno, error.strerror)
+        raise UserError(f"Cannot write {path}: {why}. The same command goes on once that is "
+                        "mended.") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)

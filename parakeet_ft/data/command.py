@@ -12,6 +12,7 @@ from pathlib import Path
 
 from parakeet_ft.data.filters import Limits
 from parakeet_ft.data.leaks import find_leaks
+from parakeet_ft.data.ledger import ledger_errors
 from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.data.parallel import num_cores, open_executor
 from parakeet_ft.data.prepare import AudioStage, Source, Stages, prepare
@@ -239,8 +240,9 @@ def run(source: Source, args: argparse.Namespace, *, root: Path, title: str, sta
         summary, ledger = prepare(source, root=root, out=args.out, stages=stages, executor=executor, window=window_of(args),
                                   encode=encode,
                                   unknown_id=unknown_id, only_examine=only_examine, on_progress=advance)
-    leaks = find_leaks(ledger, pairs=split_pairs(summary))
-    ledger.close()
+    with ledger_errors(ledger.path):
+        leaks = find_leaks(ledger, pairs=split_pairs(summary))
+        ledger.close()
     report = write_report(summary, args.out / "report.html", title=title, leaks=leaks)
     print_summary(summary, title=title)
     for line in leaks.lines():

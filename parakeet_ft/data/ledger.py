@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import sqlite3
@@ -38,6 +39,26 @@ class Row:
     split: str
 
 
+@contextlib.contextmanager
+def ledger_errors(path: Path) -> Iterator[None]:
+    """What SQLite says when it cannot work, as a UserError that names the file."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        said = str(error)
+        if "locked" in said:
+            why = "another run is working in the same folder"
+        elif "full" in said:
+            why = "the disk is full. The same command goes on once there is room"
+        elif "readonly" in said or "unable to open" in said:
+            why = "no file can be written there"
+        elif "I/O" in said:
+            why = "the disk reports an error"
+        else:
+            why = "it is damaged. Remove it; audio that was converted is measured again"
+        raise UserError(f"Cannot use {path} ({said}): {why}.") from None
+
+
 class Ledger:
     """Opens or makes the file at `path`. One process writes it."""
 
@@ -47,17 +68,13 @@ class Ledger:
         except OSError as error:
             raise UserError(f"Cannot make the folder {path.parent}: {error.strerror}.") from None
         self.path = path
-        try:
+        with ledger_errors(path):
             # autocommit off by hand: transactions span many statements.
             self.connection = sqlite3.connect(path, isolation_level=None, timeout=1.0)
             self.connection.execute("PRAGMA locking_mode = EXCLUSIVE")
             self.connection.execute("PRAGMA cache_size = -65536")
             self.connection.executescript(SCHEMA)
             self.connection.execute("BEGIN")
-        except sqlite3.OperationalError as error:
-            raise UserError(f"Cannot use {path}: {error}. Is another run working in the same folder?") from None
-        except sqlite3.DatabaseError as error:
-            raise UserError(f"{path} is damaged ({error}). Remove it; audio that was converted is measured again.") from None
         self._committed = time.monotonic()
 
     def close(self) -> None:

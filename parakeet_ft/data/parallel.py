@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import multiprocessing
 import os
+import signal
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
@@ -20,6 +24,29 @@ Result = TypeVar("Result")
 def num_cores() -> int:
     """Cores that this process may use, which in a container or a batch job are fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+# Of linux/prctl.h: the signal that the kernel sends a process when its parent ends.
+PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent(parent: int) -> None:
+    """For a child: end when `parent` does, however that ended. A worker that is idle waits for
+    ever, and a parent killed with SIGKILL tells it nothing."""
+    try:
+        asked = not ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    except (OSError, AttributeError, TypeError):  # not Linux
+        asked = False
+    if not asked:
+        threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+    elif os.getppid() != parent:  # it ended before the kernel was asked
+        os._exit(1)
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 class InlineExecutor(Executor):
@@ -50,7 +77,8 @@ def open_executor(*, jobs: int, scheduler: str | None = None, slurm: bool = Fals
         else:
             # Not fork: the parent has a progress bar's thread, whose locks a fork would copy.
             context = multiprocessing.get_context("spawn")
-            yield lambda: stack.enter_context(ProcessPoolExecutor(jobs, mp_context=context))
+            yield lambda: stack.enter_context(ProcessPoolExecutor(
+                jobs, mp_context=context, initializer=die_with_parent, initargs=(os.getpid(),)))
 
 
 def _dask_client(scheduler: str | None, *, jobs: int):

@@ -22,7 +22,7 @@ from pathlib import Path
 from parakeet_ft.data import audio, splits
 from parakeet_ft.data.audio import AudioError, KaldiPipe, Measured
 from parakeet_ft.data.filters import Limits, reason_to_drop
-from parakeet_ft.data.ledger import Ledger
+from parakeet_ft.data.ledger import Ledger, ledger_errors
 from parakeet_ft.data.manifest import Utterance, atomic_path
 from parakeet_ft.data.parallel import chunked, map_chunks
 from parakeet_ft.data.splits import SPLITS, SplitRules
@@ -363,7 +363,7 @@ def prepare(source: Source, *, root: Path, out: Path, stages: Stages, executor: 
     """
     out = Path(os.path.abspath(out))
     ledger = Ledger(out / ".ledger.sqlite")
-    with contextlib.ExitStack() as on_error:
+    with contextlib.ExitStack() as on_error, ledger_errors(ledger.path):
         on_error.callback(ledger.connection.close)
         run_audio_stage(source, ledger, root=root, out=out, stage=stages.audio, executor=executor, window=window,
                         on_progress=on_progress)

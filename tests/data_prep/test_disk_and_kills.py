@@ -1,0 +1,166 @@
+"""A full disk, a closed one and a SIGKILL: told in words, and nothing is left running."""
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from parakeet_ft.data import audio
+from parakeet_ft.data.ledger import Ledger, ledger_errors
+from parakeet_ft.errors import UserError, exit_on_user_error
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def table(tmp_path):
+    """A table of 40 recordings of a second."""
+    samples = 0.1 * np.random.default_rng(0).standard_normal((40, 16000))
+    lines, manifest = ["path,text,speaker"], []
+    for i, one in enumerate(samples):
+        soundfile.write(tmp_path / f"{i}.wav", one, 16000)
+        lines.append(f"{i}.wav,sentence number {i},s{i % 8}")
+        manifest.append({"audio_filepath": f"{i}.wav", "duration": 1.0, "text": f"number {i}"})
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(line) + "\n" for line in manifest))
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path / "t.csv"
+
+
+def on_a_disk(options: str, folder: Path, *command) -> subprocess.CompletedProcess:
+    """Run a script while `folder` is a file system of its own; skips where that needs more rights."""
+    folder.mkdir(exist_ok=True)
+    if shutil.which("unshare") is None:
+        pytest.skip("no unshare on this machine")
+    mount = f'mount -t tmpfs -o {options} none "$0" || exit 99; exec "$@"'
+    done = subprocess.run(["unshare", "-rm", "sh", "-c", mount, folder, sys.executable,
+                           *map(str, command)], capture_output=True, text=True, cwd=ROOT)
+    if done.returncode == 99 or "unshare failed" in done.stderr:
+        pytest.skip("no mounts in a user namespace here")
+    return done
+
+
+@pytest.mark.parametrize("size", ["8k", "64k", "500k", "1300k"])
+def test_a_full_disk_is_told_in_words(table, tmp_path, size):
+    out = tmp_path / "out"
+    done = on_a_disk(f"size={size}", out, "data_prep/from_table.py", table, "--out", out / "x",
+                     "--jobs", 1)
+    assert "Traceback" not in done.stderr and "System error" not in done.stderr
+    assert done.returncode == 2 and "full" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("command", [
+    ["from_table.py", "TABLE", "--jobs", 1], ["split.py", "MANIFEST"],
+    ["shard.py", "MANIFEST", "--jobs", 1], ["non_speech.py", "--hours", 0.001],
+    ["check.py", "MANIFEST", "--jobs", 1], ["check.py", "MANIFEST", "--quick"]])
+def test_a_read_only_disk_is_told_in_words(table, tmp_path, command):
+    given = {"TABLE": table, "MANIFEST": table.with_name("m.jsonl")}
+    script, *arguments = [given.get(a, a) for a in command]
+    done = on_a_disk("ro", tmp_path / "out", f"data_prep/{script}", *arguments, "--out",
+                     tmp_path / "out" / "x")
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert "read-only" in done.stderr.lower() and len(done.stderr.strip().splitlines()) == 1
+
+
+def test_errors_of_the_disk_are_one_line_and_other_errors_pass(capsys):
+    with pytest.raises(SystemExit) as end, exit_on_user_error():
+        raise OSError(errno.ENOSPC, "No space left on device", "out/train.jsonl")
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith("error: out/train.jsonl: the disk is full")
+    with pytest.raises(ConnectionResetError), exit_on_user_error():
+        raise ConnectionResetError(errno.ECONNRESET, "reset")
+
+
+def test_flac_that_cannot_be_written_says_why_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(self, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(UserError, match="the disk is full"):
+        audio.write_flac(np.zeros(100, dtype=np.int16), tmp_path / "a.flac", rate_hz=16000)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_ledger_that_is_damaged_or_taken_says_which(tmp_path):
+    (tmp_path / "a.sqlite").write_bytes(b"hello" * 1000)
+    with pytest.raises(UserError, match="it is damaged. Remove it"):
+        Ledger(tmp_path / "a.sqlite")
+    first = Ledger(tmp_path / "b.sqlite")
+    with pytest.raises(UserError, match="another run is working in the same folder"):
+        Ledger(tmp_path / "b.sqlite")
+    with pytest.raises(UserError, match="no file can be written there"), ledger_errors(first.path):
+        first.connection.execute("PRAGMA query_only = ON")
+        first.commit(now=True)
+        first.connection.execute("CREATE TABLE x (y)")
+
+
+def alive(session: int) -> dict[int, str]:
+    """Processes of a session, zombies left out: {pid: command}."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        try:
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            if entry.name.isdigit() and int(fields[3]) == session and fields[0] != "Z":
+                found[int(entry.name)] = (entry / "cmdline").read_text().replace("\0", " ")
+        except (OSError, IndexError):
+            continue
+    return found
+
+
+def until(condition, seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_a_killed_preparation_leaves_no_process(tmp_path):
+    samples = 0.1 * np.random.default_rng(0).standard_normal(480000)
+    soundfile.write(tmp_path / "0.wav", samples, 48000)
+    lines = ["path,text"]
+    for i in range(1, 3000):
+        os.link(tmp_path / "0.wav", tmp_path / f"{i}.wav")
+        lines.append(f"{i}.wav,sentence number {i}")
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "data_prep" / "from_table.py", tmp_path / "t.csv", "--out",
+         tmp_path / "out", "--jobs", "2"], start_new_session=True, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL)
+    try:
+        assert until(lambda: len(alive(process.pid)) >= 4, 60), "two workers and a tracker"
+        assert until(lambda: any(tmp_path.glob("out/audio/*/*.flac")), 60)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        assert until(lambda: not alive(process.pid), 10), alive(process.pid)
+    finally:
+        for pid in alive(process.pid):
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_a_child_ends_with_a_parent_that_ended_before_it_could_ask():
+    code = ("import os, sys; sys.path.insert(0, sys.argv[1])\n"
+            "from parakeet_ft.data.parallel import die_with_parent\n"
+            "die_with_parent(1 if os.getppid() != 1 else 2)\n")
+    assert subprocess.run([sys.executable, "-c", code, str(ROOT)]).returncode == 1
+
+
+def test_where_the_kernel_cannot_be_asked_the_parent_is_watched(monkeypatch):
+    from parakeet_ft.data import parallel
+
+    code = ("import os, sys, time; sys.path.insert(0, sys.argv[1])\n"
+            "from parakeet_ft.data import parallel\n"
+            "parallel.ctypes.CDLL = None\n"
+            "parallel.die_with_parent(1)\n"
+            "time.sleep(30)\n")
+    assert parallel.PR_SET_PDEATHSIG == 1
+    assert subprocess.run([sys.executable, "-c", code, str(ROOT)], timeout=20).returncode == 1
