@@ -163,16 +163,35 @@ def check_learned(before: lora.State, after: lora.State, *, learning: Learning, 
     due = {key for key in learns if learning.first_step(key, num_steps=num_steps) + (key in learning.added) < step and not key.endswith(WITHOUT_GRADIENT)}
     may = {key for key in learns if learning.first_step(key, num_steps=num_steps) < step}
     problems = []
-    if stuck := sorted(due - moved):
-        problems.append(f"{len(stuck)} tensors should have learned, but are bit for bit what they were: {_some(stuck)}. No gradient reaches them, or the "
-                        "learning rate is too small for the precision: freeze them (adaptation.frozen), raise optim.lr, or leave trainer.precision=bf16-true.")
+    unmoved = sorted(due - moved)
+    # In bfloat16 a step is rounded at random: of a short vector, in a short run, perhaps no element moved.
+    if unmoved and (precision != "bf16-true" or not due & moved):
+        problems.append(f"{len(unmoved)} tensors should have learned, but are bit for bit what they were: {_some(unmoved)}. No gradient reaches them, or the "
+                        "learning rate is too small for the precision: freeze them (adaptation.frozen), or raise optim.lr.")
     if changed := sorted(moved - may):
         problems.append(f"{len(changed)} tensors should have stayed as they were, but changed: {_some(changed)}. This is a defect of the pipeline; "
                         "nothing was exported.")
     if problems:
         raise UserError(" ".join(["After training:", *problems]))
-    return {"moved": len(moved), "unchanged": len(after) - len(moved), "batch_norm_buffers_unchanged": len(
+    infinite = sorted(key for key, value in after.items() if not torch.isfinite(value).all())
+    if infinite:
+        raise UserError(f"After training: {len(infinite)} tensors hold values that are not finite: {_some(infinite)}. Nothing was exported. "
+                        "Lower optim.lr, or look at optim.gradient_clip and the data.")
+    return {"moved": len(moved), "moved_share_of_weights": moved_share(before, after, sorted(learning.parameters), precision=precision),
+            "unmoved_yet": unmoved, "unchanged": len(after) - len(moved), "batch_norm_buffers_unchanged": len(
         {key for key in after if "running_" in key or "num_batches_tracked" in key} - moved)}
+
+
+def moved_share(before: lora.State, after: lora.State, names: Sequence[str], *, precision: str) -> float:
+    """The share of the named tensors' weights that are no longer what they were (bf16-true: what they were, rounded)."""
+    moved = total = 0
+    for name in names:
+        old = before[name].to(after[name])
+        changed = after[name] != old
+        if precision == "bf16-true":
+            changed &= after[name] != old.bfloat16().to(old)
+        moved, total = moved + int(changed.sum()), total + changed.numel()
+    return round(moved / max(1, total), 4)
 
 
 def _some(names: Sequence[str], limit: int = 20) -> str:
@@ -181,5 +200,7 @@ def _some(names: Sequence[str], limit: int = 20) -> str:
 
 def learned_line(found: dict[str, Any]) -> str:
     """What `check_learned` found, in words."""
-    return (f"checked: all {found['moved']} tensors that learn have moved; {found['unchanged']} others are bit for bit the checkpoint's, "
-            f"{found['batch_norm_buffers_unchanged']} BatchNorm statistics among them")
+    still = f"; {len(found['unmoved_yet'])} vectors have not moved yet ({_some(found['unmoved_yet'], 3)})" if found["unmoved_yet"] else ""
+    return (f"checked: {found['moved_share_of_weights']:.1%} of the weights that learn have moved, in {'all ' if not still else ''}{found['moved']} "
+            f"tensors, and all are finite; {found['unchanged']} others are bit for bit the checkpoint's, "
+            f"{found['batch_norm_buffers_unchanged']} BatchNorm statistics among them{still}")

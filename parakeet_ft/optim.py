@@ -57,11 +57,11 @@ def part_of(name: str, *, num_layers: int, decoder_lr_ratio: float, adapter_lr_r
 
 
 def build_optimizer(model: torch.nn.Module, *, lr: float, decoder_lr_ratio: float, adapter_lr_ratio: float, layer_decay: float, betas: list[float],
-                    weight_decay: float, warmup_steps: int, min_lr_ratio: float, num_steps: int
-                    ) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
+                    weight_decay: float, warmup_steps: int, min_lr_ratio: float, num_steps: int, rounding_seed: int | None = None
+                    ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
     """AdamW over what learns, in groups by part of the model, and its schedule. Weight decay spares vectors (biases, norms).
 
-    The groups of the encoder come first, from the top: the first group's rate is the one to show.
+    rounding_seed: for weights that are trained in bfloat16 (see RoundingAdamW), None for others. The groups of the encoder come first, from the top: the first group's rate is the one to show.
     """
     num_layers = len(model.encoder.layers)
     groups: dict[tuple[str, bool], dict[str, Any]] = {}
@@ -74,9 +74,92 @@ def build_optimizer(model: torch.nn.Module, *, lr: float, decoder_lr_ratio: floa
                                                           "weight_decay": weight_decay if is_matrix else 0.0, "params": []})
             group["params"].append(parameter)
     ordered = sorted(groups.values(), key=lambda group: (group["name"].startswith("decoder"), -group["lr"], group["name"]))
-    optimizer = torch.optim.AdamW(ordered, betas=tuple(betas), fused=ordered[0]["params"][0].is_cuda)
+    if rounding_seed is None:
+        optimizer = torch.optim.AdamW(ordered, betas=tuple(betas), fused=ordered[0]["params"][0].is_cuda)
+    else:
+        optimizer = RoundingAdamW(ordered, betas=tuple(betas), seed=rounding_seed)
     return optimizer, torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: learning_rate_factor(step, num_steps=num_steps, warmup_steps=warmup_steps, min_lr_ratio=min_lr_ratio))
+
+
+class RoundingAdamW(torch.optim.Optimizer):
+    """AdamW for weights that are stored in bfloat16: every result is rounded at random, up or down,
+    so that it is right on average (stochastic rounding, https://arxiv.org/abs/2010.06192).
+
+    Rounded to the nearest, a step below half a unit of bfloat16 is lost each time: at a rate of 3e-5
+    that is every step of every weight above 0.016. The arithmetic is in float32, one tensor at a
+    time; moments are kept in the weights' type. The random bits depend on seed, step and the
+    tensor's number alone: they are the same on every rank, and after a resume.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        *,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, defaults)
+        self.seed = seed
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """One step of every parameter that has a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        number = 0
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                number += 1
+                if parameter.grad is not None:
+                    self._update(parameter, group, number)
+        return loss
+
+    def _update(self, parameter: torch.Tensor, group: dict[str, Any], number: int) -> None:
+        state = self.state[parameter]
+        if not state:
+            state["step"] = 0
+            state["exp_avg"] = torch.zeros_like(parameter)
+            state["exp_avg_sq"] = torch.zeros_like(parameter)
+        state["step"] += 1
+        step, (beta1, beta2) = state["step"], group["betas"]
+        kept = [_local(tensor) for tensor in (parameter, state["exp_avg"], state["exp_avg_sq"])]
+        gradient = _local(parameter.grad).float()
+        weight, mean, square = (tensor.float() for tensor in kept)
+        mean.lerp_(gradient, 1 - beta1)
+        square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        weight.mul_(1 - group["lr"] * group["weight_decay"])
+        spread = (square / (1 - beta2**step)).sqrt_().add_(group["eps"])
+        weight.addcdiv_(mean, spread, value=-group["lr"] / (1 - beta1**step))
+        generator = torch.Generator(weight.device)
+        generator.manual_seed(((self.seed % 2**20) * 2**24 + step % 2**24) * 2**18 + number % 2**18)
+        for target, value in zip(kept, (weight, mean, square), strict=True):
+            target.copy_(round_at_random(value, generator))
+
+
+def _local(tensor: torch.Tensor) -> torch.Tensor:
+    """This rank's part of a tensor that FSDP divides."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def round_at_random(value: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """float32 -> bfloat16, up or down with probabilities whose mean is `value`.
+
+    A bfloat16 is the upper half of a float32: random bits are added to the lower half, which is then
+    cut off.
+    """
+    noise = torch.randint(
+        0, 1 << 16, value.shape, dtype=torch.int32, device=value.device, generator=generator
+    )
+    bits = (value.view(torch.int32) + noise) & -(1 << 16)
+    rounded = bits.view(torch.float32)
+    return torch.where(torch.isfinite(value), rounded, value).bfloat16()
 
 
 def describe(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:

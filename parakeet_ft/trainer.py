@@ -18,7 +18,7 @@ from parakeet_ft.distillation import Teacher
 from parakeet_ft.errors import UserError
 from parakeet_ft.evaluation import wer
 from parakeet_ft.evaluation.transcribe import transcribe
-from parakeet_ft.model.objective import training_loss
+from parakeet_ft.model.objective import prediction_network_runs_in_float32, runs_bfloat16_lstm, training_loss
 from parakeet_ft.optim import build_optimizer
 
 
@@ -56,13 +56,16 @@ def resolve(*, accelerator: str, devices: int | str, num_nodes: int | str, strat
             "precision": precision, "timeout_minutes": timeout_minutes}
 
 
-def use_loss_for(model, *, device: str) -> str | None:
-    """On a CPU, transducers get this project's exact loss, as NeMo's takes seconds (RNNT) or refuses (TDT). Returns what was done."""
-    if device != "cpu" or not hasattr(model, "joint"):
+def use_loss_for(model, *, device: str, precision: str = "32-true") -> str | None:
+    """Transducers get this project's exact loss (see model.joint_loss). Returns what was done, None for CTC."""
+    if not hasattr(model, "joint"):
         return None
     from parakeet_ft.model.transducer_loss import use_wavefront_loss
 
-    return use_wavefront_loss(model)
+    said = use_wavefront_loss(model)
+    if prediction_network_runs_in_float32(model, device_type=device, precision=precision):
+        said = f"{said}; prediction network in float32, as this {device.upper()} has no bfloat16 LSTM"
+    return said
 
 
 class FineTuner(pl.LightningModule):
@@ -75,8 +78,10 @@ class FineTuner(pl.LightningModule):
     """
 
     def __init__(self, model, *, settings: dict[str, Any], sets: dict[str, list[Utterance]], base: dict[str, wer.Score],
-                 guard_tolerance: float | None, batch_seconds: float, teacher: Teacher | None = None, bad_batches: BadBatches | None = None) -> None:
+                 guard_tolerance: float | None, batch_seconds: float, teacher: Teacher | None = None, bad_batches: BadBatches | None = None,
+                 precision: str = "32-true", seed: int = 0) -> None:
         super().__init__()
+        self.rounding_seed = seed if precision == "bf16-true" else None
         self.bad_batches, self.step_is_lost = bad_batches, False
         self.model, self.settings, self.sets, self.base = model, settings, sets, base
         self._whole = (model,)  # in a tuple, as Lightning would divide and save a second module too
@@ -91,7 +96,8 @@ class FineTuner(pl.LightningModule):
 
     def _build_optimizer(self) -> None:
         keys = ("lr", "decoder_lr_ratio", "adapter_lr_ratio", "layer_decay", "betas", "weight_decay", "warmup_steps", "min_lr_ratio", "num_steps")
-        self.optimizer, self.scheduler = build_optimizer(self.model, **{key: self.settings[key] for key in keys})
+        self.optimizer, self.scheduler = build_optimizer(self.model, rounding_seed=self.rounding_seed,
+                                                         **{key: self.settings[key] for key in keys})
 
     def configure_model(self) -> None:
         if self.device_mesh is not None and self.model is self.whole:
@@ -226,10 +232,20 @@ class FineTuner(pl.LightningModule):
             return
         if self.model is not self.whole:
             sharding.gather(self.model, self.whole)
+        self._check_finite()
         distributed.share_buffers(self.whole)  # DDP makes BatchNorm's statistics equal before a forward pass, not after
         metrics = self.evaluate()
         self.log_dict(metrics)
         self.history.append({"step": self.global_step, **metrics})
+
+    def _check_finite(self) -> None:
+        """Raise UserError if a weight is NaN or infinite: nothing that follows could mend it."""
+        norms = torch._foreach_norm([p.detach() for p in self.whole.parameters()])
+        if not torch.isfinite(torch.stack([norm.float() for norm in norms])).all():
+            raise UserError(
+                f"At step {self.global_step} weights are not finite any more, so the run ends; nothing was "
+                "exported. Lower optim.lr, or look at optim.gradient_clip and the data."
+            )
 
     def evaluate(self) -> dict[str, float]:
         """Score the model as it stands on the validation sets of domain and guard."""
@@ -267,9 +283,25 @@ def fit(tuner: FineTuner, loader: torch.utils.data.DataLoader, *, num_steps: int
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
     if rank := distributed.rank():
         torch.manual_seed(torch.initial_seed() + rank)  # other dropout and masks than rank 0's
+    if devices["strategy"] == "ddp":
+        exclude_tables(tuner)
     with signals_restored():
         # Lightning runs its validation hooks only with a loader; one dummy batch serves, as the tuner decodes whole sets.
         trainer.fit(tuner, loader, torch.utils.data.DataLoader([0], batch_size=None), ckpt_path=resume_from)
+
+
+def exclude_tables(tuner: FineTuner) -> None:
+    """Keep DDP from exchanging buffers that no checkpoint holds, such as tables of positions.
+
+    They are as long as the longest audio that a rank has seen, so ranks that scored other utterances
+    have them in other sizes, and to broadcast them at each forward pass would be 41 MB for nothing.
+    """
+    saved = tuner.state_dict().keys()
+    tables = [name for name, _ in tuner.named_buffers() if name not in saved]
+    # The only way that torch has (distributed.py, 2.13).
+    torch.nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
+        tuner, tables
+    )
 
 
 def _strategy(devices: dict[str, Any]) -> Any:
@@ -282,17 +314,19 @@ def _plugins(devices: dict[str, Any]) -> list[Any]:
     """Ranks as parakeet_ft.distributed found them, so that Lightning starts none, nor handles Slurm's signals; and the precision."""
     ranks = TorchElasticEnvironment() if distributed.num_ranks() > 1 else LightningEnvironment()
     if devices["precision"] == "bf16-true":
-        return [ranks, BFloat16Weights()]
+        return [ranks, BFloat16Weights(devices["device"])]
     if devices["precision"].endswith("mixed"):
         return [ranks, MixedPrecision(devices["precision"], devices["device"])]
     return [ranks, Precision()]
 
 
 class BFloat16Weights(HalfPrecision):
-    """bf16-true, but for audio and features: Lightning 2.4 would round the samples, the filterbank and the window to 8 bits as well."""
+    """bf16-true, but for audio and features: Lightning 2.4 would round the samples, the filterbank and the window to 8 bits as well. And but
+    for the prediction network, where the device has no bfloat16 LSTM."""
 
-    def __init__(self) -> None:
+    def __init__(self, device_type: str) -> None:
         super().__init__("bf16-true")
+        self.device_type = device_type
 
     def convert_input(self, data: Any) -> Any:
         return data
@@ -301,6 +335,8 @@ class BFloat16Weights(HalfPrecision):
         preprocessor = module.model.preprocessor
         kept = {name: buffer.clone() for name, buffer in preprocessor.named_buffers() if buffer.numel()}
         module = super().convert_module(module)
+        if hasattr(module.model, "joint") and not runs_bfloat16_lstm(self.device_type):
+            module.model.decoder.float()
         for name, buffer in kept.items():
             owner, _, key = name.rpartition(".")
             setattr(preprocessor.get_submodule(owner), key, buffer)

@@ -193,11 +193,12 @@ def transcribe_pieces(model: Any, pieces: Sequence[Piece], *, batch_seconds: flo
     """
     import torch
 
+    from parakeet_ft.evaluation.decoding import fresh_cuda_graphs
     from parakeet_ft.evaluation.transcribe import evaluating
     from parakeet_ft.model.attention import attention, set_attention
 
     device, rate_hz, own = next(model.parameters()).device, model.preprocessor._sample_rate, attention(model)
-    with evaluating(model), _exact_features(model), torch.inference_mode(), torch.autocast(device.type, enabled=False):
+    with evaluating(model), fresh_cuda_graphs(model), _exact_features(model), torch.inference_mode(), torch.autocast(device.type, enabled=False):
         try:
             for indices, audio in _read_ahead(_batches(pieces, batch_seconds=batch_seconds), lambda i: read_piece(pieces[i], rate_hz=rate_hz),
                                               num_threads=num_threads or min(4, os.cpu_count() or 1)):

@@ -47,6 +47,7 @@ def finetune(cfg: dict[str, Any], *, run_dir: Path, command: list[str]) -> dict[
 
         say.phase(f"restoring {cfg['model']['source']}")
         model = restore.restore(cfg["model"]["source"])
+        say.lines([f"decoding: {model.cfg.decoding.strategy}"])
         attention.set_attention(model, **configuration.attention_arguments(cfg["model"]))
         spec_augment.set_spec_augment(model, **cfg["model"]["spec_augment"])
         devices = trainer.resolve(**cfg["trainer"])
@@ -64,7 +65,7 @@ def finetune(cfg: dict[str, Any], *, run_dir: Path, command: list[str]) -> dict[
         say.lines(change.lines())
         learning = adaptation.set_learning(model, num_new_pieces=len(change.new), **cfg["adaptation"])
         base_state = interpolation.copy_state(model)
-        loss = trainer.use_loss_for(model, device=devices["device"])
+        loss = trainer.use_loss_for(model, device=devices["device"], precision=devices["precision"])
         utterances, augment = sets["train"] + sets.get("replay", []), augmentation.build(seed=cfg["seed"], **data["augmentation"])
         batches = batching.choose(model, utterances, batch_seconds=data["batch_seconds"], effective_batch_seconds=data["effective_batch_seconds"],
                                   accumulate=optimization["accumulate"], augmentation=augment, devices=devices, once=run.once,
@@ -84,7 +85,7 @@ def finetune(cfg: dict[str, Any], *, run_dir: Path, command: list[str]) -> dict[
         loader = loaders.train_loader(plan, model, num_batches=num_steps * optimization["accumulate"], num_workers=data["num_workers"],
                                       rank=distributed.rank(), start=checkpoints.position_of(resume_from))
         tuner = trainer.FineTuner(model, settings=settings, sets=sets, base=base, guard_tolerance=evaluation["guard_tolerance"],
-                                  batch_seconds=evaluation["batch_seconds"], teacher=teacher, bad_batches=bad)
+                                  batch_seconds=evaluation["batch_seconds"], teacher=teacher, bad_batches=bad, precision=devices["precision"], seed=cfg["seed"])
         followed = teacher and teacher.follow(model)
         run.record(model=restore.describe(model), vocabulary=dataclasses.asdict(change), adaptation=learning.facts(num_steps=num_steps), loss=loss,
                    distillation=followed, trainer=devices, batching=batches | plan.describe(), augmentation=loaders.augmentation_facts(loader),

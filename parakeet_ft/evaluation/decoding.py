@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,38 @@ def describe_decoding(model) -> dict[str, Any]:
     fused = dict(zip((type(m).__name__ for m in holder.fusion_models), holder.fusion_models_alpha, strict=True)) if holder else {}
     return {"head": "transducer" if hasattr(model, "joint") and not ctc else "ctc", "strategy": str(live.cfg.strategy), "class": type(search).__name__,
             "beam_size": getattr(search, "beam_size", None), "fused": {name: float(weight) for name, weight in fused.items()}}
+
+
+def _searches(model) -> list[Any]:
+    """The live decoders of all heads that may capture CUDA graphs."""
+    from nemo.collections.common.parts.optional_cuda_graphs import WithOptionalCudaGraphs
+
+    owners = (getattr(model, name, None) for name in ("decoding", "ctc_decoding"))
+    searches = (getattr(owner, "decoding", None) for owner in owners)
+    return [search for search in searches if isinstance(search, WithOptionalCudaGraphs)]
+
+
+def disable_cuda_graphs(model) -> None:
+    """Decode without CUDA graphs, from now until the decoding is set again.
+
+    NeMo's decoders keep what they captured: addresses of the weights, and the prediction network's
+    first output (`_graph_reinitialize`, tdt_label_looping.py and rnnt_label_looping.py, 3.0.0), and
+    make it anew only for another batch size, length or device. After a training step it is stale.
+    """
+    for search in _searches(model):
+        search.disable_cuda_graphs()
+
+
+@contextlib.contextmanager
+def fresh_cuda_graphs(model) -> Iterator[None]:
+    """Inside, CUDA graphs of the weights as they are now, where NeMo can have them; none after."""
+    disable_cuda_graphs(model)
+    for search in _searches(model):
+        search.maybe_enable_cuda_graphs()
+    try:
+        yield
+    finally:
+        disable_cuda_graphs(model)
 
 
 def choose_weight(rows: Sequence[dict[str, Any]], *, guard_tolerance: float | None) -> dict[str, Any]:

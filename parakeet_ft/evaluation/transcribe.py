@@ -13,6 +13,7 @@ import torch
 from parakeet_ft import distributed
 from parakeet_ft.data.audio import read_audio
 from parakeet_ft.data.manifest import Utterance
+from parakeet_ft.evaluation.decoding import disable_cuda_graphs, fresh_cuda_graphs
 
 
 @contextlib.contextmanager
@@ -72,17 +73,28 @@ def _silent_frames(log_probs: torch.Tensor, lengths: torch.Tensor) -> int:
 def transcribe(model, utterances: Sequence[Utterance], *, batch_seconds: float = 240.0,
                on_batch: Callable[[float], None] = lambda seconds: None,
                on_frames: Callable[[int, int], None] = lambda silent, frames: None,
-               on_audio: Callable[[int, np.ndarray], None] = lambda index, samples: None) -> list[str]:
+               on_audio: Callable[[int, np.ndarray], None] = lambda index, samples: None,
+               cuda_graphs: bool = False) -> list[str]:
     """Transcripts in the order of `utterances`; `on_batch` is told the seconds of audio just done, `on_frames` what `decode` tells it,
     `on_audio` the number of an utterance and its samples at the model's rate.
 
-    Raises UserError if an audio file cannot be read.
+    Each utterance is read as training reads it: `duration` seconds from `offset`. cuda_graphs: for weights that stay as they are during the
+    call; captured anew, shortest batches first, as a graph serves what is no larger. Raises UserError if an audio file cannot be read.
     """
     device, rate_hz = next(model.parameters()).device, model.preprocessor._sample_rate
     texts = [""] * len(utterances)
-    with evaluating(model), torch.inference_mode(), torch.autocast(device.type, enabled=False):
-        for batch in length_batches([u.duration for u in utterances], batch_seconds=batch_seconds):
-            audio = [torch.from_numpy(read_audio(u.audio_filepath, offset=u.offset, duration=u.duration if u.offset else None, rate_hz=rate_hz))
+    batches = length_batches([u.duration for u in utterances], batch_seconds=batch_seconds)
+    if cuda_graphs:
+        batches.reverse()
+        graphs = fresh_cuda_graphs(model)
+    else:
+        disable_cuda_graphs(model)
+        graphs = contextlib.nullcontext()
+    # Not inference_mode: the encoder makes its table of positions anew for longer audio (update_max_seq_length, NeMo 3.0.0), and what is
+    # made in inference mode cannot be trained with.
+    with evaluating(model), graphs, torch.no_grad(), torch.autocast(device.type, enabled=False):
+        for batch in batches:
+            audio = [torch.from_numpy(read_audio(u.audio_filepath, offset=u.offset, duration=u.duration, rate_hz=rate_hz))
                      for u in (utterances[i] for i in batch)]
             for index, samples in zip(batch, audio, strict=True):
                 on_audio(index, samples.numpy())
@@ -117,14 +129,14 @@ def transcribe_timed(model, utterances: Sequence[Utterance], *, batch_seconds: f
     """
     first = length_batches([u.duration for u in utterances], batch_seconds=batch_seconds)[:warm_up_batches]
     if first:
-        transcribe(model, [utterances[i] for batch in first for i in batch], batch_seconds=batch_seconds)
+        transcribe(model, [utterances[i] for batch in first for i in batch], batch_seconds=batch_seconds, cuda_graphs=True)
     levels = [0.0] * len(utterances)
 
     def measure(index: int, samples: np.ndarray) -> None:
         levels[index] = level_dbfs(samples)
 
     started = time.perf_counter()
-    texts = transcribe(model, utterances, batch_seconds=batch_seconds, on_audio=measure)
+    texts = transcribe(model, utterances, batch_seconds=batch_seconds, on_audio=measure, cuda_graphs=True)
     seconds = time.perf_counter() - started
     return {"texts": texts, "levels_dbfs": levels, "seconds": seconds, "rtfx": sum(u.duration for u in utterances) / seconds}
 

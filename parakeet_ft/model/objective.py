@@ -2,7 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+
 import torch
+
+
+@functools.cache
+def runs_bfloat16_lstm(device_type: str) -> bool:
+    """Whether an LSTM trains under bfloat16 autocast here, found by trying a small one.
+
+    oneDNN has no bfloat16 LSTM for CPUs without AVX-512: "could not create a primitive descriptor".
+    """
+    lstm = torch.nn.LSTM(2, 2).to(device_type)
+    try:
+        with torch.autocast(device_type, torch.bfloat16):
+            output, _ = lstm(torch.zeros(1, 1, 2, device=device_type))
+        output.float().sum().backward()
+    except RuntimeError:
+        return False
+    return True
+
+
+def prediction_network_runs_in_float32(model, *, device_type: str, precision: str) -> bool:
+    """Whether `training_loss` leaves autocast for this model's prediction network."""
+    has_one = hasattr(model, "joint")
+    return has_one and precision.startswith("bf16") and not runs_bfloat16_lstm(device_type)
+
+
+def predict(model, tokens: torch.Tensor, token_lengths: torch.Tensor):
+    """The prediction network's output (B, H, U + 1) and its lengths (B), in float32 where autocast
+    asks for a bfloat16 LSTM that this device does not have.
+    """
+    kind = tokens.device.type
+    asked = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.bfloat16
+    leave = asked and not runs_bfloat16_lstm(kind)
+    with torch.autocast(kind, enabled=False) if leave else contextlib.nullcontext():
+        decoded, lengths, _ = model.decoder(targets=tokens, target_length=token_lengths)
+    return decoded, lengths
 
 
 def training_loss(model, audio: torch.Tensor, lengths: torch.Tensor, tokens: torch.Tensor, token_lengths: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -15,7 +52,9 @@ def training_loss(model, audio: torch.Tensor, lengths: torch.Tensor, tokens: tor
     encoded, frames = outputs[0], outputs[1]
     if not hasattr(model, "joint"):
         return {"loss": model.loss(log_probs=encoded.float(), targets=tokens, input_lengths=frames, target_lengths=token_lengths)}
-    decoded, target_lengths, _ = model.decoder(targets=tokens, target_length=token_lengths)
+    decoded, target_lengths = predict(model, tokens, token_lengths)
+    if not torch.is_autocast_enabled(encoded.device.type):
+        decoded = decoded.to(encoded.dtype)  # where bf16-true left the prediction network in float32
     if model.joint.fuse_loss_wer:
         loss, *_ = model.joint(encoder_outputs=encoded, decoder_outputs=decoded, encoder_lengths=frames, transcripts=tokens,
                                transcript_lengths=token_lengths, compute_wer=False)

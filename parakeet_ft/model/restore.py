@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from parakeet_ft.model.facts import describe, family
@@ -16,10 +17,12 @@ __all__ = ["check_source", "describe", "family", "restore"]
 def restore(source: str) -> ASRModel:
     """The model of `source`, on the CPU, in float32 and, as NeMo leaves it, in train mode.
 
-    `source` is what `check_source` accepts. Raises UserError as it does, and if a download fails. The .nemo must stay where it is until
-    `save_to`, which copies the tokenizer from it. Data sets of the checkpoint's own training are removed from its configuration, and
-    NeMo's printing of references and predictions is off. So is its exchange of audio lengths between ranks at each forward pass: ranks that
-    score unequal numbers of batches would wait for each other for ever (ConformerEncoder.update_max_seq_length, 3.0.0).
+    `source` is what `check_source` accepts. Raises UserError as it does, and if a download fails. The
+    .nemo must stay where it is until `save_to`, which copies the tokenizer from it. Data sets of the
+    checkpoint's own training are removed from its configuration, NeMo's printing of references and
+    predictions is off, and greedy decoding goes by batch (see `decode_batches`). NeMo's exchange of
+    audio lengths between ranks at each forward pass is off too: ranks that score unequal numbers of
+    batches would wait for each other for ever (ConformerEncoder.update_max_seq_length, 3.0.0).
     """
     path = fetch(source)
     check_archive(path)
@@ -29,8 +32,32 @@ def restore(source: str) -> ASRModel:
     model = ASRModel.restore_from(str(path), map_location=torch.device("cpu"))
     forget_training(model)
     sharpen_filters(model)
+    if decode_batches(model):
+        print("decoding: greedy_batch for the checkpoint's greedy (same texts, faster)", file=sys.stderr)
     model.encoder.sync_max_audio_length = False
     return model
+
+
+def decode_batches(model: ASRModel) -> bool:
+    """Decode whole batches where the checkpoint says `greedy`; returns whether one of its heads did.
+
+    `greedy` goes through a batch utterance by utterance, with a Python loop over each one's frames;
+    `greedy_batch` finds the same texts. The exported file keeps it.
+    """
+    hybrid = hasattr(model, "ctc_decoder")
+    heads = [("rnnt", model.cfg.get("decoding"))]
+    if hybrid:
+        heads.append(("ctc", model.cfg.aux_ctc.get("decoding")))
+    current, changed = getattr(model, "cur_decoder", None), False
+    for head, config in heads:
+        if config is None or config.get("strategy") != "greedy":
+            continue
+        config.strategy, changed = "greedy_batch", True
+        which = {"decoder_type": head} if hybrid else {}
+        model.change_decoding_strategy(config, verbose=False, **which)
+    if hybrid:
+        model.cur_decoder = current
+    return changed
 
 
 def sharpen_filters(model: ASRModel) -> bool:

@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from parakeet_ft.data.manifest import read_manifest
 from parakeet_ft.errors import UserError
 from parakeet_ft.model import source
+from parakeet_ft.model.restore import restore
 from parakeet_ft.model.source import check_archive, check_source, fetch, locate, read_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -320,3 +322,29 @@ def test_nemo_still_cannot_transcribe_files_without_a_validation_section(tiny_mo
         model.cfg.validation_ds = None
     with pytest.raises(AttributeError):
         model.transcribe(str(speech(count=1)), batch_size=1, verbose=False)
+
+
+@pytest.mark.parametrize("family", ["ctc", "rnnt", "tdt", "hybrid"])
+def test_a_checkpoint_that_decodes_one_by_one_is_set_to_batches_with_the_same_texts(
+    family, tiny_model, tmp_path, speech, capsys
+):
+    from omegaconf import open_dict
+
+    model = tiny_model(family)
+    configs = [model.cfg.decoding, *([model.cfg.aux_ctc.decoding] if family == "hybrid" else [])]
+    for config in configs:
+        with open_dict(config):
+            config.strategy = "greedy"
+    model.save_to(str(tmp_path / "slow.nemo"))
+    found = restore(str(tmp_path / "slow.nemo"))
+    assert "greedy_batch" in capsys.readouterr().err
+    assert found.cfg.decoding.strategy == "greedy_batch"
+    assert "Batched" in type(found.decoding.decoding).__name__
+    assert getattr(found, "cur_decoder", None) == getattr(model, "cur_decoder", None)
+    if family == "hybrid":
+        assert "Batched" in type(found.ctc_decoding.decoding).__name__
+    clips = [u.audio_filepath for u in read_manifest(speech(count=4))]
+    model.change_decoding_strategy(model.cfg.decoding, verbose=False)
+    before = [h.text for h in model.transcribe(clips, batch_size=4, verbose=False)]
+    after = [h.text for h in found.transcribe(clips, batch_size=4, verbose=False)]
+    assert before == after and any(after)
