@@ -7,6 +7,9 @@ import functools
 
 import torch
 
+from parakeet_ft.model import joint_loss
+from parakeet_ft.model.transducer_loss import TransducerLoss
+
 
 @functools.cache
 def runs_bfloat16_lstm(device_type: str) -> bool:
@@ -56,6 +59,10 @@ def training_loss(model, audio: torch.Tensor, lengths: torch.Tensor, tokens: tor
     if not torch.is_autocast_enabled(encoded.device.type):
         decoded = decoded.to(encoded.dtype)  # where bf16-true left the prediction network in float32
     if model.joint.fuse_loss_wer:
+    decoded, target_lengths, _ = model.decoder(targets=tokens, target_length=token_lengths)
+    if isinstance(model.loss._loss, TransducerLoss):
+        loss = joint_loss.loss_in_joint(model, encoded, decoded, tokens, frames, target_lengths)
+    elif model.joint.fuse_loss_wer:
         loss, *_ = model.joint(encoder_outputs=encoded, decoder_outputs=decoded, encoder_lengths=frames, transcripts=tokens,
                                transcript_lengths=token_lengths, compute_wer=False)
     else:

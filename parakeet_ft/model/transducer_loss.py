@@ -19,7 +19,7 @@ Memory: nothing of the size of the logits (B, T, U + 1, V + 1) is made in the fo
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -38,16 +38,15 @@ class TransducerLoss(torch.nn.Module):
     `blank` is the last token; with durations, the logits of the durations follow it. Gradients of the token logits of one utterance's
     cost are clamped to [-clamp, clamp] if `clamp` > 0, before any reduction (NeMo's CUDA kernels; its CPU loss clamps after it).
     With probability `omega` a call is trained with plain RNN-T, drawn from Python's `random` once a call as NeMo draws it.
-    `stock` takes over for logits on a CUDA device.
     """
 
     def __init__(self, *, blank: int, durations: tuple[int, ...] = (), sigma: float = 0.0, omega: float = 0.0, clamp: float = -1.0,
-                 fastemit_lambda: float = 0.0, reduction: str | None = None, stock: torch.nn.Module | None = None) -> None:
+                 fastemit_lambda: float = 0.0, reduction: str | None = None) -> None:
         super().__init__()
         if durations and (max(durations) < 1 or min(durations) < 0 or len(set(durations)) < len(durations)):
             raise ValueError(f"Durations must be distinct, not negative, and one at least positive; found {list(durations)}.")
         self.blank, self.durations, self.sigma, self.omega = blank, tuple(durations), sigma, omega
-        self.clamp, self.fastemit_lambda, self.reduction, self.stock = clamp, fastemit_lambda, reduction, stock
+        self.clamp, self.fastemit_lambda, self.reduction = clamp, fastemit_lambda, reduction
 
     def forward(self, acts: torch.Tensor, labels: torch.Tensor, act_lens: torch.Tensor, label_lens: torch.Tensor) -> torch.Tensor:
         """acts (B, T, U + 1, V + 1 [+ D]) unnormalised, labels (B, U), act_lens (B), label_lens (B) -> costs (B) in float32, or reduced.
@@ -55,14 +54,19 @@ class TransducerLoss(torch.nn.Module):
         Any dtype of acts; the arithmetic is in float32, the recursion in float64, the gradient in the dtype of acts. What lies beyond
         the lengths is not read. An utterance that no path explains costs infinity and has no gradient.
         """
-        if acts.is_cuda and self.stock is not None:
-            costs = self.stock(acts.float(), labels, act_lens, label_lens)
-        else:
-            durations = self.durations
-            if durations and random.uniform(0, 1) < self.omega:
-                durations = ()
-            costs = _Wavefront.apply(acts, labels, act_lens, label_lens, self.blank, acts.shape[-1] - len(self.durations), durations,
-                                     self.sigma if durations else 0.0, self.clamp, self.fastemit_lambda)
+        durations = self.draw_durations()
+        costs = _Wavefront.apply(
+            acts,
+            labels,
+            act_lens,
+            label_lens,
+            self.blank,
+            acts.shape[-1] - len(self.durations),
+            durations,
+            self.sigma if durations else 0.0,
+            self.clamp,
+            self.fastemit_lambda,
+        )
         if self.reduction in (None, "none"):
             return costs
         if self.reduction == "mean_volume":
@@ -70,6 +74,11 @@ class TransducerLoss(torch.nn.Module):
         if self.reduction == "mean":
             return (costs / label_lens).mean()
         return {"sum": costs.sum, "mean_batch": costs.mean}[self.reduction]()
+
+    def draw_durations(self) -> tuple[int, ...]:
+        """The durations of one call: none, with probability omega."""
+        plain = self.durations and random.uniform(0, 1) < self.omega
+        return () if plain else self.durations
 
 
 class _Wavefront(torch.autograd.Function):
@@ -80,10 +89,17 @@ class _Wavefront(torch.autograd.Function):
         sizes = list(zip(act_lens.tolist(), label_lens.tolist(), strict=True))
         norm, blank_arcs, label_arcs, duration_arcs = _log_probs(acts, labels, sizes, blank, num_tokens, bool(durations))
         needs_grad = ctx.needs_input_grad[0]
+        lattice = Lattice.packed(act_lens.long(), label_lens.long())
         log_likelihood, posteriors = _forward_backward(
-            sizes, (blank_arcs - sigma).double(), (label_arcs - sigma).double(), duration_arcs.double(), durations, needs_grad)
+            lattice,
+            (blank_arcs - sigma).double(),
+            (label_arcs - sigma).double(),
+            duration_arcs.double(),
+            durations,
+            needs_grad,
+        )
         if needs_grad:
-            blanks, emissions, lasting = posteriors
+            blanks, emissions, lasting = (p.float() for p in posteriors)
             # FastEmit counts each emission 1 + lambda times in the tokens' gradient, and not in the durations'.
             ctx.save_for_backward(acts, labels, norm, blanks, emissions * (1 + fastemit_lambda), lasting, duration_arcs)
             ctx.settings = sizes, blank, num_tokens, clamp
@@ -156,90 +172,168 @@ def _log_probs(acts, labels, sizes, blank, num_tokens, has_durations) -> tuple[t
     return tuple(torch.cat(parts) for parts in (norms, blanks, emissions, lasting))
 
 
-def _forward_backward(sizes, blank, label, lasting, durations, needs_grad):
-    """Packed float64 log-probabilities of arcs -> log-likelihoods (B) and the packed float32 posteriors of blank, label, (., D) durations.
+class Lattice(NamedTuple):
+    """The nodes (t, u) of a batch's lattices as flat index tensors (N), and how large they can be.
 
-    Diagonal n of the lattice of row r is `alpha[pad + n, r, 1 + u]`, with t = n - u; the first column and `pad` diagonals are NEVER. Rows
-    0..B-1 are the lattices, rows B..2B-1 the same reversed: node (t, u) there is (T_b - t, U_b - u), so their alpha is our beta.
+    `valid` is None where every node is real. Where it is a mask, nodes beyond an utterance's
+    lengths stand too, so that no length has to be known on the host.
     """
-    device, batch, rows = blank.device, len(sizes), len(sizes) * (2 if needs_grad else 1)
-    # Of each node: utterance, t, u, and how far the end is.
-    nodes = [torch.stack([torch.full((t * (u + 1),), b), torch.arange(t).repeat_interleave(u + 1), torch.arange(u + 1).repeat(t),
-                          torch.full((t * (u + 1),), t), torch.full((t * (u + 1),), u)]) for b, (t, u) in enumerate(sizes)]
-    b, t, u, frames, length = torch.cat(nodes, 1).to(device)
-    left, behind = frames - t, length - u
 
-    # Arcs by duration; those that overrun the end are NEVER, and so are labels that arrive at the end.
-    blank_arcs = {d: blank + lasting[:, i] for i, d in enumerate(durations) if d > 0} if durations else {1: blank}
-    label_arcs = {d: label + lasting[:, i] for i, d in enumerate(durations)} if durations else {0: label}
-    blank_arcs = {d: arc.masked_fill((d > left) | ((d == left) & (behind > 0)), NEVER) for d, arc in blank_arcs.items()}
-    label_arcs = {d: arc.masked_fill(d >= left, NEVER) for d, arc in label_arcs.items()}
+    b: torch.Tensor
+    t: torch.Tensor
+    u: torch.Tensor
+    valid: torch.Tensor | None
+    act_lens: torch.Tensor
+    label_lens: torch.Tensor
+    most_frames: int
+    most_labels: int
+
+    @classmethod
+    def packed(cls, act_lens: torch.Tensor, label_lens: torch.Tensor) -> Lattice:
+        """Real nodes only, in the order (b, t, u). Reads the lengths, which a GPU waits for."""
+        lattice = cls.dense(act_lens, label_lens, int(act_lens.max()), int(label_lens.max()))
+        real = lattice.valid.nonzero().squeeze(1)
+        b, t, u = (index[real] for index in lattice[:3])
+        return lattice._replace(b=b, t=t, u=u, valid=None)
+
+    @classmethod
+    def dense(
+        cls, act_lens: torch.Tensor, label_lens: torch.Tensor, most_frames: int, most_labels: int
+    ) -> Lattice:
+        """All B x most_frames x (most_labels + 1) nodes; nothing is read back from the device."""
+        axes = [
+            torch.arange(size, device=act_lens.device)
+            for size in (len(act_lens), most_frames, most_labels + 1)
+        ]
+        b, t, u = (index.reshape(-1) for index in torch.meshgrid(*axes, indexing="ij"))
+        valid = (t < act_lens[b]) & (u <= label_lens[b])
+        return cls(b, t, u, valid, act_lens, label_lens, most_frames, most_labels)
+
+
+def _arcs_by_duration(lattice, blank, label, lasting, durations):
+    """{duration: log-probabilities (N)} of blanks and of labels.
+
+    Arcs that overrun the end are NEVER, and so are labels that arrive at the end.
+    """
+    b, t, u = lattice[:3]
+    left, behind = lattice.act_lens[b] - t, lattice.label_lens[b] - u
+    if durations:
+        blanks = {d: blank + lasting[:, i] for i, d in enumerate(durations) if d > 0}
+        labels = {d: label + lasting[:, i] for i, d in enumerate(durations)}
+    else:
+        blanks, labels = {1: blank}, {0: label}
+    unreal = torch.zeros_like(b, dtype=torch.bool) if lattice.valid is None else ~lattice.valid
+    for d, arc in blanks.items():
+        overruns = (d > left) | ((d == left) & (behind > 0))
+        blanks[d] = arc.masked_fill(overruns | unreal, NEVER)
+    for d, arc in labels.items():
+        labels[d] = arc.masked_fill((d >= left) | (behind <= 0) | unreal, NEVER)
+    return blanks, labels
+
+
+def _forward_backward(lattice, blank, label, lasting, durations, needs_grad):
+    """Float64 log-probabilities of the nodes' arcs (N), (N), (N, D) -> log-likelihoods (B) and the
+    posteriors of blank, label and durations, shaped as they came.
+
+    Diagonal n of the lattice of row r is `alpha[pad + n, r, 1 + u]`, with t = n - u; the first
+    column and `pad` diagonals are NEVER. Rows 0..B-1 are the lattices, rows B..2B-1 the same
+    reversed: node (t, u) there is (T_b - t, U_b - u), so their alpha is our beta.
+    """
+    b, t, u = lattice[:3]
+    device, batch = blank.device, len(lattice.act_lens)
+    rows = batch * (2 if needs_grad else 1)
+    left, behind = lattice.act_lens[b] - t, lattice.label_lens[b] - u
+    blank_arcs, label_arcs = _arcs_by_duration(lattice, blank, label, lasting, durations)
     reach_blank, reach_label = max(blank_arcs), max(label_arcs) + 1
 
-    # arcs[n, k, r, u]: the arcs that arrive on diagonal n, k by how many diagonals back they started, farthest first, blanks then labels.
-    width = max(u for _, u in sizes) + 1
-    last = max(t + u for t, u in sizes)
+    # arcs[n, k, r, u]: the arcs that arrive on diagonal n, k by how many diagonals back they
+    # started, farthest first, blanks then labels.
+    width = lattice.most_labels + 1
+    last = lattice.most_frames + lattice.most_labels
     pad, kinds = max(reach_blank, reach_label), reach_blank + reach_label
-    arcs = torch.full((last + 1 + pad, kinds, rows, width), NEVER, dtype=torch.float64, device=device)
     kind_stride, diagonal_stride = rows * width, kinds * rows * width
+    size = (last + 1 + pad) * diagonal_stride
+    # One more element takes what nodes beyond the lengths would write.
+    flat = torch.full((size + 1,), NEVER, dtype=torch.float64, device=device)
+    arcs = flat[:size].view(last + 1 + pad, kinds, rows, width)
+
+    def arrive(places: torch.Tensor, arc: torch.Tensor) -> None:
+        flat[places.masked_fill(arc <= NEVER / 2, size)] = arc
+
     own_forward = (t + u) * diagonal_stride + b * width + u
     own_reverse = (left + behind) * diagonal_stride + (batch + b) * width + behind
-    flat = arcs.view(-1)
     for d, arc in blank_arcs.items():
-        flat[own_forward + d * diagonal_stride + (reach_blank - d) * kind_stride] = arc
+        kind = (reach_blank - d) * kind_stride
+        arrive(own_forward + d * diagonal_stride + kind, arc)
         if needs_grad:
-            flat[own_reverse + (reach_blank - d) * kind_stride] = arc
+            arrive(own_reverse + kind, arc)
     for d, arc in label_arcs.items():
-        # A label beyond the last would leave its row: those nodes are skipped.
-        more, kind = behind > 0, (kinds - 1 - d) * kind_stride
-        flat[(own_forward + (d + 1) * diagonal_stride + kind + 1)[more]] = arc[more]
+        kind = (kinds - 1 - d) * kind_stride
+        arrive(own_forward + (d + 1) * diagonal_stride + kind + 1, arc)
         if needs_grad:
-            flat[(own_reverse + kind)[more]] = arc[more]
+            arrive(own_reverse + kind, arc)
 
-    alpha = torch.full((pad + last + 1, rows, width + 1), NEVER, dtype=torch.float64, device=device)
-    alpha[pad, :, 1] = 0
-    strides = (alpha.stride(0), *alpha.stride())
-    first_blank, first_label = (pad - reach_blank) * alpha.stride(0) + 1, (pad - reach_label) * alpha.stride(0)
-    from_blanks = alpha.as_strided((last + 1, reach_blank, rows, width), strides, first_blank).unbind()
-    from_labels = alpha.as_strided((last + 1, reach_label, rows, width), strides, first_label).unbind()
-    diagonals, arriving = alpha[pad:, :, 1:].unbind(), arcs.unbind()
-    paths = torch.empty(kinds, rows, width, dtype=torch.float64, device=device)
-    by_blank, by_label = paths[:reach_blank], paths[reach_blank:]
-    best, total = (torch.empty(rows, width, dtype=torch.float64, device=device) for _ in range(2))
-    for n in range(1, last + 1):
-        torch.add(from_blanks[n], arriving[n][:reach_blank], out=by_blank)
-        torch.add(from_labels[n], arriving[n][reach_blank:], out=by_label)
-        torch.amax(paths, 0, out=best)
-        torch.sum(paths.sub_(best).exp_(), 0, out=total)
-        torch.add(total.log_(), best, out=diagonals[n])
-
-    ends = torch.tensor(sizes, device=device)
-    log_likelihood = alpha[pad + ends.sum(1), torch.arange(batch, device=device), 1 + ends[:, 1]]
+    alpha = _recursion(arcs, reach_blank, reach_label, pad, last)
+    ends = pad + lattice.act_lens + lattice.label_lens
+    log_likelihood = alpha[ends, torch.arange(batch, device=device), 1 + lattice.label_lens]
     impossible = log_likelihood < NEVER / 2
     costs_from = log_likelihood.masked_fill(impossible, -torch.inf)
     if not needs_grad:
         return costs_from, None
 
     flat, diagonal_stride = alpha.view(-1), alpha.stride(0)
-    here = flat[(pad + t + u) * diagonal_stride + b * (width + 1) + 1 + u] - log_likelihood.masked_fill(impossible, 0)[b]
+    here = flat[(pad + t + u) * diagonal_stride + b * (width + 1) + 1 + u]
+    here = here - log_likelihood.masked_fill(impossible, 0)[b]
     after = (pad + left + behind) * diagonal_stride + (batch + b) * (width + 1) + 1 + behind
-    blank_post = {d: (here + arc + flat[after - d * diagonal_stride]).exp_() for d, arc in blank_arcs.items()}
-    label_post = {d: (here + arc + flat[after - (d + 1) * diagonal_stride - 1]).exp_() for d, arc in label_arcs.items()}
+
+    def posterior(arc: torch.Tensor, back: int) -> torch.Tensor:
+        beta = flat[(after - back).clamp(min=0)]  # beyond the lengths the arc is NEVER
+        return (here + arc + beta).exp_()
+
+    blank_post = {d: posterior(arc, d * diagonal_stride) for d, arc in blank_arcs.items()}
+    label_post = {d: posterior(arc, (d + 1) * diagonal_stride + 1) for d, arc in label_arcs.items()}
     both = [blank_post.get(d, 0) + label_post[d] for d in durations]
-    posteriors = sum(blank_post.values()), sum(label_post.values()), torch.stack(both, 1) if both else here.new_empty(len(here), 0)
-    return costs_from, tuple(p.float() for p in posteriors)
+    lasting = torch.stack(both, 1) if both else here.new_empty(len(here), 0)
+    return costs_from, (sum(blank_post.values()), sum(label_post.values()), lasting)
+
+
+def _recursion(arcs, reach_blank, reach_label, pad, last) -> torch.Tensor:
+    """alpha (pad + last + 1, rows, width + 1): each diagonal in a handful of calls."""
+    rows, width = arcs.shape[2:]
+    alpha = arcs.new_full((pad + last + 1, rows, width + 1), NEVER)
+    alpha[pad, :, 1] = 0
+    strides = (alpha.stride(0), *alpha.stride())
+    first_blank = (pad - reach_blank) * alpha.stride(0) + 1
+    first_label = (pad - reach_label) * alpha.stride(0)
+    from_blanks = alpha.as_strided(
+        (last + 1, reach_blank, rows, width), strides, first_blank
+    ).unbind()
+    from_labels = alpha.as_strided(
+        (last + 1, reach_label, rows, width), strides, first_label
+    ).unbind()
+    diagonals, arriving = alpha[pad:, :, 1:].unbind(), arcs.unbind()
+    paths = arcs.new_empty(reach_blank + reach_label, rows, width)
+    by_blank, by_label = paths[:reach_blank], paths[reach_blank:]
+    best, total = arcs.new_empty(rows, width), arcs.new_empty(rows, width)
+    for n in range(1, last + 1):
+        torch.add(from_blanks[n], arriving[n][:reach_blank], out=by_blank)
+        torch.add(from_labels[n], arriving[n][reach_blank:], out=by_label)
+        torch.amax(paths, 0, out=best)
+        torch.sum(paths.sub_(best).exp_(), 0, out=total)
+        torch.add(total.log_(), best, out=diagonals[n])
+    return alpha
 
 
 def use_wavefront_loss(model: ASRModel) -> str | None:
-    """Give an RNNT, TDT or hybrid model this loss for the CPU; a line that says so, or None if its loss was left alone (CTC, CUDA, others).
+    """Give an RNNT, TDT or hybrid model this loss on every device; a line that says so, or None if its loss was left alone (CTC, others).
 
     What the loss is (durations, sigma, omega, clamp, reduction) comes from the model's own configuration, which stays untouched, so the
-    saved .nemo is stock. NeMo's RNNTLoss and the fused joint go on doing what they do, and on a CUDA device the stock loss is called.
+    saved .nemo is stock. `model.objective.training_loss` computes it inside the joint (`model.joint_loss`).
     """
     from nemo.collections.asr.losses.rnnt import RNNTLoss
     from omegaconf import OmegaConf
 
-    if not hasattr(model, "joint") or next(model.parameters()).is_cuda:
+    if not hasattr(model, "joint"):
         return None
     name, kwargs = model.extract_rnnt_loss_cfg(model.cfg.get("loss", None))
     if name not in ("default", "warprnnt_numba", "pytorch", "tdt", "tdt_pytorch"):
@@ -250,7 +344,7 @@ def use_wavefront_loss(model: ASRModel) -> str | None:
     blank = model.joint.num_classes_with_blank - 1 - (model.joint.num_extra_outputs if is_tdt else 0)
     loss = RNNTLoss(num_classes=blank, loss_name=name, loss_kwargs=dict(kwargs), reduction=model.cfg.get("rnnt_reduction", "mean_batch"))
     ours = {key: kwargs[key] for key in ("sigma", "omega", "clamp", "fastemit_lambda") if key in kwargs}
-    loss._loss = TransducerLoss(blank=blank, durations=tuple(kwargs["durations"]) if is_tdt else (), stock=loss._loss, **ours)
+    loss._loss = TransducerLoss(blank=blank, durations=tuple(kwargs["durations"]) if is_tdt else (), **ours)
     # Halves are converted piece by piece, not as a whole; and the joint need not normalise what the loss normalises (as on CUDA).
     loss._force_float32 = False
     if model.joint.log_softmax is None and getattr(model.joint, "temperature", 1.0) == 1.0:
@@ -259,4 +353,4 @@ def use_wavefront_loss(model: ASRModel) -> str | None:
     if model.joint.fuse_loss_wer:
         model.joint.set_loss(loss)
     settings = ", ".join(f"{key} {value}" for key, value in ours.items() if value not in (0.0, -1.0))
-    return f"loss on the CPU: {'TDT' if is_tdt else 'RNN-T'} as a wavefront{' (' + settings + ')' if settings else ''}, {loss.reduction}"
+    return f"{'TDT' if is_tdt else 'RNN-T'} as a wavefront{' (' + settings + ')' if settings else ''}, {loss.reduction}"
