@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from typing import Any
 
 import torch
@@ -138,7 +139,8 @@ class RoundingAdamW(torch.optim.Optimizer):
         spread = (square / (1 - beta2**step)).sqrt_().add_(group["eps"])
         weight.addcdiv_(mean, spread, value=-group["lr"] / (1 - beta1**step))
         generator = torch.Generator(weight.device)
-        generator.manual_seed(((self.seed % 2**20) * 2**24 + step % 2**24) * 2**18 + number % 2**18)
+        # A checksum, as the CPU's generator looks at the lower 32 bits of its seed alone.
+        generator.manual_seed(zlib.crc32(f"{self.seed} {step} {number}".encode()))
         for target, value in zip(kept, (weight, mean, square), strict=True):
             target.copy_(round_at_random(value, generator))
 

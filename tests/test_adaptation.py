@@ -163,7 +163,8 @@ def test_the_check_lets_rows_without_a_gradient_be_and_says_what_it_found_in_wor
     weight = after["decoder.decoder_layers.0.weight"].clone()
     weight[:-1] = before["decoder.decoder_layers.0.weight"][:-1]
     found = checked(before, after | {"decoder.decoder_layers.0.weight": weight}, learning=learning, step=3, num_steps=3)
-    assert learned_line(found) == (f"checked: all {len(learning.parameters)} tensors that learn have moved; {len(after) - len(learning.parameters)} others are "
+    assert learned_line(found) == (f"checked: {found['moved_share_of_weights']:.1%} of the weights that learn have moved, in all "
+                                   f"{len(learning.parameters)} tensors, and all are finite; {len(after) - len(learning.parameters)} others are "
                                    "bit for bit the checkpoint's, 6 BatchNorm statistics among them")
 
 
@@ -175,8 +176,28 @@ def test_rounding_to_bfloat16_is_no_move_and_a_step_that_it_swallows_is_not_lear
     with pytest.raises(UserError, match="should have stayed"):
         checked(before, rounded, learning=learning, step=3, num_steps=3)
     swallowed = "encoder.layers.1.norm_out.weight"
-    with pytest.raises(UserError, match=rf"should have learned.*{swallowed}.*bf16-true"):
-        checked(before, rounded | {swallowed: before[swallowed].bfloat16().float()}, learning=learning, step=3, num_steps=3, precision="bf16-true")
+    some = checked(before, rounded | {swallowed: before[swallowed].bfloat16().float()}, learning=learning, step=3, num_steps=3, precision="bf16-true")
+    assert swallowed in some["unmoved_yet"] and swallowed in learned_line(some)
+    none = {key: value.bfloat16().float() if value.is_floating_point() else value for key, value in before.items()}
+    with pytest.raises(UserError, match="should have learned"):
+        checked(before, none, learning=learning, step=3, num_steps=3, precision="bf16-true")
+
+
+def test_the_share_of_moved_weights_is_counted_one_by_one(trained):
+    learning, before, after = trained
+    found = checked(before, after, learning=learning, step=3, num_steps=3)
+    names = learning.parameters
+    expected = sum(int((after[n] != before[n]).sum()) for n in names) / sum(after[n].numel() for n in names)
+    assert found["moved_share_of_weights"] == pytest.approx(expected, abs=1e-4) and 0 < expected <= 1
+
+
+def test_weights_that_are_not_finite_are_never_exported(trained):
+    learning, before, after = trained
+    name = "encoder.layers.1.norm_out.weight"
+    broken = after[name].clone()
+    broken[3] = float("nan")
+    with pytest.raises(UserError, match=rf"1 tensors hold values that are not finite: {name}"):
+        checked(before, after | {name: broken}, learning=learning, step=3, num_steps=3)
 
 
 # Gradual

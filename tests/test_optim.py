@@ -8,7 +8,7 @@ import torch
 
 from parakeet_ft import configuration
 from parakeet_ft.errors import UserError
-from parakeet_ft.optim import build_optimizer, choose_lr, describe, learning_rate_factor, settings
+from parakeet_ft.optim import RoundingAdamW, build_optimizer, choose_lr, describe, learning_rate_factor, round_at_random, settings
 
 TABLE = [{"max_million_weights": 20, "min_hours": 0, "lr": 3e-4}, {"max_million_weights": 1e6, "min_hours": 20, "lr": 1e-4},
          {"max_million_weights": 1e6, "min_hours": 0, "lr": 3e-5}]
@@ -132,3 +132,57 @@ def test_the_live_rates_follow_one_schedule_each_at_its_ratio(tiny_model):
 def test_ratios_that_no_run_can_use_are_refused_before_torch(key, value):
     with pytest.raises(UserError, match=rf"optim\.{key}="):
         configuration.check_range(conf() | {"optim": conf()["optim"] | {key: value}})
+
+
+def test_rounding_at_random_is_right_on_average_and_never_further_than_one_unit():
+    value = torch.tensor([1.0, 1.001, -0.3337, 3e-5, 123.4, 0.0]).repeat(20_000, 1)
+    rounded = round_at_random(value, torch.Generator().manual_seed(0)).double()
+    exact = value[0].double()
+    unit = 2.0 ** (torch.floor(torch.log2(exact.abs().clamp(min=1e-30))) - 7)
+    assert ((rounded - exact).abs() < unit + 1e-30).all()
+    assert ((rounded.mean(0) - exact).abs() <= 5 * unit / math.sqrt(20_000)).all()
+    assert len(rounded[:, 1].unique()) == 2 and len(rounded[:, 0].unique()) == 1
+
+
+def test_rounding_at_random_keeps_what_is_not_finite():
+    value = torch.tensor([float("inf"), -float("inf"), float("nan")])
+    rounded = round_at_random(value, torch.Generator())
+    assert torch.equal(rounded[:2], value[:2].bfloat16()) and rounded[2].isnan()
+
+
+def steps(optimizer, weight, count):
+    for _ in range(count):
+        weight.grad = (weight.detach().float() - 2.0).to(weight.dtype)
+        optimizer.step()
+
+
+def test_small_steps_in_bfloat16_go_as_far_as_in_float32_on_average():
+    exact = torch.ones(20_000, requires_grad=True)
+    rounded = torch.ones(20_000, dtype=torch.bfloat16, requires_grad=True)
+    nearest = torch.ones(20_000, dtype=torch.bfloat16, requires_grad=True)
+    settings = {"lr": 3e-5, "betas": (0.9, 0.98), "weight_decay": 1e-3}
+    steps(torch.optim.AdamW([exact], **settings), exact, 50)
+    steps(RoundingAdamW([rounded], **settings), rounded, 50)
+    steps(torch.optim.AdamW([nearest], **settings), nearest, 50)
+    wanted = exact.detach().mean() - 1
+    assert (nearest == 1).all(), "rounding to the nearest no longer swallows such steps"
+    assert rounded.detach().float().mean() - 1 == pytest.approx(wanted.item(), rel=0.1)
+
+
+def test_the_random_bits_are_the_same_on_every_rank_and_after_a_resume():
+    def make():
+        return torch.ones(50, dtype=torch.bfloat16, requires_grad=True)
+
+    whole, first, second = make(), make(), None
+    steps(RoundingAdamW([whole], lr=1e-3, seed=3), whole, 6)
+    torch.manual_seed(99)
+    optimizer = RoundingAdamW([first], lr=1e-3, seed=3)
+    steps(optimizer, first, 3)
+    second = first.detach().clone().requires_grad_()
+    again = RoundingAdamW([second], lr=1e-3, seed=3)
+    again.load_state_dict(optimizer.state_dict())
+    steps(again, second, 3)
+    assert torch.equal(whole, second)
+    other = make()
+    steps(RoundingAdamW([other], lr=1e-3, seed=4), other, 6)
+    assert not torch.equal(whole, other)

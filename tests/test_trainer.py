@@ -4,9 +4,11 @@ import pytest
 import torch
 
 from parakeet_ft import configuration
+from parakeet_ft.model.objective import runs_bfloat16_lstm
 from recipes.finetune import finetune
 
 
+@pytest.mark.precision
 @pytest.mark.parametrize(("family", "precision"), [("ctc", "bf16-true"), ("tdt", "bf16-true"), ("hybrid", "bf16-true"), ("hybrid", "bf16-mixed"),
                                                    ("ctc", "bf16-mixed")])
 def test_every_family_learns_in_bfloat16(family, precision, tiny_nemo, speech, tmp_path, monkeypatch):
@@ -28,7 +30,9 @@ def test_every_family_learns_in_bfloat16(family, precision, tiny_nemo, speech, t
         "optim.lr=1e-2", "budget.steps=3", "evaluation.validations=2", f"trainer.precision={precision}"]))
     report = finetune(config, run_dir=tmp_path / "e" / "r", command=["x"])
     assert report["steps"] == 3 and audio == {torch.float32}
-    assert types == {torch.bfloat16 if precision == "bf16-true" else torch.float32}
+    # The prediction network stays in float32 where the CPU has no bfloat16 LSTM.
+    small = {torch.float32} if family != "ctc" and not runs_bfloat16_lstm("cpu") else set()
+    assert types == ({torch.bfloat16} | small if precision == "bf16-true" else {torch.float32})
     before, after = (ASRModel.restore_from(str(path), map_location="cpu").state_dict() for path in (tiny_nemo(family), tmp_path / "e" / "r" / "last.nemo"))
     filterbank = next(key for key in before if key.endswith("featurizer.fb"))
     assert torch.equal(before[filterbank], after[filterbank])

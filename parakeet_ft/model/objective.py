@@ -58,8 +58,6 @@ def training_loss(model, audio: torch.Tensor, lengths: torch.Tensor, tokens: tor
     decoded, target_lengths = predict(model, tokens, token_lengths)
     if not torch.is_autocast_enabled(encoded.device.type):
         decoded = decoded.to(encoded.dtype)  # where bf16-true left the prediction network in float32
-    if model.joint.fuse_loss_wer:
-    decoded, target_lengths, _ = model.decoder(targets=tokens, target_length=token_lengths)
     if isinstance(model.loss._loss, TransducerLoss):
         loss = joint_loss.loss_in_joint(model, encoded, decoded, tokens, frames, target_lengths)
     elif model.joint.fuse_loss_wer:
