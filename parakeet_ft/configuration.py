@@ -234,15 +234,20 @@ def check_finetune(argv: list[str]) -> tuple[list[str], dict[str, Any], dict[str
     config = compose("finetune", overrides)
     sets = read_manifests(config)
     check_range(config)
-    from parakeet_ft.data.audit import quick_check  # from here on numpy is needed, and SentencePiece
+    from parakeet_ft.data.audit import (
+        check_overlap,
+        quick_check,
+    )  # from here on numpy is needed, and SentencePiece
     from parakeet_ft.model.source import check_source, locate, read_tokenizer
     from parakeet_ft.model.vocabulary import plan_tokenizer
 
     for key, path in manifest_paths(config).items() if distributed.checks_for_its_node() else ():
         for warning in quick_check(sets[key], where=path):
             print(f"warning: {warning}", file=sys.stderr)
-    for warning in check_choice(sets) if distributed.checks_for_its_node() else ():
-        print(f"warning: {warning}", file=sys.stderr)
+    if distributed.checks_for_its_node():
+        overlap = check_overlap(sets, allowed=config["data"]["allow_overlap"])
+        for warning in [*overlap, *check_choice(sets)]:
+            print(f"warning: {warning}", file=sys.stderr)
     check_source(config["model"]["source"])
     archive = locate(config["model"]["source"])
     tokenizer = archive and read_tokenizer(archive)
