@@ -17,10 +17,29 @@ from recipes.finetune import finetune
 @pytest.fixture(scope="module")
 def config(tiny_nemo, speech):
     manifest = speech(count=8)
-    return configuration.compose("finetune", configuration.expand_shorthand([
-        f"model={tiny_nemo('ctc')}", f"data.train={manifest}", f"data.validation={manifest}", f"data.guard_validation={manifest}", "data.num_workers=0",
-        "data.batch_seconds=6", "logger=csv", "evaluation.validations=3", "optim.lr=1e-3", "optim.accumulate=2", "budget.steps=9",
-        "checkpoint.every_steps=2", "evaluation.average_last=2", "evaluation.ema_decay=0.5", "evaluation.interpolation=[0.5]"]))
+    return configuration.compose(
+        "finetune",
+        configuration.expand_shorthand(
+            [
+                f"model={tiny_nemo('ctc')}",
+                f"data.train={manifest}",
+                f"data.validation={manifest}",
+                "data.allow_overlap=true",
+                f"data.guard_validation={manifest}",
+                "data.num_workers=0",
+                "data.batch_seconds=6",
+                "logger=csv",
+                "evaluation.validations=3",
+                "optim.lr=1e-3",
+                "optim.accumulate=2",
+                "budget.steps=9",
+                "checkpoint.every_steps=2",
+                "evaluation.average_last=2",
+                "evaluation.ema_decay=0.5",
+                "evaluation.interpolation=[0.5]",
+            ]
+        ),
+    )
 
 
 @pytest.fixture(scope="module")

@@ -25,9 +25,24 @@ def test_every_family_learns_in_bfloat16(family, precision, tiny_nemo, speech, t
         return step(self, batch, batch_index)
     monkeypatch.setattr(trainer.FineTuner, "training_step", look)
     manifest = speech(count=4)
-    config = configuration.compose("finetune", configuration.expand_shorthand([
-        f"model={tiny_nemo(family)}", f"data.train={manifest}", f"data.validation={manifest}", "data.num_workers=0", "data.batch_seconds=6", "logger=csv",
-        "optim.lr=1e-2", "budget.steps=3", "evaluation.validations=2", f"trainer.precision={precision}"]))
+    config = configuration.compose(
+        "finetune",
+        configuration.expand_shorthand(
+            [
+                f"model={tiny_nemo(family)}",
+                f"data.train={manifest}",
+                f"data.validation={manifest}",
+                "data.allow_overlap=true",
+                "data.num_workers=0",
+                "data.batch_seconds=6",
+                "logger=csv",
+                "optim.lr=1e-2",
+                "budget.steps=3",
+                "evaluation.validations=2",
+                f"trainer.precision={precision}",
+            ]
+        ),
+    )
     report = finetune(config, run_dir=tmp_path / "e" / "r", command=["x"])
     assert report["steps"] == 3 and audio == {torch.float32}
     # The prediction network stays in float32 where the CPU has no bfloat16 LSTM.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from parakeet_ft.data import audio
@@ -17,6 +18,7 @@ from parakeet_ft.errors import UserError
 
 # Above this share of the sample, wrong durations are no accident of a few files, and training would read other audio than the text.
 MAX_WRONG_DURATIONS = 0.1
+OVERLAP_KEYS = {"train": "data.train", "replay": "data.replay.manifest"}
 
 
 def quick_check(utterances: Sequence[Utterance], *, sample: int = 50, where: str = "The manifest") -> list[str]:
@@ -36,6 +38,70 @@ def quick_check(utterances: Sequence[Utterance], *, sample: int = 50, where: str
     warnings = _check_texts(utterances, where)
     chosen = utterances if len(utterances) <= sample else random.Random(0).sample(utterances, sample)
     return warnings + _check_sample(chosen, where)
+
+
+def check_overlap(sets: Mapping[str, Sequence[Utterance]], *, allowed: bool = False) -> list[str]:
+    """Compare what is scored with what is trained on ("train" and "replay"), by role.
+
+    Raises UserError if a scored stretch of audio is trained on, unless `allowed`; then, and for
+    utterances of the same text and length in other files, a warning a set.
+    """
+    trained = {role: sets[role] for role in ("train", "replay") if sets.get(role)}
+    scored = {role: sets[role] for role in sets if role not in trained and sets[role]}
+    found, warnings = [], []
+    for role, utterances in scored.items():
+        for other, theirs in trained.items():
+            same = shared_stretches(utterances, theirs)
+            if same:
+                shown = "; ".join(f"{u.audio_filepath} at {u.offset:g} s" for u in same[:2])
+                found.append(
+                    f"{len(same)} of the {len(utterances)} utterances of data.{role} are in "
+                    f"{OVERLAP_KEYS[other]}: {shown}"
+                )
+            elif count := _count_same_text_and_length(utterances, theirs):
+                warnings.append(
+                    f"{count} of the {len(utterances)} utterances of data.{role} have the "
+                    f"text and the length of one in {OVERLAP_KEYS[other]}: is it the same "
+                    "audio under another name?"
+                )
+    if found and not allowed:
+        raise UserError(
+            "What is scored must not be trained on, or the scores say nothing:\n  "
+            + "\n  ".join(found)
+            + "\n`python data_prep/split.py` divides a manifest; "
+            "data.allow_overlap=true lets it pass."
+        )
+    return warnings + [f"{line}." for line in found]
+
+
+def shared_stretches(scored: Sequence[Utterance], trained: Sequence[Utterance]) -> list[Utterance]:
+    """The scored utterances of which more than half lies in one stretch that is trained on."""
+    paths = {u.audio_filepath for u in scored}
+    stretches: dict[str, list[tuple[float, float]]] = {}
+    for u in trained:
+        if u.audio_filepath in paths:
+            stretches.setdefault(u.audio_filepath, []).append((u.offset, u.offset + u.duration))
+    for file in stretches.values():
+        file.sort()
+    longest = {path: max(end - begin for begin, end in file) for path, file in stretches.items()}
+    shared = []
+    for u in scored:
+        file = stretches.get(u.audio_filepath, [])
+        # Those that begin before this one ends, back to where none is long enough to reach it.
+        at = bisect.bisect_left(file, (u.offset + u.duration, 0.0))
+        while at and file[at - 1][0] + longest[u.audio_filepath] > u.offset:
+            at -= 1
+            common = min(file[at][1], u.offset + u.duration) - max(file[at][0], u.offset)
+            if common > u.duration / 2:
+                shared.append(u)
+                break
+    return shared
+
+
+def _count_same_text_and_length(scored: Sequence[Utterance], trained: Sequence[Utterance]) -> int:
+    mine = {(u.text, round(u.duration, 3)) for u in scored if u.text}
+    both = {key for u in trained if (key := (u.text, round(u.duration, 3))) in mine}
+    return sum((u.text, round(u.duration, 3)) in both for u in scored)
 
 
 def _check_texts(utterances: Sequence[Utterance], where: str) -> list[str]:

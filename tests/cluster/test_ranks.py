@@ -22,9 +22,25 @@ def manifest(speech):
 
 
 def configure(nemo, manifest, *more):
-    return configuration.compose("finetune", configuration.expand_shorthand([
-        f"model={nemo}", f"data.train={manifest}", f"data.validation={manifest}", f"data.guard_validation={manifest}", "data.num_workers=0",
-        "data.batch_seconds=4", "logger=csv", "evaluation.validations=2", "optim.lr=1e-3", "budget.epochs=2", *more]))
+    return configuration.compose(
+        "finetune",
+        configuration.expand_shorthand(
+            [
+                f"model={nemo}",
+                f"data.train={manifest}",
+                f"data.validation={manifest}",
+                "data.allow_overlap=true",
+                f"data.guard_validation={manifest}",
+                "data.num_workers=0",
+                "data.batch_seconds=4",
+                "logger=csv",
+                "evaluation.validations=2",
+                "optim.lr=1e-3",
+                "budget.epochs=2",
+                *more,
+            ]
+        ),
+    )
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from parakeet_ft.data.audit import quick_check
+from parakeet_ft.data.audit import check_overlap, quick_check, shared_stretches
 from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.errors import UserError
 
@@ -71,3 +71,73 @@ def test_the_sample_bounds_the_files_that_are_opened(utterances, monkeypatch):
 def test_the_check_imports_neither_torch_nor_nemo_nor_pandas():
     code = "import sys, parakeet_ft.data.audit; print([m for m in ('torch', 'nemo', 'pandas', 'lightning', 'scipy') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def stretch(path="a.wav", offset=0.0, duration=2.0, text="one two"):
+    return Utterance(path, duration, text, offset=offset)
+
+
+def test_scored_audio_that_is_trained_on_is_refused_with_its_number_and_two_examples():
+    train = [stretch(f"{i}.wav") for i in range(10)]
+    sets = {
+        "train": train,
+        "validation": train[3:8] + [stretch("x.wav")],
+        "test": [stretch("y.wav")],
+    }
+    with pytest.raises(UserError) as caught:
+        check_overlap(sets)
+    message = str(caught.value)
+    assert (
+        "5 of the 6 utterances of data.validation are in data.train: 3.wav at 0 s; 4.wav" in message
+    )
+    assert "5.wav" not in message and "data.test" not in message
+    assert "data.allow_overlap=true" in message
+    assert "5 of the 6" in check_overlap(sets, allowed=True)[-1]
+
+
+def test_replay_is_trained_on_too():
+    sets = {
+        "train": [stretch("t.wav")],
+        "validation": [stretch("v.wav")],
+        "guard_test": [stretch()],
+        "replay": [stretch()],
+    }
+    with pytest.raises(
+        UserError, match="1 of the 1 utterances of data.guard_test are in data.replay"
+    ):
+        check_overlap(sets)
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "shared"),
+    [
+        (0.0, 2.0, True),
+        (0.5, 2.5, True),
+        (10.0, 12.0, False),
+        (1.9, 3.7, False),
+        (3.0, 5.0, True),
+        (100.0, 101.0, True),
+        (98.0, 99.5, False),
+    ],
+)
+def test_stretches_of_one_recording_are_shared_by_more_than_half(begin, end, shared):
+    train = [
+        stretch(offset=offset, duration=length)
+        for offset, length in ((0.0, 2.0), (2.9, 2.3), (6.0, 1.0), (99.0, 30.0))
+    ]
+    scored = stretch(offset=begin, duration=end - begin)
+    by_force = any(
+        min(end, u.offset + u.duration) - max(begin, u.offset) > (end - begin) / 2 for u in train
+    )
+    assert bool(shared_stretches([scored], train)) == shared == by_force
+
+
+def test_the_same_text_and_length_elsewhere_is_a_warning():
+    sets = {
+        "train": [stretch("a.wav"), stretch("b.wav", text="three")],
+        "validation": [stretch("c.wav")],
+    }
+    (line,) = check_overlap(sets)
+    assert "1 of the 1 utterances of data.validation have the text and the length of one" in line
+    sets["validation"] = [stretch("c.wav", duration=2.1)]
+    assert check_overlap(sets) == []

@@ -29,10 +29,21 @@ def manifest(speech):
 
 
 def arguments(nemo, manifest, *more):
-    return [f"model={nemo}", f"data.train={manifest}", f"data.validation={manifest}", f"data.guard_validation={manifest}", "data.num_workers=0",
-            "data.batch_seconds=6", "logger=csv", "evaluation.validations=2", "optim.lr=1e-3",
-            # Random weights have no statistics worth keeping.
-            "adaptation.freeze_batch_norm=false", *more]
+    return [
+        f"model={nemo}",
+        f"data.train={manifest}",
+        f"data.validation={manifest}",
+        "data.allow_overlap=true",
+        f"data.guard_validation={manifest}",
+        "data.num_workers=0",
+        "data.batch_seconds=6",
+        "logger=csv",
+        "evaluation.validations=2",
+        "optim.lr=1e-3",
+        # Random weights have no statistics worth keeping.
+        "adaptation.freeze_batch_norm=false",
+        *more,
+    ]
 
 
 def losses(run_dir):

@@ -45,9 +45,22 @@ def manifest(speech):
 
 
 def arguments(nemo, manifest, *more):
-    return configuration.expand_shorthand([
-        f"model={nemo}", f"data.train={manifest}", f"data.validation={manifest}", f"data.guard_validation={manifest}", "data.num_workers=0",
-        "data.batch_seconds=6", "logger=csv", "optim.lr=1e-3", "evaluation.interpolation=[0.5]", "adaptation.freeze_batch_norm=false", *more])
+    return configuration.expand_shorthand(
+        [
+            f"model={nemo}",
+            f"data.train={manifest}",
+            f"data.validation={manifest}",
+            "data.allow_overlap=true",
+            f"data.guard_validation={manifest}",
+            "data.num_workers=0",
+            "data.batch_seconds=6",
+            "logger=csv",
+            "optim.lr=1e-3",
+            "evaluation.interpolation=[0.5]",
+            "adaptation.freeze_batch_norm=false",
+            *more,
+        ]
+    )
 
 
 def configure(*given):
