@@ -7,6 +7,8 @@ import json
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 
+from parakeet_ft.word_times import METHOD
+
 # Two lines of 42 characters and seven seconds are what guidelines for subtitles agree on.
 LINE_CHARS, CUE_LINES, CUE_SECONDS = 42, 2, 7.0
 # A pause of this length ends a cue.
@@ -108,10 +110,10 @@ def to_ctm(transcript: Transcript, *, name: str, path: str) -> str:
 
 
 def to_json(transcript: Transcript, *, name: str, path: str) -> str:
-    """One object: audio_filepath, duration, text, words with word, start and end, as NeMo calls them."""
+    """One object: audio_filepath, duration, text, words with word, start and end, as NeMo calls them, and how these were found."""
     words = [{"word": word.text, "start": round(word.begin, 3), "end": round(word.end, 3)} for word in transcript.words]
-    return json.dumps({"audio_filepath": path, "duration": round(transcript.duration, 4), "text": transcript.text, "words": words},
-                      ensure_ascii=False) + "\n"
+    found = {"audio_filepath": path, "duration": round(transcript.duration, 4), "text": transcript.text, "words": words}
+    return json.dumps(found | {"word_times": METHOD}, ensure_ascii=False) + "\n"
 
 
 FORMATS: dict[str, Callable[..., str]] = {"txt": to_txt, "srt": to_srt, "vtt": to_vtt, "ctm": to_ctm, "json": to_json}

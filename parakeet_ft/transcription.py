@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from parakeet_ft.captions import Transcript, Word, clip
+from parakeet_ft.captions import Transcript, Word
 from parakeet_ft.data.audio import AudioError, probe, read_audio, stream_audio
 from parakeet_ft.data.recordings import Recording
 from parakeet_ft.errors import UserError
+from parakeet_ft.word_times import pauses, word_spans
 
 if TYPE_CHECKING:
     import torch
@@ -162,26 +163,81 @@ def set_decoding(model: Any, *, head: str = "default", words: bool = False) -> s
 
 
 def decode_batch(model: Any, audio: torch.Tensor, lengths: torch.Tensor) -> list[Transcript]:
-    """Transcripts of audio (B, T) with lengths (B) in samples, as `set_decoding` has set the model; word times are NeMo's own."""
+    """Transcripts of audio (B, T) with lengths (B) in samples, as `set_decoding` has set the model."""
     outputs = model.forward(input_signal=audio, input_signal_length=lengths)
     encoded, frames = outputs[0].float(), outputs[1]
+    decoding = model.decoding
     if not hasattr(model, "joint"):
-        found = model.decoding.ctc_decoder_predictions_tensor(encoded, decoder_lengths=frames, return_hypotheses=True)
+        found = decoding.ctc_decoder_predictions_tensor(encoded, decoder_lengths=frames, return_hypotheses=True)
     elif getattr(model, "cur_decoder", "rnnt") == "ctc":
-        found = model.ctc_decoding.ctc_decoder_predictions_tensor(model.ctc_decoder(encoder_output=encoded).float(), decoder_lengths=frames,
-                                                                  return_hypotheses=True)
+        decoding = model.ctc_decoding
+        log_probs = model.ctc_decoder(encoder_output=encoded).float()
+        found = decoding.ctc_decoder_predictions_tensor(log_probs, decoder_lengths=frames, return_hypotheses=True)
     else:
-        found = model.decoding.rnnt_decoder_predictions_tensor(encoder_output=encoded, encoded_lengths=frames, return_hypotheses=True)
+        found = decoding.rnnt_decoder_predictions_tensor(encoder_output=encoded, encoded_lengths=frames,
+                                                         return_hypotheses=True)
     frame_seconds = float(model.cfg.preprocessor.window_stride) * model.encoder.subsampling_factor
     rate_hz = model.preprocessor._sample_rate
-    return [_transcript(h[0] if isinstance(h, list) else h, frame_seconds=frame_seconds, duration=length / rate_hz)
-            for h, length in zip(found, lengths.tolist(), strict=True)]
+    best = [hypothesis[0] if isinstance(hypothesis, list) else hypothesis for hypothesis in found]
+    return [_transcript(hypothesis, decoding, samples[:length], frame_seconds=frame_seconds, rate_hz=rate_hz)
+            for hypothesis, samples, length in zip(best, audio.cpu().numpy(), lengths.tolist(), strict=True)]
 
 
-def _transcript(hypothesis: Any, *, frame_seconds: float, duration: float) -> Transcript:
-    times = hypothesis.timestamp.get("word", []) if isinstance(hypothesis.timestamp, dict) else []
-    words = [Word(str(w["word"]).strip(), float(w["start_offset"]) * frame_seconds, float(w["end_offset"]) * frame_seconds) for w in times]
-    return Transcript(hypothesis.text, tuple(clip((word for word in words if word.text), duration)), duration)
+def _transcript(hypothesis: Any, decoding: Any, samples: np.ndarray, *, frame_seconds: float,
+                rate_hz: int) -> Transcript:
+    duration = len(samples) / rate_hz
+    if not isinstance(hypothesis.timestamp, dict):  # no word times were asked for
+        return Transcript(hypothesis.text, (), duration)
+    texts, frames = word_frames(hypothesis, decoding)
+    # The features of a frame lie around its number, not behind it.
+    carried = [tuple(((begin - 0.5) * frame_seconds, (end - 0.5) * frame_seconds)
+                     for begin, end in word) for word in frames]
+    spans = word_spans(carried, pauses(samples, rate_hz=rate_hz), duration=duration)
+    words = tuple(Word(text, *span) for text, span in zip(texts, spans, strict=True))
+    return Transcript(hypothesis.text, words, duration)
+
+
+def word_frames(hypothesis: Any, decoding: Any) -> tuple[list[str], list[tuple[tuple[int, int], tuple[int, int]]]]:
+    """The words of a hypothesis with timestamps, as NeMo parts them, and the frames (begin, end) of each one's first and last token.
+
+    A mark of punctuation has the frames of the token before it, as it is not spoken.
+    """
+    from nemo.collections.asr.parts.utils.timestamp_utils import get_words_offsets
+
+    characters = hypothesis.timestamp["char"]
+    texts = [row["char"] if isinstance(row["char"], str) else "".join(row["char"]) for row in characters]
+    frames = _token_frames(hypothesis, decoding, characters)
+    for index, text in enumerate(texts):
+        if index and text in (decoding.supported_punctuation or ()):
+            frames[index] = frames[index - 1]
+    # With its own number in place of each token's time, NeMo says which tokens make a word.
+    numbered = [{"char": text, "start_offset": index, "end_offset": index} for index, text in enumerate(texts)]
+    labels = [int(label) for label in hypothesis.y_sequence]
+    blank = decoding.blank_id
+    if len(labels) != len(texts):  # CTC: a label for each frame
+        labels = [label for label, _ in itertools.groupby(labels) if label != blank]
+    encoded = [row | {"char": decoding.decode_ids_to_tokens([label])[0]} for row, label in zip(numbered, labels, strict=True)]
+    words = get_words_offsets(
+        char_offsets=numbered, encoded_char_offsets=encoded, word_delimiter_char=decoding.word_seperator,
+        supported_punctuation=decoding.supported_punctuation, tokenizer_type=decoding.tokenizer_type,
+        decode_tokens_to_str=decoding.decode_tokens_to_str)
+    found = [(str(word["word"]).strip(), frames[word["start_offset"]], frames[word["end_offset"]]) for word in words]
+    return [text for text, *_ in found if text], [(first, last) for text, first, last in found if text]
+
+
+def _token_frames(hypothesis: Any, decoding: Any, characters: list[dict[str, Any]]) -> list[tuple[int, int]]:
+    """(begin, end) of each token. CTC: the frames that name it; else the one that wrote it, TDT: and its duration."""
+    labels = [int(label) for label in hypothesis.y_sequence]
+    if len(labels) == len(characters):
+        offsets = [(int(row["start_offset"]), int(row["end_offset"])) for row in characters]
+        return [(begin, max(end, begin + 1)) for begin, end in offsets]
+    frames, at = [], 0
+    for label, run in itertools.groupby(labels):
+        length = len(list(run))
+        if label != decoding.blank_id:
+            frames.append((at, at + length))
+        at += length
+    return frames
 
 
 def transcribe_pieces(model: Any, pieces: Sequence[Piece], *, batch_seconds: float = 120.0, num_threads: int | None = None
