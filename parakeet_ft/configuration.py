@@ -234,10 +234,8 @@ def check_finetune(argv: list[str]) -> tuple[list[str], dict[str, Any], dict[str
     config = compose("finetune", overrides)
     sets = read_manifests(config)
     check_range(config)
-    from parakeet_ft.data.audit import (
-        check_overlap,
-        quick_check,
-    )  # from here on numpy is needed, and SentencePiece
+    # From here on numpy is needed, and SentencePiece.
+    from parakeet_ft.data.audit import check_overlap, quick_check
     from parakeet_ft.model.source import check_source, locate, read_tokenizer
     from parakeet_ft.model.vocabulary import plan_tokenizer
 

@@ -14,6 +14,7 @@ import io
 import math
 import os
 import re
+import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -221,6 +222,15 @@ def decode(path: str | KaldiPipe, *, offset: float = 0.0, duration: float | None
     return samples, rate_hz
 
 
+def _contradicts_itself(start: bytes) -> bool:
+    """Whether a plain WAV that libsndfile refused has blocks that do not hold its channels: FFmpeg
+    reads 16-bit samples as 64-bit ones if the header says so in one of two places."""
+    if not (start.startswith(b"RIFF") and start[8:16] == b"WAVEfmt " and len(start) >= 36):
+        return False
+    kind, channels, _, _, block, bits = struct.unpack_from("<HHIIHH", start, 20)
+    return kind in (1, 3) and block != channels * ((bits + 7) // 8)
+
+
 def _nist_frames(file: soundfile.SoundFile) -> int:
     """sample_count of a SPHERE header, which libsndfile 1.2 does not compare with the data."""
     if not isinstance(file.name, str | bytes):
@@ -309,6 +319,11 @@ def _open_av(path: str) -> Iterator[av.container.InputContainer]:
     """
     av = _ffmpeg(path)
     with _decoding(path), open(path, "rb") as file:
+        if _contradicts_itself(file.read(64)):
+            raise AudioError(
+                "damaged", f"{path}: the sizes in its WAV header contradict each other."
+            )
+        file.seek(0)
         try:
             container = av.open(_Bytes(file), metadata_errors="ignore", io_open=_open_nothing_else,
                                 container_options={"protocol_whitelist": "none"})

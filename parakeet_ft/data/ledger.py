@@ -104,10 +104,21 @@ class Ledger:
                 reason: str | None, detail: str, split: str) -> None:
         fields = [utterance.audio_filepath, utterance.duration, utterance.text, utterance.offset, utterance.speaker, utterance.extra]
         # ASCII JSON, so that the surrogates of undecodable bytes survive.
-        self.connection.execute("INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                                (number, key, _storable(group), _storable(text_key), samples_hash, utterance.duration, reason, detail,
-                                 split,
-                                 json.dumps(fields)))
+        self.connection.execute(
+            "INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                number,
+                key,
+                _storable(group),
+                _storable(text_key),
+                samples_hash,
+                utterance.duration,
+                reason,
+                _storable(detail),
+                _storable(split),
+                json.dumps(fields),
+            ),
+        )
         self.commit()
 
     def rows(self) -> Iterator[Row]:
@@ -127,4 +138,4 @@ class Ledger:
 
 
 def _storable(text: str) -> str:
-    return text.encode("utf-8", "replace").decode()
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -477,3 +477,13 @@ def test_one_damaged_textgrid_or_subtitle_is_a_bad_row(tmp_path):
     write(tmp_path / "a.TextGrid", "hello")
     (utterance,) = read_textgrids(tmp_path)
     assert "is not a TextGrid" in utterance.extra["bad_row"]
+
+
+def test_a_table_that_was_cut_off_says_so_of_its_last_row(tmp_path):
+    write(tmp_path / "t.csv", "path,text,speaker\n0.wav,one two,ann\n1.wav,three fo")
+    first, last = read_table(tmp_path / "t.csv")
+    assert first.text == "one two" and "the table ends within this row" in last.extra["bad_row"]
+    # A row that is short, but ended, is no sign of a cut, nor is a last line without its end.
+    write(tmp_path / "t.csv", "path,text,speaker\n0.wav,one two\n1.wav,three four,ann")
+    assert [u.text for u in read_table(tmp_path / "t.csv")] == ["one two", "three four"]
+    assert not any("bad_row" in u.extra for u in read_table(tmp_path / "t.csv"))

@@ -283,3 +283,24 @@ def test_stages_are_part_of_what_the_ledger_knows(corpus, tmp_path):
     run(corpus, tmp_path)
     summary, _ = run(corpus, tmp_path, stages=dataclasses.replace(Stages(), audio=AudioStage(channel=1)))
     assert summary.dropped["no_such_channel"][0] == 20
+
+
+def test_a_reason_may_quote_what_is_not_utf8(tmp_path):
+    from parakeet_ft.data.ledger import Ledger
+    from parakeet_ft.data.manifest import Utterance
+
+    ledger = Ledger(tmp_path / "l.sqlite")
+    ledger.add_row(
+        0,
+        Utterance("a.wav", 1.0, "\udcfc"),
+        key="k",
+        group="",
+        text_key="\udcfc",
+        split="",
+        samples_hash="",
+        reason="bad_row",
+        detail="line 1: \udcfc",
+    )
+    (row,) = ledger.rows()
+    assert row.utterance.text == "\udcfc" and row.detail == r"line 1: \udcfc"
+    ledger.close()

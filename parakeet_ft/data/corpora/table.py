@@ -97,6 +97,10 @@ def _dicts(
             reader.path_at = next((at for at, name in enumerate(header) if name in wanted), None)
         elif isinstance(row, str):
             yield dict.fromkeys(header) | {"bad_row": f"line {number}: {row}"}
+        elif len(row) < len(header) and row and not reader.taken[-1].endswith(("\n", "\r")):
+            yield dict.fromkeys(header) | {
+                "bad_row": f"line {number}: the table ends within this row, after {row[-1][:60]!r}"
+            }
         elif row:
             record: dict[str | None, Any] = dict(zip(header, row, strict=False))
             record |= dict.fromkeys(header[len(row) :])
