@@ -10,6 +10,7 @@ from typing import Any
 from parakeet_ft.data.manifest import ManifestError, manifest_hash, stream_manifest
 from parakeet_ft.errors import UserError
 from parakeet_ft.evaluation.report import interval_words, percent
+from parakeet_ft.evaluation.wer import joined
 from parakeet_ft.model.source import BUNDLED, HUB_ID
 
 # As the files in conf/model name them (tests/test_publication.py compares); the bundled ones are this repository's own.
@@ -73,13 +74,17 @@ def model_card(report: dict[str, Any], run: dict[str, Any], *, repo: str, licenc
     results = [EvalResult(task_type="automatic-speech-recognition", task_name="Automatic Speech Recognition", dataset_type=f"{report['name']}-{role}",
                           dataset_name=f"{report['name']}: {role} test set", metric_type=metric, metric_name=label, metric_value=round(100 * scores[key], 2))
                for role, scores in report["tuned"].items()
-               for metric, label, key in (("wer", "WER", "wer"), ("wer", "WER, normalised", "wer_normalized"), ("cer", "CER", "cer"))]
+               for metric, label, key in (("wer", "WER", "wer"), ("wer", "WER, normalised", "wer_normalized"), ("cer", "CER", "cer"))
+               if key != "wer_normalized" or not joined(scores)]
     metadata = ModelCardData(language=language, license=licence, library_name="nemo", pipeline_tag="automatic-speech-recognition", base_model=base_model,
                              base_model_relation="finetune" if base_model else None, tags=["automatic-speech-recognition", "nemo", "parakeet", "parakeet-ft"],
                              metrics=["wer", "cer"], model_name=repo.rpartition("/")[2], eval_results=results)
     rows = [{"set": role, "words": after["words"], "interval": interval_words(report["comparison"][role]),
              **{f"{key}_{when}": percent(scores[key]) for when, scores in (("before", report["baseline"][role]), ("after", after))
                 for key in ("wer", "wer_normalized", "cer")}} for role, after in report["tuned"].items()]
+    for row in rows:
+        if reason := joined(report["tuned"][row["set"]]):
+            row |= {"wer_normalized_before": reason, "wer_normalized_after": "-"}
     source = run["config"]["model"]["source"]
     base = base_model or (f"The bundled checkpoint {source}" if source in BUNDLED else "A local checkpoint")
     card = ModelCard.from_template(

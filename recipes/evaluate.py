@@ -48,7 +48,7 @@ def evaluate(cfg: dict[str, Any], *, run_dir: Path, command: list[str]) -> dict[
         comparison.write_comparison(result, run_dir)
         say.end_phase()
         say.tables(comparison.main_tables(result))
-        say.lines([f"normaliser: {result['normalizer']}", f"all figures: {run_dir / 'evaluation.md'}, {run_dir / 'evaluation.json'}"])
+        say.lines([*result["remarks"], f"normaliser: {result['normalizer']}", f"all figures: {run_dir / 'evaluation.md'}, {run_dir / 'evaluation.json'}"])
     return result
 
 

@@ -162,3 +162,11 @@ def test_a_name_that_is_no_repository_and_an_unknown_language_are_refused(run_di
     change(run_dir, "run.json", config={"model": {"source": "tiny"}})
     with pytest.raises(UserError, match="--language"):
         prepared(run_dir)
+
+
+def test_digits_that_the_normaliser_joins_are_published_with_one_wer(run_dir):
+    digits = {"wer": 0.2, "wer_normalized": 0.65, "cer": 0.1, "words": 494, "words_normalized": 100, "normalizer": "x"}
+    change(run_dir, "report.json", baseline={"domain": digits}, tuned={"domain": digits})
+    prepared(run_dir)
+    card = (run_dir / "publish" / "README.md").read_text()
+    assert card.count("type: wer") == 1 and "65.0" not in card and "joined 494 words into 100" in card

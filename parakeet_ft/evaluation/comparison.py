@@ -10,6 +10,7 @@ from typing import Any
 from parakeet_ft.data.manifest import Utterance, atomic_path
 from parakeet_ft.evaluation import breakdown, wer
 from parakeet_ft.evaluation.normalization import Normalizer
+from parakeet_ft.evaluation.report import few_speakers
 from parakeet_ft.evaluation.terms import term_scores
 from parakeet_ft.provenance import write_json
 
@@ -45,7 +46,10 @@ def against(utterances: Sequence[Utterance], base: Sequence[str], other: Sequenc
 
 def compare_models(heard: Heard, sets: dict[str, list[Utterance]], *, normalizer: Normalizer, scored: str, fields: Sequence[str],
                    terms: Sequence[str], confusions: int) -> dict[str, Any]:
-    """Figures of heard[model][set], each model against the first, and over all sets: errors added up, and the plain mean of the sets."""
+    """Figures of heard[model][set], each model against the first, and the plain mean over the sets.
+
+    Errors of different sets are never added up: domain and guard are there to be told apart.
+    """
     base = next(iter(heard))
     how = {"normalizer": normalizer, "scored": scored, "fields": fields, "terms": terms, "confusions": confusions}
     results = [{"model": model, "set": name} | assess(utterances, heard[model][name], **how) | {"against_base": None if model == base else against(
@@ -54,14 +58,14 @@ def compare_models(heard: Heard, sets: dict[str, list[Utterance]], *, normalizer
     pooled = []
     for model in heard:
         own = [row for row in results if row["model"] == model]
-        total = wer.pool([wer.Score(**row["score"]) for row in own])
         audio, seconds = sum(row["rtfx"] * row["seconds"] for row in own), sum(row["seconds"] for row in own)
-        pooled.append({"model": model, "score": dataclasses.asdict(total), "rtfx": audio / seconds,
+        pooled.append({"model": model, "rtfx": audio / seconds,
                        "mean_wer": sum(row["score"]["wer"] for row in own) / len(own),
                        "mean_wer_normalized": sum(row["score"]["wer_normalized"] for row in own) / len(own)})
-    return {"base": base, "scored": scored, "normalizer": normalizer.describe(), "sets": {
+    content = {"base": base, "scored": scored, "normalizer": normalizer.describe(), "sets": {
         name: {"utterances": len(found), "hours": sum(u.duration for u in found) / 3600} for name, found in sets.items()},
         "results": results, "pooled": pooled, "terms": list(terms)}
+    return content | {"remarks": remarks(content, sets)}
 
 
 def percent(rate: float | None) -> str:
@@ -81,17 +85,39 @@ Table = tuple[str, list[str], list[list[str]]]
 
 
 def score_table(content: dict[str, Any]) -> Table:
-    """Models side by side, set for set; the last rows are all sets together."""
+    """Models side by side, set for set."""
     head = ["set", "model", "words", "WER", "normalised", "CER", "sub/del/ins", "RTFx", f"{content['scored']} WER against base [95 %]"]
-    rows = [[row["set"], *_figures(row), difference(row["against_base"], scored=content["scored"])] for row in content["results"]]
-    if len(content["sets"]) > 1:
-        rows += [["all", *_figures(row), ""] for row in content["pooled"]]
+    rows = []
+    for row in content["results"]:
+        form = "raw" if wer.joined(row["score"]) else content["scored"]
+        mark = " (raw)" if form != content["scored"] and row["against_base"] else ""
+        rows.append([row["set"], *_figures(row), difference(row["against_base"], scored=form) + mark])
+    weights = [_language_model_weight(row) for row in content["results"]]
+    if any(weights):
+        head = [*head, "LM weight"]
+        rows = [[*row, weight or "-"] for row, weight in zip(rows, weights, strict=True)]
     return "Error rates in percent", head, rows
+
+
+def _language_model_weight(row: dict[str, Any]) -> str:
+    found = row["decoding"].get("language_model")
+    return f"{found['weight']:g}" if found else ""
+
+
+def remarks(content: dict[str, Any], sets: dict[str, list[Utterance]]) -> list[str]:
+    """What a reader of the tables must know: rates that are of something else, and tests of few speakers."""
+    found = []
+    for name, utterances in sets.items():
+        score = next(row["score"] for row in content["results"] if row["set"] == name)
+        if reason := wer.joined(score):
+            found.append(f"{name}: normalised WER is {reason}.")
+        found += [f"{name}: {warning}" for warning in few_speakers([u.speaker for u in utterances])]
+    return found
 
 
 def _figures(row: dict[str, Any]) -> list[str]:
     score = row["score"]
-    return [row["model"], str(score["words"]), *(percent(score[rate]) for rate in ("wer", "wer_normalized", "cer")),
+    return [row["model"], str(score["words"]), percent(score["wer"]), "-" if wer.joined(score) else percent(score["wer_normalized"]), percent(score["cer"]),
             "/".join(str(score[kind]) for kind in ("substitutions", "deletions", "insertions")), f"{row['rtfx']:.1f}"]
 
 
@@ -148,7 +174,8 @@ def main_tables(content: dict[str, Any]) -> list[Table]:
 def render_markdown(content: dict[str, Any]) -> str:
     """evaluation.md."""
     lines = ["# Evaluation", "", f"`{content['command']}`", "", f"Normaliser: {content['normalizer']}. Base: {content['base']}. Intervals are "
-             "of a paired bootstrap over speakers where all are known, else over utterances."]
+             "of a paired bootstrap over speakers where all are known, else over utterances.",
+             *(f"\n{remark}" for remark in content["remarks"])]
     for title, head, rows in [*main_tables(content), *breakdown_tables(content), *confusion_tables(content)]:
         lines += ["", f"## {title}", "", f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
         lines += [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows]

@@ -76,6 +76,9 @@ def figures(report: dict[str, Any], role: str) -> list[dict[str, str]]:
     before, after = report["baseline"][role], report["tuned"][role]
     rows = []
     for key, label in MEASURES:
+        if key == "wer_normalized" and (reason := wer.joined(after)):
+            rows.append({"measure": f"{label}: {reason}", "before": "-", "after": "-", "change": "-", "rate": True})
+            continue
         change = after[key] - before[key]
         relative = f" ({100 * change / before[key]:+.0f} %)" if before[key] else ""
         rows.append({"measure": label, "before": percent(before[key]), "after": percent(after[key]), "change": f"{100 * change:+.1f}{relative}", "rate": True})

@@ -67,6 +67,9 @@ class Recognizer:
             self.say.phase(f"a language model for {self.label}")
             live = fuse_language_model(self._model, **self.language_model, arpa_path=self.folder / f"{self.label.replace('/', '-')}.arpa",
                                        decoding=self.decoding, batch_seconds=self.batch_seconds, on_weight=self._tell)
+            chosen = live["language_model"]
+            self.say.lines([f"weight of the language model: {chosen['weight']:g}"
+                            + (" (the best of those above; 0 leaves it out)" if chosen["tuning"] else "")])
         else:
             live = set_decoding(self._model, **self.decoding, lm_path=None, lm_weight=0.0)
         self.say.lines([f"{live['class']}, {live['head']} head"

@@ -12,6 +12,9 @@ from parakeet_ft.data.manifest import Utterance, atomic_path
 from parakeet_ft.evaluation import breakdown, wer
 from parakeet_ft.provenance import write_json
 
+# With fewer speakers an interval over them is wide, and one over their utterances is blind to what other voices would do.
+FEW_SPEAKERS = 5
+
 
 def percent(rate: float) -> str:
     return f"{100 * rate:.1f} %"
@@ -93,6 +96,15 @@ def remarks(history: Sequence[dict[str, Any]], effective: dict[str, Any]) -> lis
     return found + ([f"{bad} training batch{'es' if bad > 1 else ''} had no finite loss or gradient and taught nothing: see bad_batches.jsonl."] if bad else [])
 
 
+def few_speakers(speakers: Sequence[str | None]) -> list[str]:
+    """A warning if all of a test set's speakers are known and they are few."""
+    count = len(set(speakers))
+    if not all(speakers) or not 0 < count < FEW_SPEAKERS:
+        return []
+    people = "one speaker" if count == 1 else f"{count} speakers"
+    return [f"The test set has {people}: the figures and their interval say little of other voices."]
+
+
 def build_report(*, name: str, command: str, run: dict[str, Any], sets: dict[str, list[Utterance]], before: dict[str, list[str]],
                  after: dict[str, list[str]], base: dict[str, wer.Score], tuned: dict[str, wer.Score], history: list[dict[str, float]],
                  candidates: list[dict[str, Any]], best_step: int, steps: int, guard_tolerance: float | None) -> dict[str, Any]:
@@ -102,6 +114,7 @@ def build_report(*, name: str, command: str, run: dict[str, Any], sets: dict[str
     notes = []
     if sets["test"] is sets["validation"]:
         notes.append("No test set was given: these figures are of the validation set, which also chose the checkpoint, so they flatter.")
+    notes += few_speakers([u.speaker for u in test])
     notes += remarks(history, run["effective"])
     best = candidates[0]
     rule = "gain on the domain, less the more of the guard's tolerance is used" if "guard_wer" in best and guard_tolerance is not None else "gain on the domain"
@@ -137,6 +150,8 @@ def render_markdown(report: dict[str, Any]) -> str:
     for name in report["baseline"]:
         before, after = report["baseline"][name], report["tuned"][name]
         wers, normalized, cers = ([percent(scores[rate]) for scores in (before, after)] for rate in ("wer", "wer_normalized", "cer"))
+        if reason := wer.joined(after):
+            normalized = [reason, "-"]
         kinds = "/".join(str(after[kind]) for kind in ("substitutions", "deletions", "insertions"))
         lines.append("| " + " | ".join([name, str(before["words"]), *wers, kinds, *normalized, *cers, interval_words(report["comparison"][name])]) + " |")
     if report["notes"]:

@@ -85,17 +85,19 @@ def score(references: Sequence[str], hypotheses: Sequence[str], *, normalizer: N
     return Score(*words, *characters, *words_plain, *characters_plain[:2], sum(characters_plain[2:]), normalizer.describe(), len(references))
 
 
-def pool(scores: Sequence[Score]) -> Score:
-    """One score over several sets: errors and lengths are added (micro-average). Raises ValueError if they were normalised differently."""
-    if len({s.normalizer for s in scores}) != 1:
-        raise ValueError(f"Sets normalised differently cannot be pooled: {sorted({s.normalizer for s in scores})}")
-    total = {f.name: sum(getattr(s, f.name) for s in scores) for f in dataclasses.fields(Score) if f.type == "int"}
-    rates = {"wer": ("substitutions", "deletions", "insertions", "words"),
-             "cer": ("character_substitutions", "character_deletions", "character_insertions", "characters"),
-             "wer_normalized": ("substitutions_normalized", "deletions_normalized", "insertions_normalized", "words_normalized"),
-             "cer_normalized": ("character_errors_normalized", "characters_normalized")}
-    return Score(**total, **{rate: sum(total[name] for name in errors) / max(total[length], 1) for rate, (*errors, length) in rates.items()},
-                 normalizer=scores[0].normalizer)
+# Of the words of the references, what a normaliser must leave for its rate to be of the same words.
+COMPARABLE_SHARE = 0.8
+
+
+def joined(score: dict[str, Any]) -> str:
+    """Why the normalised rate of a Score as a dict is no WER of these words; "" if it is one.
+
+    The English rules write "six two three" as 623, one word that one wrong digit spoils: of spelled digits the rate tells nothing.
+    """
+    before, after = score.get("words", 0), score.get("words_normalized", score.get("words", 0))
+    if after >= COMPARABLE_SHARE * before:
+        return ""
+    return f"not comparable: the normaliser joined {before} words into {after}"
 
 
 def compare(references: Sequence[str], before: Sequence[str], after: Sequence[str], *, speakers: Sequence[str | None] | None = None,

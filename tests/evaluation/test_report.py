@@ -115,3 +115,16 @@ def test_scores_of_parts_add_up_to_the_whole():
     whole = wer.score(references, texts)
     parts = [wer.score([r], [t]) for r, t in zip(references, texts, strict=True)]
     assert whole.wer * whole.words == sum(p.wer * p.words for p in parts)
+
+
+def test_a_test_of_one_speaker_is_named_first_and_unknown_speakers_are_not_counted():
+    assert report.few_speakers(["lucas"] * 9) == [
+        "The test set has one speaker: the figures and their interval say little of other voices."]
+    assert "4 speakers" in report.few_speakers(list("abcd"))[0]
+    assert report.few_speakers(list("abcde")) == report.few_speakers(["a", None]) == report.few_speakers([]) == []
+
+
+def test_a_page_shows_no_normalised_rate_where_the_normaliser_joined_the_words():
+    digits = {"wer": 0.8, "cer": 0.5, "wer_normalized": 3.2, "words": 494, "words_normalized": 100}
+    row = page.figures({"baseline": {"domain": digits}, "tuned": {"domain": digits | {"wer": 0.2, "wer_normalized": 0.65}}}, "domain")[1]
+    assert (row["before"], row["after"]) == ("-", "-") and "joined 494 words into 100" in row["measure"]

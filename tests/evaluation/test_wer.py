@@ -124,14 +124,6 @@ def test_a_users_replacements_are_whole_words_and_named_in_the_score():
     assert table("street") == "street"
 
 
-def test_a_pool_of_sets_is_the_score_of_all_their_utterances():
-    references, hypotheses = random_pairs(50, seed=3)
-    parts = [wer.score(references[:20], hypotheses[:20]), wer.score(references[20:], hypotheses[20:])]
-    assert wer.pool(parts) == wer.score(references, hypotheses)
-    with pytest.raises(ValueError, match="cannot be pooled"):
-        wer.pool([parts[0], wer.score(["a"], ["a"], normalizer=Normalizer("pl"))])
-
-
 def noisy(rng, words, rate):
     return " ".join("x" if rng.random() < rate else w for w in words)
 
