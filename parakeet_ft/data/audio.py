@@ -321,7 +321,7 @@ def _open_av(path: str) -> Iterator[av.container.InputContainer]:
     with _decoding(path), open(path, "rb") as file:
         if _contradicts_itself(file.read(64)):
             raise AudioError(
-                "damaged", f"{path}: the sizes in its WAV header contradict each other."
+                "unreadable", f"{path}: the sizes in its WAV header contradict each other."
             )
         file.seek(0)
         try:

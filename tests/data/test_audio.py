@@ -275,11 +275,11 @@ def test_a_file_called_raw_is_read_by_its_content(tmp_path):
     assert len(decode(str(tmp_path / "a.raw"))[0]) == 16000
 
 
-def test_a_header_that_contradicts_itself_is_damaged(tmp_path):
+def test_a_header_that_contradicts_itself_is_unreadable(tmp_path):
     soundfile.write(tmp_path / "a.wav", 0.1 * np.ones(16000), 16000)
     header = bytearray((tmp_path / "a.wav").read_bytes())
     header[34:36] = (64).to_bytes(2, "little")  # FFmpeg would read four samples as one
     (tmp_path / "a.wav").write_bytes(header)
     with pytest.raises(AudioError) as caught:
         decode(str(tmp_path / "a.wav"))
-    assert caught.value.reason == "damaged"
+    assert caught.value.reason == "unreadable"
