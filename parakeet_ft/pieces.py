@@ -22,6 +22,8 @@ NORMAL, UNKNOWN, USER_DEFINED, UNUSED = 1, 2, 4, 5
 UNIGRAM, BPE = 1, 2
 # How much better than its spelling a new unigram piece scores: enough to win over that spelling, too little to move any other boundary.
 UNIGRAM_BONUS = 0.01
+# A new character that begins so many words, in so much of its use, also becomes a piece with the word's beginning.
+MIN_WORD_STARTS, INITIAL_SHARE = 20, 0.1
 
 
 def load_pieces(pieces: Sequence[str | int] | str | Path, *, model: bytes) -> tuple[list[str], list[str]]:
@@ -69,7 +71,8 @@ def begins_words(texts: Iterable[str]) -> set[str]:
 def learn_pieces(texts: Sequence[str], *, model: bytes, num_pieces: int | None = None) -> list[str]:
     """New pieces for `texts`: every character that `model` cannot write, most frequent first, then merges up to `num_pieces`.
 
-    A character of `begins_words` is learnt with its "▁".
+    A character of `begins_words` is learnt with its "▁". Any other that begins at least MIN_WORD_STARTS words, and
+    INITIAL_SHARE of its occurrences or more, is learnt with and without: "▁6" is one token where "▁" and "6" are two.
 
     The merges continue byte-pair encoding where `model` stopped: the most frequent pair of neighbouring pieces becomes one, again and
     again. Only letters merge, so that numbers stay spelled by single digits, and never beyond the longest piece that the model was
@@ -79,7 +82,9 @@ def learn_pieces(texts: Sequence[str], *, model: bytes, num_pieces: int | None =
     unknown = processor.unk_id()
     words: Counter[tuple[str, ...]] = Counter()
     characters: Counter[str] = Counter()
+    starts: Counter[str] = Counter()
     for text in texts:
+        starts.update(word[0] for word in text.split())
         word: list[str] = []
         for piece, index in zip(processor.encode(text, out_type=str), processor.encode(text), strict=True):
             if piece.startswith(WORD_START) and word:
@@ -91,10 +96,16 @@ def learn_pieces(texts: Sequence[str], *, model: bytes, num_pieces: int | None =
         words[tuple(word)] += 1
     initial = begins_words(texts)
     new = [WORD_START + c if c in initial else c for c in sorted(characters, key=lambda c: (-characters[c], c))]
-    if num_pieces is not None and len(new) > num_pieces:
+    num_characters = len(new)
+    if num_pieces is not None and num_characters > num_pieces:
         raise UserError(f"num_pieces is {num_pieces}, but the tokenizer cannot write {len(new)} characters of the texts: "
                         f"{' '.join(new[:40])}. Set tokenizer.num_pieces to {len(new)} or more, or normalise the texts.")
     known = {p.piece for p in proto.pieces} | set(new)
+    often = [c for c in characters if starts[c] >= max(MIN_WORD_STARTS, INITIAL_SHARE * characters[c])]
+    initials = [WORD_START + c for c in sorted(often, key=lambda c: (-starts[c], c)) if WORD_START + c not in known]
+    # num_pieces bounds them too; what is left of it goes to merges.
+    new += initials if num_pieces is None else initials[:num_pieces - num_characters]
+    known |= set(new)
     longest = proto.trainer_spec.max_sentencepiece_length
     return new + _learn_merges(words, known=known, count=(num_pieces or 0) - len(new), longest=longest)
 

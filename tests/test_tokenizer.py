@@ -206,3 +206,28 @@ def test_a_tokenizer_directory_that_is_missing_or_not_sentencepiece_is_a_user_er
         (tmp_path / "tokenizer.model").write_bytes(content)
         with pytest.raises(UserError, match="not a SentencePiece model"):
             read_tokenizer_dir(tmp_path)
+
+
+def test_digits_that_begin_words_cost_one_token_each_and_other_texts_are_learnt_as_before(model):
+    """Strings as they are read out, such as "6 2 3", cost two tokens a digit with "6" alone."""
+    digits = ["6 2 3 9 0", "1 4 7 5 8"] * 20
+    learnt = learn_pieces(digits, model=model)
+    assert sorted(learnt) == sorted([*"0123456789", *(f"▁{d}" for d in "0123456789")])
+    processor = load_sentencepiece(extend_sentencepiece(model, learnt))
+    assert processor.encode(digits[0], out_type=str) == ["▁6", "▁2", "▁3", "▁9", "▁0"]
+    assert processor.encode("623", out_type=str) == ["▁6", "2", "3"]
+    assert learn_pieces(digits[:2], model=model) == sorted("0123456789"), "seen too seldom"
+    rare = ["flight 1" + "0" * 12] * 30
+    assert learn_pieces(rare, model=model) == ["0", "1", "▁1"], "0 begins no word"
+
+
+def test_the_number_of_pieces_asked_for_bounds_those_that_begin_words(model):
+    digits = ["6 2 3 9 0", "1 4 7 5 8"] * 20
+    assert len(learn_pieces(digits, model=model, num_pieces=13)) == 13
+    assert len(learn_pieces(digits, model=model, num_pieces=10)) == 10
+
+
+def test_greedy_spelling_by_old_pieces_is_kept_for_texts_without_a_new_piece(model):
+    learnt = learn_pieces(["6 2 3 9 0"] * 30, model=model)
+    before, after = (load_sentencepiece(m) for m in (model, extend_sentencepiece(model, learnt)))
+    assert all(before.encode(text) == after.encode(text) for text in ("left at the gate", "for two", "a"))
