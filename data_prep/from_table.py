@@ -4,7 +4,7 @@
 
 Columns: path (relative to the table) and text; speaker, offset, duration (seconds) and language if there are, further ones are kept.
 No speaker is in two splits. With few speakers, test and dev get one each, whose audio comes nearest to the share asked for, and
-train the rest. Without speakers, no sentence is in two splits.
+train the rest. Without speakers, or with two, no sentence is in two splits.
 """
 
 from functools import partial
