@@ -90,6 +90,21 @@ def plan(model: Any, recording: Recording, seconds: float, *, long_audio: str, c
     return [Piece(recording.path, begin, end - begin, False) for begin, end in chunks]
 
 
+def way_taken(parts: Sequence[Piece]) -> str:
+    """How a planned long recording goes through the model, in words."""
+    if len(parts) > 1:
+        return f"cut into {len(parts)} chunks where nobody speaks"
+    return f"in one piece, with {parts[0].attention} attention" if parts[0].attention else "in one piece, with the checkpoint's attention"
+
+
+def way_lines(ways: dict[str, str]) -> list[str]:
+    """For people: one line if all long recordings (name: way) go the same way, else one for each."""
+    if len(set(ways.values())) == 1:
+        count = "the long recording goes" if len(ways) == 1 else f"all {len(ways)} long recordings go"
+        return [f"{count} {next(iter(ways.values()))}"]
+    return [f"{name}: {way}" for name, way in ways.items()]
+
+
 def choose_way(seconds: float, *, requested: str, free_bytes: float, needed_bytes: Callable[[str], float]) -> str:
     """`short`, `full`, `local` or `chunked`. `auto` takes local attention where the recording fits in memory, else chunks."""
     if seconds <= SHORT_SECONDS:
@@ -285,10 +300,12 @@ def transcribe_pieces(model: Any, pieces: Sequence[Piece], *, batch_seconds: flo
 
 def transcribe_recordings(model: Any, recordings: Iterable[tuple[Recording, str]], folder: TranscriptFolder, *, long_audio: str = "auto",
                           batch_seconds: float = 120.0, on_total: Callable[[float], None] = lambda seconds: None,
-                          on_audio: Callable[[float], None] = lambda seconds: None) -> tuple[float, dict[str, str]]:
+                          on_audio: Callable[[float], None] = lambda seconds: None,
+                          on_long: Callable[[str, str], None] = lambda name, way: None) -> tuple[float, dict[str, str]]:
     """Transcribe (recording, key) into `folder`, except the pieces that it has; returns the seconds done and {name: why it failed}.
 
-    `on_total` is told the seconds that there are to do, as soon as that is known, `on_audio` those just done. Audio that is there under two
+    `on_total` is told the seconds that there are to do, as soon as that is known, `on_audio` those just done, `on_long`
+    the name of each recording above SHORT_SECONDS and the way it takes. Audio that is there under two
     names is transcribed once.
     """
     by_key: dict[str, list[Recording]] = {}
@@ -318,6 +335,8 @@ def transcribe_recordings(model: Any, recordings: Iterable[tuple[Recording, str]
         parts = [Piece(**part) for part in folder.parts(key)[1]]
         numbers = folder.missing_parts(key, len(parts))
         missing[key] = len(numbers)
+        if sum(part.seconds for part in parts) > SHORT_SECONDS:
+            on_long(recording.name, way_taken(parts))
         pieces += [parts[number] for number in numbers]
         owners += [(key, number) for number in numbers]
         if not numbers:

@@ -125,6 +125,9 @@ def finetune(cfg: dict[str, Any], *, run_dir: Path, command: list[str]) -> dict[
             best_step=best_step, recent_steps=recent, read=lambda step: plain(checkpoints.read_weights(run_dir / "checkpoints", step)),
             moving_average=moving and (moving.describe(), lambda: last_state | plain(moving.weights()))), evaluate=tuner.evaluate)
         say.candidates(candidates)
+        if change.new and evaluation["interpolation"]:
+            say.lines(["interpolation of checkpoints with new pieces works like a switch: the base never wrote them, so one alpha may write",
+                       "them all and the next none; if best.nemo lost what last.nemo has, compare both with recipes/evaluate.py"])
 
         say.phase("exporting and scoring best.nemo, restored from disk")
         distributed.on_first(lambda: export.save_nemo(model, run_dir / "best.nemo"))

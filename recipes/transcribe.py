@@ -52,19 +52,26 @@ def decode(args: argparse.Namespace, todo: list[tuple[Recording, str]], folder: 
     from rich.progress import Progress, TextColumn
 
     from parakeet_ft.model import restore
-    from parakeet_ft.transcription import set_decoding, transcribe_recordings
+    from parakeet_ft.transcription import set_decoding, transcribe_recordings, way_lines
 
     console = Console(file=terminal, highlight=False, soft_wrap=not terminal.isatty())
     model = restore.restore(args.model).to(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     head = set_decoding(model, head=args.head, words=folder.with_words)
     console.print(f"{args.model}: {restore.family(model)}, {head} head, on {next(model.parameters()).device}", markup=False)
     columns = (*Progress.get_default_columns(), TextColumn("{task.completed:.0f} of {task.total:.0f} s of audio"))
+    ways: dict[str, str] = {}
     started = time.monotonic()
+
+    def begin(total: float) -> None:
+        for line in way_lines(ways) if ways else []:
+            console.print(line, markup=False)
+        progress.update(bar, total=total)
+
     with Progress(*columns, console=console, disable=not terminal.isatty(), transient=True) as progress:
         bar = progress.add_task("audio", total=0.0)
         seconds, failed = transcribe_recordings(
             model, todo, folder, long_audio=args.long_audio, batch_seconds=args.batch_seconds,
-            on_total=lambda total: progress.update(bar, total=total), on_audio=lambda more: progress.advance(bar, more))
+            on_total=begin, on_long=ways.__setitem__, on_audio=lambda more: progress.advance(bar, more))
     elapsed = time.monotonic() - started
     console.print(f"RTFx {seconds / elapsed:.1f}: {seconds / 3600:.3f} h of audio in {elapsed:.1f} s")
     return failed

@@ -1,5 +1,7 @@
 """Transcription against NeMo's own transcribe(); how long recordings are cut."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import soundfile
@@ -12,7 +14,18 @@ from parakeet_ft.errors import UserError
 from parakeet_ft.evaluation.wer import score
 from parakeet_ft.model.attention import attention
 from parakeet_ft.model.parity import DEMO
-from parakeet_ft.transcription import Piece, choose_way, measure, pack, plan, set_decoding, transcribe_files, transcribe_pieces
+from parakeet_ft.transcription import (
+    Piece,
+    choose_way,
+    measure,
+    pack,
+    plan,
+    set_decoding,
+    transcribe_files,
+    transcribe_pieces,
+    way_lines,
+    way_taken,
+)
 
 HEADS = [("ctc", "ctc"), ("rnnt", "transducer"), ("tdt", "transducer"), ("hybrid", "transducer"), ("hybrid", "ctc"), ("hybrid_rnnt", "ctc")]
 
@@ -193,3 +206,13 @@ def test_batches_are_sorted_read_ahead_and_all_come(tiny_model, speech):
     assert sorted(index for batch in batches for index in batch) == list(range(8)) and len(batches) > 2
     longest = [max(pieces[index].seconds for index in batch) for batch in batches]
     assert longest == sorted(longest, reverse=True)
+
+
+def test_the_way_of_long_recordings_is_told_once_or_for_each_where_they_differ():
+    whole = Piece("a.wav", 0.0, 90.0, True)
+    local = way_taken([dataclasses.replace(whole, attention="local")])
+    cut = way_taken([Piece("b.wav", 30.0 * i, 28.0, False) for i in range(3)])
+    assert local == "in one piece, with local attention" and "3 chunks" in cut
+    assert "checkpoint's" in way_taken([whole])
+    assert way_lines({"a": local, "b": local}) == ["all 2 long recordings go in one piece, with local attention"]
+    assert way_lines({"a": local, "b": cut}) == [f"a: {local}", f"b: {cut}"]
