@@ -13,6 +13,7 @@ test: .venv/.installed
 
 lint: .venv/.installed
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 bench: .venv/.installed
 	$(BIN)/python benchmarks/run_all.py

@@ -13,9 +13,11 @@ def status_mb(key: str) -> float:
 
 
 def peak_of(function, *args, warm=None) -> tuple[float, float, object]:
-    """(MB above what the process had before, seconds, result) of function(*args) in a forked child; the peak counter is reset first.
+    """(MB above what the process had before, seconds, result) of function(*args) in a forked child;
+    the peak counter is reset first.
 
-    `warm()` runs before in the child: a fork has to page in the code it uses once more, 20 MB that are not the function's.
+    `warm()` runs before in the child: a fork has to page in the code it uses once more, 20 MB that
+    are not the function's.
     """
     context = multiprocessing.get_context("fork")
     receive, send = context.Pipe(duplex=False)
@@ -36,6 +38,8 @@ def peak_of(function, *args, warm=None) -> tuple[float, float, object]:
     try:
         return receive.recv()
     except EOFError:
-        raise RuntimeError(f"{function.__name__}{args} ended without a result (out of memory?)") from None
+        raise RuntimeError(
+            f"{function.__name__}{args} ended without a result (out of memory?)"
+        ) from None
     finally:
         process.join()

@@ -1,4 +1,6 @@
-"""Two sides of a comparison, run in turns as commands that print JSON events; medians and ranges."""
+"""Two sides of a comparison, run in turns as commands that print JSON events; medians and
+ranges.
+"""
 
 import json
 import statistics
@@ -16,19 +18,29 @@ HERE = Path(__file__).resolve().parent
 def events_of(command: list[str], *, limit: float) -> tuple[list[dict], float]:
     """The events that a command prints and its seconds; it is killed after `limit` seconds."""
     begun = time.time()
-    with subprocess.Popen([sys.executable, command[0], "--started", str(begun), *command[1:]], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                          text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, command[0], "--started", str(begun), *command[1:]],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
         try:
             out, _ = process.communicate(timeout=limit)
         except subprocess.TimeoutExpired:
             process.kill()
             out, _ = process.communicate()
-    return [json.loads(line) for line in out.splitlines() if line.startswith('{"event"')], time.time() - begun
+    return [
+        json.loads(line) for line in out.splitlines() if line.startswith('{"event"')
+    ], time.time() - begun
 
 
 def summary(values: list[float]) -> dict[str, float]:
     """Median, lowest and highest."""
-    return {"median": round(statistics.median(values), 3), "lowest": round(min(values), 3), "highest": round(max(values), 3)}
+    return {
+        "median": round(statistics.median(values), 3),
+        "lowest": round(min(values), 3),
+        "highest": round(max(values), 3),
+    }
 
 
 def show(title: str, rows: dict[str, dict[str, float]], unit: str) -> None:

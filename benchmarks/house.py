@@ -1,9 +1,11 @@
-"""How readable the house is: characters a line, long lines, branches, the longest function and module.
+"""How readable the house is: characters a line, long lines, branches, the longest function and
+module.
 
     python benchmarks/house.py [FOLDER ...]
 
 A line counts if it is not blank. Branches are if, for, while, except, with, match cases, boolean
-operators, conditional expressions and comprehension clauses; they are divided by the functions' lines.
+operators, conditional expressions and comprehension clauses; they are divided by the functions'
+lines.
 """
 
 import argparse
@@ -69,7 +71,9 @@ def branches_in_functions(tree: ast.Module) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("folders", nargs="*", default=FOLDERS)
     found = {}
     for folder in parser.parse_args().folders:

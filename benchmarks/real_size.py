@@ -1,9 +1,11 @@
-"""A replica of a 0.6B checkpoint through restore, extend, two optimisation steps and export: seconds and peak memory of each.
+"""A replica of a 0.6B checkpoint through restore, extend, two optimisation steps and export:
+seconds and peak memory of each.
 
-    python benchmarks/real_size.py                             # parakeet_ctc_0.6b and parakeet_tdt_0.6b_v2; --layers 2 to try it out
+    python benchmarks/real_size.py                             # parakeet_ctc_0.6b and
+    parakeet_tdt_0.6b_v2; --layers 2 to try it out
 
-Random weights, published architecture and tokenizer size. float32, AdamW over all weights, batches of 2 x 5 s, one thread. Memory is the
-whole process's at its highest in that phase.
+Random weights, published architecture and tokenizer size. float32, AdamW over all weights, batches
+of 2 x 5 s, one thread. Memory is the whole process's at its highest in that phase.
 """
 
 import argparse
@@ -23,8 +25,8 @@ DIGITS = [*"0123456789", "%", "("]
 
 def make(name: str, layers: int | None, folder: Path) -> float:
     """Write the replica to folder/base.nemo; returns millions of weights."""
+    from parakeet_ft.export.nemo import save_nemo
     from parakeet_ft.model import replicas
-    from parakeet_ft.model.export import save_nemo
 
     architecture = replicas.REPLICAS[name]
     architecture = dataclasses.replace(architecture, n_layers=layers or architecture.n_layers)
@@ -37,7 +39,7 @@ def make(name: str, layers: int | None, folder: Path) -> float:
 
 def adapt(folder: Path) -> dict[str, tuple[float, float]]:
     """{phase: (seconds, peak GB)} of the way a fine-tuning run takes."""
-    from parakeet_ft.model.export import save_nemo
+    from parakeet_ft.export.nemo import save_nemo
     from parakeet_ft.model.objective import training_loss
     from parakeet_ft.model.restore import restore
     from parakeet_ft.model.transducer_loss import use_wavefront_loss
@@ -56,12 +58,26 @@ def adapt(folder: Path) -> dict[str, tuple[float, float]]:
         model = restore(str(folder / "base.nemo"))
     texts = ["bana deri 911", "100 % (sic"]
     with phase("extend"):
-        adapt_vocabulary(model, texts=texts, workdir=folder / "extended", mode="extend", max_unknown_share=1.0, num_pieces=None,
-                         pieces=DIGITS, vocab_size=None, model_type="bpe", tokenizer_dir=None)
+        adapt_vocabulary(
+            model,
+            texts=texts,
+            workdir=folder / "extended",
+            mode="extend",
+            max_unknown_share=1.0,
+            num_pieces=None,
+            pieces=DIGITS,
+            vocab_size=None,
+            model_type="bpe",
+            tokenizer_dir=None,
+        )
         use_wavefront_loss(model)
     tokens = [torch.tensor(model.tokenizer.text_to_ids(text)) for text in texts]
-    batch = (0.1 * torch.randn(2, 80000), torch.tensor([80000, 80000]), torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True),
-             torch.tensor([len(t) for t in tokens]))
+    batch = (
+        0.1 * torch.randn(2, 80000),
+        torch.tensor([80000, 80000]),
+        torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True),
+        torch.tensor([len(t) for t in tokens]),
+    )
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
     for step in ("first step", "second step"):
@@ -82,7 +98,9 @@ def adapt(folder: Path) -> dict[str, tuple[float, float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("names", nargs="*", default=["parakeet_ctc_0.6b", "parakeet_tdt_0.6b_v2"])
     parser.add_argument("--layers", type=int, default=None)
     args = parser.parse_args()
@@ -95,8 +113,13 @@ def main() -> None:
             _, _, millions = peak_of(make, name, args.layers, Path(folder))
             _, _, phases = peak_of(adapt, Path(folder))
         for phase, (seconds, peak) in phases.items():
-            print(f"| {name} | {millions:.0f} M | {phase} | {seconds:.1f} | {peak:.1f} |", flush=True)
-        found[name] = {"seconds": round(sum(s for s, _ in phases.values()), 1), "peak_gb": round(max(p for _, p in phases.values()), 1)}
+            print(
+                f"| {name} | {millions:.0f} M | {phase} | {seconds:.1f} | {peak:.1f} |", flush=True
+            )
+        found[name] = {
+            "seconds": round(sum(s for s, _ in phases.values()), 1),
+            "peak_gb": round(max(p for _, p in phases.values()), 1),
+        }
     print(json.dumps(found))
 
 

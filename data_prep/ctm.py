@@ -1,6 +1,6 @@
 """A CTM file (words with times) over recordings -> audio and manifests, cut at pauses.
 
-    python data_prep/ctm.py calls.ctm --audio calls/ --out data/calls
+python data_prep/ctm.py calls.ctm --audio calls/ --out data/calls
 """
 
 from pathlib import Path
@@ -13,7 +13,9 @@ from parakeet_ft.errors import exit_on_user_error
 def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("ctm")
-    parser.add_argument("--audio", metavar="DIR", help="folder of the recordings; default: that of the file")
+    parser.add_argument(
+        "--audio", metavar="DIR", help="folder of the recordings; default: that of the file"
+    )
     parser.add_argument(
         "--pause-seconds",
         type=number_type(lowest=0),
@@ -28,8 +30,19 @@ def main() -> None:
     )
     args = parser.parse_args()
     with exit_on_user_error():
-        run(lambda: absolute(read_ctm(args.ctm, audio=args.audio, pause_seconds=args.pause_seconds, max_seconds=args.max_seconds)), args,
-            root=Path(args.audio or Path(args.ctm).parent), title=f"{args.ctm} -> {args.out}")
+        run(
+            lambda: absolute(
+                read_ctm(
+                    args.ctm,
+                    audio=args.audio,
+                    pause_seconds=args.pause_seconds,
+                    max_seconds=args.max_seconds,
+                )
+            ),
+            args,
+            root=Path(args.audio or Path(args.ctm).parent),
+            title=f"{args.ctm} -> {args.out}",
+        )
 
 
 if __name__ == "__main__":

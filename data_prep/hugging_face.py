@@ -1,4 +1,5 @@
-"""A dataset of the Hugging Face library, a folder of save_to_disk or a name on the hub -> audio and manifests.
+"""A dataset of the Hugging Face library, a folder of save_to_disk or a name on the hub -> audio and
+manifests.
 
     python data_prep/hugging_face.py facebook/voxpopuli --config pl --out data/voxpopuli-pl
     python data_prep/hugging_face.py saved_dataset/ --out data/mine
@@ -26,9 +27,17 @@ def main() -> None:
         source_audio = Path(args.out) / "source"
 
         def read():
-            return read_hugging_face(parts, keep_audio_in=source_audio, audio_column=args.audio_column, text_column=args.text_column,
-                                     speaker_column=args.speaker_column)
-        run(lambda: absolute(read()), args, root=source_audio, title=f"{args.dataset} -> {args.out}")
+            return read_hugging_face(
+                parts,
+                keep_audio_in=source_audio,
+                audio_column=args.audio_column,
+                text_column=args.text_column,
+                speaker_column=args.speaker_column,
+            )
+
+        run(
+            lambda: absolute(read()), args, root=source_audio, title=f"{args.dataset} -> {args.out}"
+        )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""Lhotse cuts (cuts.jsonl or .jsonl.gz, recordings in files) -> audio and manifests, an utterance a supervision.
+"""Lhotse cuts (cuts.jsonl or .jsonl.gz, recordings in files) -> audio and manifests, an utterance a
+supervision.
 
-    python data_prep/lhotse_cuts.py cuts.jsonl.gz --out data/mine
+python data_prep/lhotse_cuts.py cuts.jsonl.gz --out data/mine
 """
 
 from pathlib import Path
@@ -15,7 +16,12 @@ def main() -> None:
     parser.add_argument("cuts")
     args = parser.parse_args()
     with exit_on_user_error():
-        run(lambda: absolute(read_lhotse_cuts(args.cuts)), args, root=Path(args.cuts).parent, title=f"{args.cuts} -> {args.out}")
+        run(
+            lambda: absolute(read_lhotse_cuts(args.cuts)),
+            args,
+            root=Path(args.cuts).parent,
+            title=f"{args.cuts} -> {args.out}",
+        )
 
 
 if __name__ == "__main__":

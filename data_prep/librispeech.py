@@ -1,6 +1,7 @@
-"""LibriSpeech, whole or one subset -> audio and manifests; train-*, dev-* and test-* give the splits.
+"""LibriSpeech, whole or one subset -> audio and manifests; train-*, dev-* and test-* give the
+splits.
 
-    python data_prep/librispeech.py LibriSpeech/ --out data/librispeech --in-place
+python data_prep/librispeech.py LibriSpeech/ --out data/librispeech --in-place
 """
 
 from pathlib import Path
@@ -16,8 +17,12 @@ def main() -> None:
     parser.add_argument("--suffix", default=".flac", help="of the audio files")
     args = parser.parse_args()
     with exit_on_user_error():
-        run(lambda: absolute(read_librispeech(args.folder, suffix=args.suffix)), args,
-            root=Path(args.folder), title=f"{args.folder} -> {args.out}")
+        run(
+            lambda: absolute(read_librispeech(args.folder, suffix=args.suffix)),
+            args,
+            root=Path(args.folder),
+            title=f"{args.folder} -> {args.out}",
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Existing NeMo manifests -> audio at 16 kHz and manifests with real durations, filtered and split anew.
+"""Existing NeMo manifests -> audio at 16 kHz and manifests with real durations, filtered and split
+anew.
 
     python data_prep/nemo_manifest.py old/train.json old/dev.json --out data/mine
 
@@ -17,8 +18,12 @@ def main() -> None:
     parser.add_argument("manifests", nargs="+")
     args = parser.parse_args()
     with exit_on_user_error():
-        run(lambda: absolute(read_manifests(args.manifests)), args,
-            root=Path(args.manifests[0]).parent, title=f"{' '.join(args.manifests)} -> {args.out}")
+        run(
+            lambda: absolute(read_manifests(args.manifests)),
+            args,
+            root=Path(args.manifests[0]).parent,
+            title=f"{' '.join(args.manifests)} -> {args.out}",
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""A manifest -> tar shards of about equal hours, for fast sequential reading: NeMo's tarred layout or Lhotse Shar.
+"""A manifest -> tar shards of about equal hours, for fast sequential reading: NeMo's tarred layout
+or Lhotse Shar.
 
     python data_prep/shard.py train.jsonl --out shards/train --hours 1
     python data_prep/shard.py train.jsonl --out shar/train --format shar
@@ -19,7 +20,9 @@ from parakeet_ft.errors import UserError, exit_on_user_error
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("manifest")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument(
@@ -37,14 +40,26 @@ def main() -> None:
             raise UserError(f"No manifest at {args.manifest}.")
         with open(args.manifest, "rb") as lines:
             total = sum(1 for line in lines if line.strip())
-        with open_executor(jobs=args.jobs, scheduler=args.scheduler, slurm=args.slurm) as executor, progress_bar(total,
-                                                                                                                 what="shards") as advance:
-            done = write_shards(args.manifest, out=args.out, hours=args.hours, format=args.format, seed=args.seed, executor=executor,
-                                window=window_of(args), on_progress=advance)
+        with (
+            open_executor(jobs=args.jobs, scheduler=args.scheduler, slurm=args.slurm) as executor,
+            progress_bar(total, what="shards") as advance,
+        ):
+            done = write_shards(
+                args.manifest,
+                out=args.out,
+                hours=args.hours,
+                format=args.format,
+                seed=args.seed,
+                executor=executor,
+                window=window_of(args),
+                on_progress=advance,
+            )
     hours = [shard["seconds"] / 3600 for shard in done["shards"]]
-    print(f"{len(hours)} shards of {min(hours):.3f} to {max(hours):.3f} h, {sum(hours):.3f} h and "
-          f"{sum(s['utterances'] for s in done['shards']):,} "
-          f"utterances in all: {args.out}")
+    print(
+        f"{len(hours)} shards of {min(hours):.3f} to {max(hours):.3f} h, {sum(hours):.3f} h and "
+        f"{sum(s['utterances'] for s in done['shards']):,} "
+        f"utterances in all: {args.out}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""Manifests -> train/dev/test manifests, disjoint by speaker, session or sentence; touches no audio.
+"""Manifests -> train/dev/test manifests, disjoint by speaker, session or sentence; touches no
+audio.
 
-    python data_prep/split.py all.jsonl --out data/mine --test-share 0.1
+python data_prep/split.py all.jsonl --out data/mine --test-share 0.1
 """
 
 import argparse
@@ -15,13 +16,20 @@ from parakeet_ft.errors import exit_on_user_error
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("manifests", nargs="+")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     add_split_flags(parser, sentence_disjoint=False)
     args = parser.parse_args()
     with exit_on_user_error():
-        written = split_manifests(args.manifests, out=Path(os.path.abspath(args.out)), rules=split_rules_from(args), split_by=args.split_by)
+        written = split_manifests(
+            args.manifests,
+            out=Path(os.path.abspath(args.out)),
+            rules=split_rules_from(args),
+            split_by=args.split_by,
+        )
         summary = Summary()
         for split in written:
             for utterance in stream_manifest(args.out / f"{split}.jsonl"):

@@ -1,6 +1,6 @@
 """An STM file over recordings -> audio and manifests, an utterance a line.
 
-    python data_prep/stm.py talks.stm --audio talks/ --out data/talks
+python data_prep/stm.py talks.stm --audio talks/ --out data/talks
 """
 
 from pathlib import Path
@@ -13,11 +13,17 @@ from parakeet_ft.errors import exit_on_user_error
 def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("stm")
-    parser.add_argument("--audio", metavar="DIR", help="folder of the recordings; default: that of the file")
+    parser.add_argument(
+        "--audio", metavar="DIR", help="folder of the recordings; default: that of the file"
+    )
     args = parser.parse_args()
     with exit_on_user_error():
-        run(lambda: absolute(read_stm(args.stm, audio=args.audio)), args,
-            root=Path(args.audio or Path(args.stm).parent), title=f"{args.stm} -> {args.out}")
+        run(
+            lambda: absolute(read_stm(args.stm, audio=args.audio)),
+            args,
+            root=Path(args.audio or Path(args.stm).parent),
+            title=f"{args.stm} -> {args.out}",
+        )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""Recordings with subtitles of the same name (talk.mp4, talk.en.srt; SRT, WebVTT ...) -> audio and manifests.
+"""Recordings with subtitles of the same name (talk.mp4, talk.en.srt; SRT, WebVTT ...) -> audio and
+manifests.
 
     python data_prep/subtitles.py talks/ --out data/talks
 
-Lines are joined up to the end of a sentence. Subtitles are often loose: have the result aligned by segment.py where it matters.
+Lines are joined up to the end of a sentence. Subtitles are often loose: have the result aligned by
+segment.py where it matters.
 """
 
 from pathlib import Path
@@ -29,8 +31,16 @@ def main() -> None:
     )
     args = parser.parse_args()
     with exit_on_user_error():
-        run(lambda: absolute(read_subtitles(args.folder, merge_seconds=args.merge_seconds, pad_seconds=args.pad_seconds)), args,
-            root=Path(args.folder), title=f"{args.folder} -> {args.out}")
+        run(
+            lambda: absolute(
+                read_subtitles(
+                    args.folder, merge_seconds=args.merge_seconds, pad_seconds=args.pad_seconds
+                )
+            ),
+            args,
+            root=Path(args.folder),
+            title=f"{args.folder} -> {args.out}",
+        )
 
 
 if __name__ == "__main__":

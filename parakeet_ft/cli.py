@@ -19,7 +19,8 @@ from parakeet_ft.files import project_folder
 def scripts(folder: str) -> dict[str, Path]:
     """Scripts by the name of their command: demo_ui.py is demo-ui."""
     return {
-        path.stem.replace("_", "-"): path for path in sorted(project_folder(folder).glob("[!_]*.py"))
+        path.stem.replace("_", "-"): path
+        for path in sorted(project_folder(folder).glob("[!_]*.py"))
     }
 
 

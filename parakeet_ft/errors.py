@@ -1,4 +1,6 @@
-"""Errors that are told in one message without a traceback: bad input, exit code 2; a run that was asked to stop, exit code 75."""
+"""Errors that are told in one message without a traceback: bad input, exit code 2; a run that was
+asked to stop, exit code 75.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ class UserError(Exception):
 
 
 class Stopped(UserError):
-    """A signal ended the run after a checkpoint; 75 (EX_TEMPFAIL) tells a scheduler that the same command continues it."""
+    """A signal ended the run after a checkpoint; 75 (EX_TEMPFAIL) tells a scheduler that the same
+    command continues it.
+    """
 
     code = 75
 

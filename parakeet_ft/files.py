@@ -1,13 +1,46 @@
-"""Where the project's own files are."""
+"""Files that appear whole or not at all, and where the project's own are."""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 PACKAGE = Path(__file__).resolve().parent
+DEMO = PACKAGE / "demo"
 
 
 def project_folder(name: str) -> Path:
-    """conf/, recipes/ or data_prep/: inside an installed wheel's package, or in the clone around it."""
+    """conf/, recipes/ or data_prep/: inside an installed wheel's package, or in the clone around
+    it.
+    """
     installed = PACKAGE / name
     return installed if installed.is_dir() else PACKAGE.parent / name
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+    """A temporary path beside `path`, fsynced and renamed to it on success, removed on failure: a
+    file that exists is whole.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(
+            json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8"
+        )

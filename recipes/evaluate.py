@@ -1,12 +1,15 @@
 """Score models on sets, side by side; the first model is the base.
 
     python recipes/evaluate.py                       the bundled checkpoint on the demo's test sets
-    python recipes/evaluate.py models=[tiny_tdt_ctc,outputs/demo/latest/best.nemo] manifests=[test.jsonl,guard.jsonl]
-    python recipes/evaluate.py models=[best.nemo] manifests=[test.jsonl] decoding=beam language_model.text=domain.txt language_model.tune_on=dev.jsonl
-    python recipes/evaluate.py models=[nvidia/parakeet-ctc-0.6b] benchmark=open_asr_leaderboard
+    python recipes/evaluate.py models=[tiny_tdt_ctc,outputs/demo/latest/best.nemo]
+    manifests=[test.jsonl,guard.jsonl] python recipes/evaluate.py models=[best.nemo]
+    manifests=[test.jsonl] decoding=beam language_model.text=domain.txt
+    language_model.tune_on=dev.jsonl python recipes/evaluate.py models=[nvidia/parakeet-ctc-0.6b]
+    benchmark=open_asr_leaderboard
 
-Writes out/evaluation.json, out/evaluation.md and out/hypotheses/<model>--<set>--<hash>.jsonl; what is there already, of the same model, set and
-decoding, is not decoded again. Breaks errors down by duration, level, speaker and any field of the manifests.
+Writes out/evaluation.json, out/evaluation.md and out/hypotheses/<model>--<set>--<hash>.jsonl; what
+is there already, of the same model, set and decoding, is not decoded again. Breaks errors down by
+duration, level, speaker and any field of the manifests.
 """
 
 import shlex
@@ -22,33 +25,77 @@ from parakeet_ft.evaluation import request
 
 def evaluate(cfg: dict[str, Any], *, run_dir: Path, command: list[str]) -> dict[str, Any]:
     """Score every model on every set; returns what evaluation.json holds."""
-    from parakeet_ft.console import Narrator, libraries_to
-    from parakeet_ft.evaluation import comparison, hypotheses
+    from parakeet_ft.evaluation import hypotheses, tables
     from parakeet_ft.evaluation.recognizer import Recognizer
     from parakeet_ft.model.source import fetch
-    from parakeet_ft.provenance import git_commit, hardware, versions
+    from parakeet_ft.run.console import Narrator, libraries_to
+    from parakeet_ft.run.provenance import git_commit, hardware, versions
 
     with libraries_to(run_dir / "evaluate.log") as terminal:
         say = Narrator(terminal)
         asked = request.read_request(cfg)
         archives = {model: fetch(source) for model, source in asked.models.items()}
-        decoding, texts = cfg["decoding"] | {"phrases": list(asked.phrases)}, asked.language_model(cfg["language_model"])
+        decoding, texts = (
+            cfg["decoding"] | {"phrases": list(asked.phrases)},
+            asked.language_model(cfg["language_model"]),
+        )
         heard, digests = {}, {}
         for model, archive in archives.items():
-            recognizer = Recognizer(archive, label=model, decoding=decoding, language_model=texts, folder=run_dir / "language_models", device=cfg["device"],
-                                    batch_seconds=cfg["batch_seconds"], warm_up_batches=cfg["warm_up_batches"], say=say)
+            recognizer = Recognizer(
+                archive,
+                label=model,
+                decoding=decoding,
+                language_model=texts,
+                folder=run_dir / "language_models",
+                device=cfg["device"],
+                batch_seconds=cfg["batch_seconds"],
+                warm_up_batches=cfg["warm_up_batches"],
+                say=say,
+            )
             digests[model] = recognizer.digest
-            heard[model] = {name: hypotheses.once(run_dir / "hypotheses", utterances, model=model, name=name, identity=recognizer.identity,
-                                                  hear=recognizer.hear, say=say) for name, utterances in asked.sets.items()}
-        result = {"command": shlex.join(["python", *command]), "commit": git_commit(), "versions": versions(), "hardware": hardware(),
-                  "config": cfg, "benchmark": cfg["benchmark"]["name"],
-                  "models": {model: {"source": source, "sha256": digests[model]} for model, source in asked.models.items()}}
-        result |= comparison.compare_models(heard, asked.sets, normalizer=asked.normalizer, scored=cfg["scored"], fields=cfg["fields"],
-                                            terms=asked.terms, confusions=cfg["confusions"])
-        comparison.write_comparison(result, run_dir)
+            heard[model] = {
+                name: hypotheses.once(
+                    run_dir / "hypotheses",
+                    utterances,
+                    model=model,
+                    name=name,
+                    identity=recognizer.identity,
+                    hear=recognizer.hear,
+                    say=say,
+                )
+                for name, utterances in asked.sets.items()
+            }
+        result = {
+            "command": shlex.join(["python", *command]),
+            "commit": git_commit(),
+            "versions": versions(),
+            "hardware": hardware(),
+            "config": cfg,
+            "benchmark": cfg["benchmark"]["name"],
+            "models": {
+                model: {"source": source, "sha256": digests[model]}
+                for model, source in asked.models.items()
+            },
+        }
+        result |= tables.compare_models(
+            heard,
+            asked.sets,
+            normalizer=asked.normalizer,
+            scored=cfg["scored"],
+            fields=cfg["fields"],
+            terms=asked.terms,
+            confusions=cfg["confusions"],
+        )
+        tables.write_comparison(result, run_dir)
         say.end_phase()
-        say.tables(comparison.main_tables(result))
-        say.lines([*result["remarks"], f"normaliser: {result['normalizer']}", f"all figures: {run_dir / 'evaluation.md'}, {run_dir / 'evaluation.json'}"])
+        say.tables(tables.main_tables(result))
+        say.lines(
+            [
+                *result["remarks"],
+                f"normaliser: {result['normalizer']}",
+                f"all figures: {run_dir / 'evaluation.md'}, {run_dir / 'evaluation.json'}",
+            ]
+        )
     return result
 
 
@@ -58,7 +105,11 @@ def main(cfg) -> None:
     from omegaconf import OmegaConf
 
     with exit_on_user_error():
-        evaluate(OmegaConf.to_container(cfg, resolve=True), run_dir=Path(HydraConfig.get().runtime.output_dir), command=sys.argv)
+        evaluate(
+            OmegaConf.to_container(cfg, resolve=True),
+            run_dir=Path(HydraConfig.get().runtime.output_dir),
+            command=sys.argv,
+        )
 
 
 if __name__ == "__main__":

@@ -1,14 +1,16 @@
 """Export a tuned model, and check that each export transcribes as the model does.
 
-    python recipes/export.py outputs/demo/latest/best.nemo --to nemo,onnx --out exported
-    python recipes/export.py best.nemo --to onnx,onnx-int8,transformers --out exported --check test.jsonl
+    python recipes/export.py outputs/demo/latest/best.nemo --to nemo,onnx --out exported python
+    recipes/export.py best.nemo --to onnx,onnx-int8,transformers --out exported --check test.jsonl
 
-nemo          OUT/NAME.nemo, restored again
-onnx          OUT/onnx/: what the package onnx-asr loads; CTC, RNNT, TDT, and both heads of hybrids (--head)
-onnx-int8     OUT/onnx-int8/: the same with 8-bit weights; texts may differ, with a WER at most --max-wer-rise above the model's
-transformers  OUT/transformers/: ParakeetForCTC, processor and tokenizer, for AutoModelForCTC and AutoProcessor; CTC heads only
+nemo          OUT/NAME.nemo, restored again onnx          OUT/onnx/: what the package onnx-asr
+loads; CTC, RNNT, TDT, and both heads of hybrids (--head) onnx-int8     OUT/onnx-int8/: the same
+with 8-bit weights; texts may differ, with a WER at most --max-wer-rise above the model's
+transformers  OUT/transformers/: ParakeetForCTC, processor and tokenizer, for AutoModelForCTC and
+AutoProcessor; CTC heads only
 
-Every clip's text must be the model's own: a format that fails is not written, and the exit code is 1.
+Every clip's text must be the model's own: a format that fails is not written, and the exit code is
+1.
 """
 
 import argparse
@@ -17,13 +19,13 @@ from pathlib import Path
 
 from parakeet_ft.data.manifest import Utterance, missing_audio
 from parakeet_ft.errors import UserError, exit_on_user_error
-from parakeet_ft.model import parity
+from parakeet_ft.export import parity
 from parakeet_ft.model.source import check_source
 
 
 def export(args: argparse.Namespace, clips: list[Utterance]) -> int:
     """Write and check each target, print a line on each; returns the exit code."""
-    from parakeet_ft.console import libraries_to
+    from parakeet_ft.run.console import libraries_to
 
     code = 0
     with libraries_to(args.out / "export.log") as terminal:
@@ -32,8 +34,16 @@ def export(args: argparse.Namespace, clips: list[Utterance]) -> int:
         del model
         for target in args.to:
             try:
-                found = parity.export_checked(args.model, target, args.out, clips=clips, expected=expected, head=head, name=args.name,
-                                              max_wer_rise=args.max_wer_rise)
+                found = parity.export_checked(
+                    args.model,
+                    target,
+                    args.out,
+                    clips=clips,
+                    expected=expected,
+                    head=head,
+                    name=args.name,
+                    max_wer_rise=args.max_wer_rise,
+                )
                 print(*found.lines(), sep="\n", file=terminal)
                 code = code if found.accepted else 1
             except UserError as error:
@@ -50,18 +60,44 @@ def check(args: argparse.Namespace) -> list[Utterance]:
     check_source(args.model)
     clips = parity.read_clips(args.check)
     if missing := missing_audio(clips):
-        raise UserError(f"{len(missing)} of the clips in {args.check} are not there, the first: {missing[0]}")
+        raise UserError(
+            f"{len(missing)} of the clips in {args.check} are not there, the first: {missing[0]}"
+        )
     return clips
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", help="a .nemo, a hub id, tiny or tiny_tdt_ctc")
-    parser.add_argument("--to", required=True, type=lambda text: list(dict.fromkeys(text.split(","))), metavar="A,B", help=",".join(parity.TARGETS))
+    parser.add_argument(
+        "--to",
+        required=True,
+        type=lambda text: list(dict.fromkeys(text.split(","))),
+        metavar="A,B",
+        help=",".join(parity.TARGETS),
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--check", default="12", metavar="N|MANIFEST", help="bundled clips, or the clips of a manifest; default %(default)s")
-    parser.add_argument("--head", choices=("default", "ctc", "transducer"), default="default", help="of a hybrid; default: its transducer")
-    parser.add_argument("--max-wer-rise", type=float, default=0.02, metavar="SHARE", help="of int8, absolute; default %(default)s")
+    parser.add_argument(
+        "--check",
+        default="12",
+        metavar="N|MANIFEST",
+        help="bundled clips, or the clips of a manifest; default %(default)s",
+    )
+    parser.add_argument(
+        "--head",
+        choices=("default", "ctc", "transducer"),
+        default="default",
+        help="of a hybrid; default: its transducer",
+    )
+    parser.add_argument(
+        "--max-wer-rise",
+        type=float,
+        default=0.02,
+        metavar="SHARE",
+        help="of int8, absolute; default %(default)s",
+    )
     parser.add_argument("--name", help="of the .nemo; default: the model's")
     args = parser.parse_args()
     args.name = args.name or Path(args.model).stem

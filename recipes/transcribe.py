@@ -1,12 +1,15 @@
 """Transcribe files, folders and manifests with a tuned model: text, subtitles, CTM, JSON.
 
-    python recipes/transcribe.py outputs/demo/latest/best.nemo recordings/ talk.mp4 --out transcripts --format txt,srt
-    python recipes/transcribe.py nvidia/parakeet-tdt-0.6b-v2 test.jsonl --out transcripts
+    python recipes/transcribe.py outputs/demo/latest/best.nemo recordings/ talk.mp4 --out
+    transcripts --format txt,srt python recipes/transcribe.py nvidia/parakeet-tdt-0.6b-v2 test.jsonl
+    --out transcripts
 
-Audio may have any rate, channels and length. OUT gets a file for each recording and format, transcripts.jsonl (all of them in the order
-given, as a manifest with pred_text) and progress.jsonl: started again with the same OUT, a killed run goes on where it was. Recordings of
-more than a minute go through the model with local attention if they fit in memory, else cut where nobody speaks; --long-audio decides
-otherwise. Files that cannot be read are listed at the end, and the exit code is 1.
+Audio may have any rate, channels and length. OUT gets a file for each recording and format,
+transcripts.jsonl (all of them in the order given, as a manifest with pred_text) and progress.jsonl:
+started again with the same OUT, a killed run goes on where it was. Recordings of more than a minute
+go through the model with local attention if they fit in memory, else cut where nobody speaks;
+--long-audio decides otherwise. Files that cannot be read are listed at the end, and the exit code
+is 1.
 """
 
 import argparse
@@ -15,18 +18,20 @@ import time
 from pathlib import Path
 from typing import TextIO
 
-from parakeet_ft.captions import FORMATS
-from parakeet_ft.data.recordings import Recording, collect_recordings
 from parakeet_ft.errors import exit_on_user_error
 from parakeet_ft.model.source import check_source, identity
-from parakeet_ft.transcripts import PROGRESS, TranscriptFolder
+from parakeet_ft.transcription.captions import FORMATS
+from parakeet_ft.transcription.folder import PROGRESS, TranscriptFolder
+from parakeet_ft.transcription.recordings import Recording, collect_recordings
 
 WAYS, HEADS = ("auto", "full", "local", "chunked"), ("default", "ctc", "transducer")
 
 
 def transcribe(args: argparse.Namespace, recordings: list[Recording]) -> int:
-    """Transcribe what has no transcript yet, write all files, print the summary; returns the exit code."""
-    from parakeet_ft.console import libraries_to
+    """Transcribe what has no transcript yet, write all files, print the summary; returns the exit
+    code.
+    """
+    from parakeet_ft.run.console import libraries_to
 
     keyed = [(recording, recording.key()) for recording in recordings]
     settings = {"model": identity(args.model), "head": args.head, "long_audio": args.long_audio}
@@ -38,27 +43,47 @@ def transcribe(args: argparse.Namespace, recordings: list[Recording]) -> int:
                 failed = decode(args, todo, folder, terminal)
         done = [pair for pair in keyed if pair[0].name not in failed]
         manifest, num_empty = folder.write_manifest(done)
-    notes = [f"{len(recordings) - len(todo)} of them from before"] * (len(todo) < len(recordings)) + [f"{num_empty} without a word"] * bool(num_empty)
+    notes = [f"{len(recordings) - len(todo)} of them from before"] * (
+        len(todo) < len(recordings)
+    ) + [f"{num_empty} without a word"] * bool(num_empty)
     print(", ".join([f"{len(done)} of {len(recordings)} recordings: {manifest}", *notes]))
     if failed:
-        print(f"\n{len(failed)} could not be transcribed:", *(f"  {name}: {reason}" for name, reason in failed.items()), sep="\n", file=sys.stderr)
+        print(
+            f"\n{len(failed)} could not be transcribed:",
+            *(f"  {name}: {reason}" for name, reason in failed.items()),
+            sep="\n",
+            file=sys.stderr,
+        )
     return 1 if failed else 0
 
 
-def decode(args: argparse.Namespace, todo: list[tuple[Recording, str]], folder: TranscriptFolder, terminal: TextIO) -> dict[str, str]:
+def decode(
+    args: argparse.Namespace,
+    todo: list[tuple[Recording, str]],
+    folder: TranscriptFolder,
+    terminal: TextIO,
+) -> dict[str, str]:
     """The part that needs the model, with a progress bar; returns {name: why it failed}."""
     import torch
     from rich.console import Console
     from rich.progress import Progress, TextColumn
 
     from parakeet_ft.model import restore
-    from parakeet_ft.transcription import set_decoding, transcribe_recordings, way_lines
+    from parakeet_ft.transcription.long_audio import set_decoding, transcribe_recordings, way_lines
 
     console = Console(file=terminal, highlight=False, soft_wrap=not terminal.isatty())
-    model = restore.restore(args.model).to(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    model = restore.restore(args.model).to(
+        args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    )
     head = set_decoding(model, head=args.head, words=folder.with_words)
-    console.print(f"{args.model}: {restore.family(model)}, {head} head, on {next(model.parameters()).device}", markup=False)
-    columns = (*Progress.get_default_columns(), TextColumn("{task.completed:.0f} of {task.total:.0f} s of audio"))
+    console.print(
+        f"{args.model}: {restore.family(model)}, {head} head, on {next(model.parameters()).device}",
+        markup=False,
+    )
+    columns = (
+        *Progress.get_default_columns(),
+        TextColumn("{task.completed:.0f} of {task.total:.0f} s of audio"),
+    )
     ways: dict[str, str] = {}
     started = time.monotonic()
 
@@ -67,13 +92,24 @@ def decode(args: argparse.Namespace, todo: list[tuple[Recording, str]], folder: 
             console.print(line, markup=False)
         progress.update(bar, total=total)
 
-    with Progress(*columns, console=console, disable=not terminal.isatty(), transient=True) as progress:
+    with Progress(
+        *columns, console=console, disable=not terminal.isatty(), transient=True
+    ) as progress:
         bar = progress.add_task("audio", total=0.0)
         seconds, failed = transcribe_recordings(
-            model, todo, folder, long_audio=args.long_audio, batch_seconds=args.batch_seconds,
-            on_total=begin, on_long=ways.__setitem__, on_audio=lambda more: progress.advance(bar, more))
+            model,
+            todo,
+            folder,
+            long_audio=args.long_audio,
+            batch_seconds=args.batch_seconds,
+            on_total=begin,
+            on_long=ways.__setitem__,
+            on_audio=lambda more: progress.advance(bar, more),
+        )
     elapsed = time.monotonic() - started
-    console.print(f"RTFx {seconds / elapsed:.1f}: {seconds / 3600:.3f} h of audio in {elapsed:.1f} s")
+    console.print(
+        f"RTFx {seconds / elapsed:.1f}: {seconds / 3600:.3f} h of audio in {elapsed:.1f} s"
+    )
     return failed
 
 
@@ -81,7 +117,9 @@ def _formats(text: str) -> list[str]:
     names = [name.strip().lower().lstrip(".") for name in text.split(",") if name.strip()]
     unknown = [name for name in names if name not in FORMATS]
     if unknown or not names:
-        raise argparse.ArgumentTypeError(f"{', '.join(unknown) or 'no format'}: expected some of {','.join(FORMATS)}")
+        raise argparse.ArgumentTypeError(
+            f"{', '.join(unknown) or 'no format'}: expected some of {','.join(FORMATS)}"
+        )
     return list(dict.fromkeys(names))
 
 
@@ -93,14 +131,35 @@ def _seconds(text: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", help="a .nemo, a hub id, tiny or tiny_tdt_ctc")
     parser.add_argument("inputs", nargs="+", metavar="FILE|FOLDER|MANIFEST.jsonl")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--format", type=_formats, default=["txt"], metavar="A,B", help=f"some of {','.join(FORMATS)}; default txt")
-    parser.add_argument("--long-audio", choices=WAYS, default="auto", help="how recordings of more than a minute are heard; default %(default)s")
-    parser.add_argument("--head", choices=HEADS, default="default", help="of a hybrid; default: its transducer")
-    parser.add_argument("--batch-seconds", type=_seconds, default=120.0, metavar="S", help="audio a batch, with padding; default %(default)g")
+    parser.add_argument(
+        "--format",
+        type=_formats,
+        default=["txt"],
+        metavar="A,B",
+        help=f"some of {','.join(FORMATS)}; default txt",
+    )
+    parser.add_argument(
+        "--long-audio",
+        choices=WAYS,
+        default="auto",
+        help="how recordings of more than a minute are heard; default %(default)s",
+    )
+    parser.add_argument(
+        "--head", choices=HEADS, default="default", help="of a hybrid; default: its transducer"
+    )
+    parser.add_argument(
+        "--batch-seconds",
+        type=_seconds,
+        default=120.0,
+        metavar="S",
+        help="audio a batch, with padding; default %(default)g",
+    )
     parser.add_argument("--device", help="cpu, cuda, cuda:1; default: a GPU if there is one")
     args = parser.parse_args()
     with exit_on_user_error():
@@ -109,7 +168,9 @@ def main() -> None:
         try:
             sys.exit(transcribe(args, recordings))
         except KeyboardInterrupt:
-            print(f"\nstopped: the same command goes on from {args.out / PROGRESS}", file=sys.stderr)
+            print(
+                f"\nstopped: the same command goes on from {args.out / PROGRESS}", file=sys.stderr
+            )
             sys.exit(130)
 
 

@@ -1,4 +1,6 @@
-"""Fixtures: tiny models of every family, built in memory; synthetic audio. No network, no external files, same results every time."""
+"""Fixtures: tiny models of every family, built in memory; synthetic audio. No network, no external
+files, same results every time.
+"""
 
 from __future__ import annotations
 
@@ -9,27 +11,40 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
-# Tensors of tests are too small for threads: with two busy cores, two threads that wait for each other took twenty times as long.
+# Tensors of tests are too small for threads: with two busy cores, two threads that wait for each
+# other took twenty times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 # nv_one_logger warns at NeMo's import that nothing is configured (nemo 3.0.0).
-for _name in ("nv_one_logger.api.config", "nv_one_logger.training_telemetry.api.training_telemetry_provider"):
+for _name in (
+    "nv_one_logger.api.config",
+    "nv_one_logger.training_telemetry.api.training_telemetry_provider",
+):
     logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 import pytest  # noqa: E402
 
-TEXTS = ["the quick brown fox jumps over the lazy dog", "pack my box with five dozen jugs", "how vexing quick daft zebras jump",
-         "sphinx of black quartz judge my vow", "we promptly judged antique ivory buckles", "it is what it is not what it was",
-         "this is that and that is this", "other words than these were said there"]
+TEXTS = [
+    "the quick brown fox jumps over the lazy dog",
+    "pack my box with five dozen jugs",
+    "how vexing quick daft zebras jump",
+    "sphinx of black quartz judge my vow",
+    "we promptly judged antique ivory buckles",
+    "it is what it is not what it was",
+    "this is that and that is this",
+    "other words than these were said there",
+]
 
 
 @pytest.fixture(scope="session")
 def tokenizer_dir(tmp_path_factory) -> Path:
     """A BPE tokenizer of 64 pieces over lower-case letters, in NeMo's form."""
-    from parakeet_ft.tokenizer import train_sentencepiece, write_tokenizer_dir
+    from parakeet_ft.tokenizer.sentencepiece_model import train_sentencepiece, write_tokenizer_dir
 
-    return write_tokenizer_dir(train_sentencepiece(TEXTS, vocab_size=64), tmp_path_factory.mktemp("tokenizer"))
+    return write_tokenizer_dir(
+        train_sentencepiece(TEXTS, vocab_size=64), tmp_path_factory.mktemp("tokenizer")
+    )
 
 
 @pytest.fixture(scope="session")
@@ -51,6 +66,7 @@ def tiny_model(tokenizer_dir):
     def make(family: str, seed: int = 0, **changes):
         torch.manual_seed(seed)
         return replicas.build(dataclasses.replace(replicas.tiny(family), **changes), tokenizer_dir)
+
     return make
 
 
@@ -64,12 +80,15 @@ def tiny_nemo(tiny_model, tmp_path_factory):
             made[family] = folder / f"tiny_{family}.nemo"
             tiny_model(family).save_to(str(made[family]))
         return made[family]
+
     return path
 
 
 @pytest.fixture(scope="session")
 def speech(tmp_path_factory):
-    """speech(count=4, seconds=1.0) -> path of a manifest of `count` wavs: tones that follow the text's letters, in noise."""
+    """speech(count=4, seconds=1.0) -> path of a manifest of `count` wavs: tones that follow the
+    text's letters, in noise.
+    """
     import numpy
     import soundfile
 
@@ -79,14 +98,27 @@ def speech(tmp_path_factory):
         lines = []
         for i in range(count):
             duration = seconds * (1 + 0.25 * (i % 4))
-            text = " ".join(TEXTS[i % len(TEXTS)].split()[:1 + i % 4])
+            text = " ".join(TEXTS[i % len(TEXTS)].split()[: 1 + i % 4])
             time = numpy.arange(int(duration * 16000)) / 16000
-            pitch = numpy.interp(time, numpy.linspace(0, duration, len(text)), [100.0 + 20 * (ord(c) - 96) for c in text])
-            wave = 0.2 * numpy.sin(2 * numpy.pi * numpy.cumsum(pitch) / 16000) + 0.01 * rng.standard_normal(len(time))
+            pitch = numpy.interp(
+                time,
+                numpy.linspace(0, duration, len(text)),
+                [100.0 + 20 * (ord(c) - 96) for c in text],
+            )
+            wave = 0.2 * numpy.sin(
+                2 * numpy.pi * numpy.cumsum(pitch) / 16000
+            ) + 0.01 * rng.standard_normal(len(time))
             soundfile.write(folder / f"{i}.wav", wave, 16000)
-            lines.append({"audio_filepath": str(folder / f"{i}.wav"), "duration": len(time) / 16000, "text": text})
+            lines.append(
+                {
+                    "audio_filepath": str(folder / f"{i}.wav"),
+                    "duration": len(time) / 16000,
+                    "text": text,
+                }
+            )
         (folder / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         return folder / "manifest.jsonl"
+
     return write
 
 
@@ -96,32 +128,54 @@ def chromium():
     import shutil
 
     driver = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    path = (
+        shutil.which("chromium")
+        or shutil.which("chromium-browser")
+        or shutil.which("google-chrome")
+    )
     if path is None:
         pytest.skip("no Chromium on this machine")
     with driver.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"])
+        browser = playwright.chromium.launch(
+            executable_path=path,
+            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
+        )
         yield browser
         browser.close()
 
 
 @pytest.fixture
 def open_page(chromium):
-    """open_page(address, width=1100, dark=False) -> (page, complaints of the console, requests to anything but data: and the address's own host)."""
+    """open_page(address, width=1100, dark=False) -> (page, complaints of the console, requests to
+    anything but data: and the address's own host).
+    """
     from urllib.parse import urlsplit
 
     opened = []
 
     def show(address: str, *, width: int = 1100, dark: bool = False):
-        page = chromium.new_page(viewport={"width": width, "height": 850}, color_scheme="dark" if dark else "light")
+        page = chromium.new_page(
+            viewport={"width": width, "height": 850}, color_scheme="dark" if dark else "light"
+        )
         opened.append(page)
         complaints, foreign, own = [], [], urlsplit(address).netloc
-        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        page.on(
+            "console",
+            lambda message: complaints.append(message.text) if message.type == "error" else None,
+        )
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda request: foreign.append(request.url)
-                if urlsplit(request.url.removeprefix("blob:")).netloc != own and not request.url.startswith("data:") else None)
+        page.on(
+            "request",
+            lambda request: (
+                foreign.append(request.url)
+                if urlsplit(request.url.removeprefix("blob:")).netloc != own
+                and not request.url.startswith("data:")
+                else None
+            ),
+        )
         page.goto(address, timeout=90_000)
         return page, complaints, foreign
+
     yield show
     for page in opened:
         page.close()

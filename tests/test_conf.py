@@ -4,69 +4,119 @@ import inspect
 
 import pytest
 
-from parakeet_ft import adaptation, augmentation, budget, checkpoints, configuration, distillation, launcher, loggers, optim, trainer
+from parakeet_ft import preflight
+from parakeet_ft.batches import augmentation
+from parakeet_ft.distributed import launcher
 from parakeet_ft.errors import UserError
 from parakeet_ft.model import spec_augment, vocabulary
+from parakeet_ft.training import (
+    adaptation,
+    budget,
+    checkpoints,
+    distillation,
+    fine_tuner,
+    loggers,
+    optim,
+)
 
-OPTIONS = [(group, option) for group in configuration.groups() for option in configuration.options_of(group)]
-EXPERIMENTS = configuration.options_of("experiment")
+OPTIONS = [
+    (group, option) for group in preflight.groups() for option in preflight.options_of(group)
+]
+EXPERIMENTS = preflight.options_of("experiment")
 
 
 @pytest.mark.parametrize(("group", "option"), [pair for pair in OPTIONS if pair[0] != "experiment"])
 def test_every_option_composes_and_has_the_keys_of_its_group(group, option):
-    given = {"manifests": ["data.train=a", "data.validation=b"], "checkpoint": ["model.source=x.nemo"]}.get(option, [])
-    config = configuration.compose("finetune", [f"{group}={option}", *given])
-    default = configuration.compose("finetune", [])
+    given = {
+        "manifests": ["data.train=a", "data.validation=b"],
+        "checkpoint": ["model.source=x.nemo"],
+    }.get(option, [])
+    config = preflight.compose("finetune", [f"{group}={option}", *given])
+    default = preflight.compose("finetune", [])
     assert config[group].keys() == default[group].keys()
 
 
-@pytest.mark.parametrize(("group", "function", "filled_by_the_recipe"), [
-    ("adaptation", adaptation.set_learning, {"model", "num_new_pieces"}),
-    ("budget", budget.num_steps, {"plan", "accumulate"}),
-    ("optim", optim.settings, {"model", "hours_per_pass", "num_new_pieces", "num_steps"}),
-    ("trainer", trainer.resolve, set()),
-    ("launcher", launcher.submit, {"command"}),
-    ("checkpoint", checkpoints.Checkpointer, {"directory", "keep_weights"}),
-    ("distillation", distillation.build_teacher, {"model"}),
-    ("logger", loggers.build, {"run_dir", "experiment", "resume_step"}),
-    ("tokenizer", vocabulary.adapt_vocabulary, {"model", "texts", "workdir"}),
-])
-def test_the_keys_of_a_group_are_the_arguments_of_its_function(group, function, filled_by_the_recipe):
-    keys = set(configuration.compose("finetune", [])[group])
+@pytest.mark.parametrize(
+    ("group", "function", "filled_by_the_recipe"),
+    [
+        ("adaptation", adaptation.set_learning, {"model", "num_new_pieces"}),
+        ("budget", budget.num_steps, {"plan", "accumulate"}),
+        ("optim", optim.settings, {"model", "hours_per_pass", "num_new_pieces", "num_steps"}),
+        ("trainer", fine_tuner.resolve, set()),
+        ("launcher", launcher.submit, {"command"}),
+        ("checkpoint", checkpoints.Checkpointer, {"directory", "keep_weights"}),
+        ("distillation", distillation.build_teacher, {"model"}),
+        ("logger", loggers.build, {"run_dir", "experiment", "resume_step"}),
+        ("tokenizer", vocabulary.adapt_vocabulary, {"model", "texts", "workdir"}),
+    ],
+)
+def test_the_keys_of_a_group_are_the_arguments_of_its_function(
+    group, function, filled_by_the_recipe
+):
+    keys = set(preflight.compose("finetune", [])[group])
     assert keys == set(inspect.signature(function).parameters) - filled_by_the_recipe
 
 
-@pytest.mark.parametrize(("group", "key", "function", "filled_by_the_recipe"), [
-    ("data", "augmentation", augmentation.build, {"seed"}), ("model", "spec_augment", spec_augment.set_spec_augment, {"model"})])
-def test_the_keys_of_a_part_are_the_arguments_of_its_function(group, key, function, filled_by_the_recipe):
+@pytest.mark.parametrize(
+    ("group", "key", "function", "filled_by_the_recipe"),
+    [
+        ("data", "augmentation", augmentation.build, {"seed"}),
+        ("model", "spec_augment", spec_augment.set_spec_augment, {"model"}),
+    ],
+)
+def test_the_keys_of_a_part_are_the_arguments_of_its_function(
+    group, key, function, filled_by_the_recipe
+):
     for option in ("demo", "manifests") if group == "data" else ("tiny",):
-        part = configuration.compose("finetune", [f"{group}={option}", "data.train=a", "data.validation=b"])[group][key]
+        part = preflight.compose(
+            "finetune", [f"{group}={option}", "data.train=a", "data.validation=b"]
+        )[group][key]
         assert set(part) == set(inspect.signature(function).parameters) - filled_by_the_recipe
 
 
 @pytest.mark.parametrize("option", EXPERIMENTS)
 def test_every_experiment_changes_settings_within_range_and_yields_to_the_command_line(option):
-    given = configuration.expand_shorthand([f"experiment={option}", "budget.steps=7", "data.train=a", "data.validation=b", "model=x.nemo"])
-    config, default = configuration.compose("finetune", given), configuration.compose("finetune", [])
-    configuration.check_range(config)
-    assert config["budget"] == {"epochs": None, "hours": None, "steps": 7} and config["model"]["source"] == "x.nemo" and config["data"]["train"] == "a"
-    changed = configuration.compose("finetune", [f"experiment={option}"])
-    configuration.check_range(changed)
+    given = preflight.expand_shorthand(
+        [
+            f"experiment={option}",
+            "budget.steps=7",
+            "data.train=a",
+            "data.validation=b",
+            "model=x.nemo",
+        ]
+    )
+    config, default = preflight.compose("finetune", given), preflight.compose("finetune", [])
+    preflight.check_range(config)
+    assert (
+        config["budget"] == {"epochs": None, "hours": None, "steps": 7}
+        and config["model"]["source"] == "x.nemo"
+        and config["data"]["train"] == "a"
+    )
+    changed = preflight.compose("finetune", [f"experiment={option}"])
+    preflight.check_range(changed)
     assert changed != default and changed.keys() == default.keys()
 
 
-def test_an_experiment_with_an_unknown_key_is_an_error_that_names_the_nearest(tmp_path, monkeypatch):
+def test_an_experiment_with_an_unknown_key_is_an_error_that_names_the_nearest(
+    tmp_path, monkeypatch
+):
     import shutil
 
-    shutil.copytree(configuration.CONF, tmp_path / "conf")
-    (tmp_path / "conf" / "experiment" / "mine.yaml").write_text("# @package _global_\nevaluation: {validatons: 3}\n")
-    monkeypatch.setattr(configuration, "CONF", tmp_path / "conf")
-    with pytest.raises(UserError, match=r"unknown key 'evaluation.validatons'. Did you mean evaluation.validations"):
-        configuration.compose("finetune", ["experiment=mine"])
+    shutil.copytree(preflight.CONF, tmp_path / "conf")
+    (tmp_path / "conf" / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\nevaluation: {validatons: 3}\n"
+    )
+    monkeypatch.setattr(preflight, "CONF", tmp_path / "conf")
+    with pytest.raises(
+        UserError, match=r"unknown key 'evaluation.validatons'. Did you mean evaluation.validations"
+    ):
+        preflight.compose("finetune", ["experiment=mine"])
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_file_opens_with_what_it_is_and_its_command(group, option):
-    lines = (configuration.CONF / group / f"{option}.yaml").read_text().splitlines()
+    lines = (preflight.CONF / group / f"{option}.yaml").read_text().splitlines()
     assert lines[0].startswith("# "), f"conf/{group}/{option}.yaml"
-    assert any("python recipes/" in line for line in lines if line.startswith("#")), f"conf/{group}/{option}.yaml names no command"
+    assert any("python recipes/" in line for line in lines if line.startswith("#")), (
+        f"conf/{group}/{option}.yaml names no command"
+    )

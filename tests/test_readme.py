@@ -8,13 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from parakeet_ft import configuration
+from parakeet_ft import preflight
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(?:bash|sh|console)?\n(.*?)```", README, flags=re.S)
 INLINE = [code for code in re.findall(r"`([^`\n]+)`", README) if "..." not in code]
-LINES = [line.partition(" #")[0].strip() for block in [*BLOCKS, *INLINE] for line in block.replace("\\\n", " ").splitlines()]
+LINES = [
+    line.partition(" #")[0].strip()
+    for block in [*BLOCKS, *INLINE]
+    for line in block.replace("\\\n", " ").splitlines()
+]
 COMMANDS = sorted({line for line in LINES if re.match(r"(\.venv/bin/)?python \w|make ", line)})
 
 
@@ -32,9 +36,11 @@ def test_a_command_of_the_readme_parses(command):
     script = ROOT / words[1]
     assert script.is_file(), f"{words[1]} does not exist"
     if words[1] == "recipes/finetune.py" and "--help" not in words:
-        configuration.compose("finetune", configuration.expand_shorthand(words[2:]))
+        preflight.compose("finetune", preflight.expand_shorthand(words[2:]))
     else:
-        shown = subprocess.run([sys.executable, str(script), "--help"], capture_output=True, text=True)
+        shown = subprocess.run(
+            [sys.executable, str(script), "--help"], capture_output=True, text=True
+        )
         assert shown.returncode == 0, shown.stderr
         for option in (word for word in words[2:] if word.startswith("--") and word != "--help"):
             assert option.partition("=")[0] in shown.stdout, f"{words[1]} has no option {option}"

@@ -1,7 +1,9 @@
-"""A transcript aligned to its recording's CTC log-probabilities, and cut into utterances at pauses. numpy; exact; bounded memory.
+"""A transcript aligned to its recording's CTC log-probabilities, and cut into utterances at pauses.
+numpy; exact; bounded memory.
 
-The method is that of CTC segmentation (Kürzinger et al. 2020, arXiv 2007.09127): the best CTC path of the whole transcript, untranscribed
-audio allowed at sentence ends, and a score that says where the transcript does not fit.
+The method is that of CTC segmentation (Kürzinger et al. 2020, arXiv 2007.09127): the best CTC path
+of the whole transcript, untranscribed audio allowed at sentence ends, and a score that says where
+the transcript does not fit.
 """
 
 from __future__ import annotations
@@ -17,17 +19,20 @@ import numpy as np
 from parakeet_ft.data.text import strip_punctuation
 from parakeet_ft.errors import UserError
 
-# Audio that the transcript lacks may pass for this much a frame (nats) between sentences: dearer than speech that fits, far cheaper than
-# pressing words into it.
+# Audio that the transcript lacks may pass for this much a frame (nats) between sentences: dearer
+# than speech that fits, far cheaper than pressing words into it.
 UNTRANSCRIBED = -1.0
-# The score of an utterance is its worst stretch of this many frames (2.4 s at 80 ms), as in the paper.
+# The score of an utterance is its worst stretch of this many frames (2.4 s at 80 ms), as in the
+# paper.
 SCORE_FRAMES = 30
 SENTENCE_END = re.compile(r"[.!?…。]['\"»”)]*$")
 
 
 @dataclasses.dataclass(frozen=True)
 class Word:
-    """A word of the transcript, as written, and its tokens; `ends_sentence` where an utterance may end first of all."""
+    """A word of the transcript, as written, and its tokens; `ends_sentence` where an utterance may
+    end first of all.
+    """
 
     text: str
     tokens: tuple[int, ...]
@@ -36,7 +41,9 @@ class Word:
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """An utterance of a recording: times in seconds, score in nats a frame (0 is certain, below -2 seldom right)."""
+    """An utterance of a recording: times in seconds, score in nats a frame (0 is certain, below -2
+    seldom right).
+    """
 
     begin: float
     end: float
@@ -44,11 +51,14 @@ class Segment:
     score: float
 
 
-def transcript_words(text: str, *, encode: Callable[[str], Sequence[int]], unknown_id: int) -> list[Word]:
+def transcript_words(
+    text: str, *, encode: Callable[[str], Sequence[int]], unknown_id: int
+) -> list[Word]:
     """Words with tokens. Line ends and sentence marks end sentences.
 
-    A word that the tokenizer cannot write is tried in lower case and then without punctuation; one that still cannot be written has no
-    tokens, and keeps its place in the text between its neighbours.
+    A word that the tokenizer cannot write is tried in lower case and then without punctuation; one
+    that still cannot be written has no tokens, and keeps its place in the text between its
+    neighbours.
     """
     words = []
     for line in text.splitlines():
@@ -60,23 +70,32 @@ def transcript_words(text: str, *, encode: Callable[[str], Sequence[int]], unkno
                 if found and unknown_id not in found:
                     tokens = found
                     break
-            words.append(Word(part, tokens, number == len(parts) - 1 or bool(SENTENCE_END.search(part))))
+            words.append(
+                Word(part, tokens, number == len(parts) - 1 or bool(SENTENCE_END.search(part)))
+            )
     return words
 
 
-def best_path(log_probs: np.ndarray, tokens: Sequence[int], *, blank: int, free_after: Sequence[int] = ()) -> np.ndarray:
-    """The most probable CTC path of `tokens` over log_probs (T, V), as states (T,): 2i + 1 is token i, 2i the blank before it.
+def best_path(
+    log_probs: np.ndarray, tokens: Sequence[int], *, blank: int, free_after: Sequence[int] = ()
+) -> np.ndarray:
+    """The most probable CTC path of `tokens` over log_probs (T, V), as states (T,): 2i + 1 is token
+    i, 2i the blank before it.
 
-    Before the first token, after the last, and after those whose index is in `free_after`, a blank costs at most -UNTRANSCRIBED a frame.
-    Memory is O(sqrt(T) * tokens): scores are kept each sqrt(T) frames, and the frames between computed again on the way back. Raises
-    UserError if the tokens do not fit into the frames.
+    Before the first token, after the last, and after those whose index is in `free_after`, a blank
+    costs at most -UNTRANSCRIBED a frame. Memory is O(sqrt(T) * tokens): scores are kept each
+    sqrt(T) frames, and the frames between computed again on the way back. Raises UserError if the
+    tokens do not fit into the frames.
     """
     labels = np.full(2 * len(tokens) + 1, blank)
     labels[1::2] = tokens
     num_frames, num_states = len(log_probs), len(labels)
     needed = len(tokens) + sum(a == b for a, b in itertools.pairwise(tokens))
     if needed > num_frames:
-        raise UserError(f"The transcript has {needed} tokens, the recording {num_frames} frames: it belongs to another recording.")
+        raise UserError(
+            f"The transcript has {needed} tokens, the recording {num_frames} frames: it belongs to "
+            f"another recording."
+        )
     free = np.array(sorted({0, num_states - 1, *(2 * i + 2 for i in free_after)}))
     # Without a blank between, a token may follow another only if they differ.
     cannot_skip = np.ones(num_states, dtype=bool)
@@ -98,6 +117,7 @@ def best_path(log_probs: np.ndarray, tokens: Sequence[int], *, blank: int, free_
         np.maximum(best, from_two, out=best)
         best += emissions(frame)
         return best
+
     step = max(1, math.isqrt(num_frames))
     scores = np.full(num_states, -np.inf, dtype=np.float32)
     scores[:2] = emissions(0)[:2]
@@ -122,14 +142,25 @@ def best_path(log_probs: np.ndarray, tokens: Sequence[int], *, blank: int, free_
     return path
 
 
-def align_words(log_probs: np.ndarray, words: Sequence[Word], *, blank: int, frame_seconds: float) -> list[tuple[float, float, float]]:
-    """(begin, end, score) of each word: times in seconds, score the worst mean log-probability (see SCORE_FRAMES) of the stretch around
-    it."""
+def align_words(
+    log_probs: np.ndarray, words: Sequence[Word], *, blank: int, frame_seconds: float
+) -> list[tuple[float, float, float]]:
+    """(begin, end, score) of each word: times in seconds, score the worst mean log-probability (see
+    SCORE_FRAMES) of the stretch around it.
+    """
     tokens = [token for word in words for token in word.tokens]
     owners = np.repeat(np.arange(len(words)), [len(word.tokens) for word in words])
     last_of = np.cumsum([len(word.tokens) for word in words]) - 1
-    path = best_path(log_probs, tokens, blank=blank, free_after=[int(last_of[i]) for i,
-                                                                 word in enumerate(words) if word.ends_sentence and last_of[i] >= 0])
+    path = best_path(
+        log_probs,
+        tokens,
+        blank=blank,
+        free_after=[
+            int(last_of[i])
+            for i, word in enumerate(words)
+            if word.ends_sentence and last_of[i] >= 0
+        ],
+    )
     spoken = np.flatnonzero(path % 2)
     first, last = np.full(len(words), -1), np.full(len(words), -1)
     for frame in spoken:
@@ -147,9 +178,14 @@ def align_words(log_probs: np.ndarray, words: Sequence[Word], *, blank: int, fra
             out.append((before, before, 0.0))
             continue
         begin, end = int(first[index]), int(last[index]) + 1
-        out.append((begin * frame_seconds, end * frame_seconds, (sums[end] - sums[begin]) / (end - begin)))
+        out.append(
+            (begin * frame_seconds, end * frame_seconds, (sums[end] - sums[begin]) / (end - begin))
+        )
         before = end * frame_seconds
-    return [(b, e, _stretch(sums, round(b / frame_seconds), round(e / frame_seconds)) if e > b else 0.0) for b, e, _ in out]
+    return [
+        (b, e, _stretch(sums, round(b / frame_seconds), round(e / frame_seconds)) if e > b else 0.0)
+        for b, e, _ in out
+    ]
 
 
 def _stretch(sums: np.ndarray, begin: int, end: int) -> float:
@@ -160,11 +196,18 @@ def _stretch(sums: np.ndarray, begin: int, end: int) -> float:
     return float(sums[high] - sums[low]) / (high - low)
 
 
-def cut_utterances(words: Sequence[Word], times: Sequence[tuple[float, float, float]], *, max_seconds: float, total_seconds: float,
-                   pad_seconds: float = 0.3) -> list[Segment]:
+def cut_utterances(
+    words: Sequence[Word],
+    times: Sequence[tuple[float, float, float]],
+    *,
+    max_seconds: float,
+    total_seconds: float,
+    pad_seconds: float = 0.3,
+) -> list[Segment]:
     """Utterances: sentences, and those longer than `max_seconds` parted at their longest pauses.
 
-    Each takes half of the pause to its neighbour, at most `pad_seconds`; its score is that of its worst word.
+    Each takes half of the pause to its neighbour, at most `pad_seconds`; its score is that of its
+    worst word.
     """
     groups, start = [], 0
     for index, word in enumerate(words):
@@ -179,16 +222,34 @@ def cut_utterances(words: Sequence[Word], times: Sequence[tuple[float, float, fl
         before = times[groups[number - 1][1] - 1][1] if number else 0.0
         after = times[groups[number + 1][0]][0] if number + 1 < len(groups) else total_seconds
         padded_begin = begin - min(pad_seconds, max(0.0, begin - before) / (2 if number else 1))
-        padded_end = end + min(pad_seconds, max(0.0, after - end) / (2 if number + 1 < len(groups) else 1))
-        score = min((times[i][2] for i in range(low, high) if times[i][1] > times[i][0]), default=-99.0)
-        segments.append(Segment(round(padded_begin, 3), round(padded_end, 3), " ".join(w.text for w in words[low:high]), round(score, 3)))
+        padded_end = end + min(
+            pad_seconds, max(0.0, after - end) / (2 if number + 1 < len(groups) else 1)
+        )
+        score = min(
+            (times[i][2] for i in range(low, high) if times[i][1] > times[i][0]), default=-99.0
+        )
+        segments.append(
+            Segment(
+                round(padded_begin, 3),
+                round(padded_end, 3),
+                " ".join(w.text for w in words[low:high]),
+                round(score, 3),
+            )
+        )
     return segments
 
 
-def _part(times: Sequence[tuple[float, float, float]], low: int, high: int, max_seconds: float) -> list[tuple[int, int]]:
-    """Ranges of words of at most `max_seconds`, parted at the longest pause; of equal pauses at the one nearest to the middle."""
+def _part(
+    times: Sequence[tuple[float, float, float]], low: int, high: int, max_seconds: float
+) -> list[tuple[int, int]]:
+    """Ranges of words of at most `max_seconds`, parted at the longest pause; of equal pauses at the
+    one nearest to the middle.
+    """
     if high - low < 2 or times[high - 1][1] - times[low][0] <= max_seconds:
         return [(low, high)]
     middle = (times[low][0] + times[high - 1][1]) / 2
-    at = max(range(low + 1, high), key=lambda i: (round(times[i][0] - times[i - 1][1], 2), -abs(times[i][0] - middle)))
+    at = max(
+        range(low + 1, high),
+        key=lambda i: (round(times[i][0] - times[i - 1][1], 2), -abs(times[i][0] - middle)),
+    )
     return _part(times, low, at, max_seconds) + _part(times, at, high, max_seconds)

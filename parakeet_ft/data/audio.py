@@ -1,5 +1,5 @@
-"""Audio files: probe, decode, measure, resample, write. libsndfile reads them, PyAV what it does not
-(m4a, mp4, webm).
+"""Audio files: probe, decode, measure, resample, write. libsndfile reads them, PyAV what it does
+not (m4a, mp4, webm).
 
 A path is a file name, whatever it looks like. Only a KaldiPipe is given to a shell.
 """
@@ -28,16 +28,24 @@ if TYPE_CHECKING:
     import av
     import soundfile
 
-# A sample at or above this share of full scale is taken as clipped: converters that clip write 32767 or a little below.
+# A sample at or above this share of full scale is taken as clipped: converters that clip write
+# 32767 or a little below.
 CLIPPED_AT = 0.999
-# Decoders of lossy formats announce a length that padding makes wrong by some frames; a file that ends earlier than this was cut off.
+# Decoders of lossy formats announce a length that padding makes wrong by some frames; a file that
+# ends earlier than this was cut off.
 TRUNCATED_SECONDS = 0.5
 TRUNCATED_SHARE = 0.02
 # A length no recording has: what libsndfile 1.2 gives where the header says nothing.
 UNKNOWN_FRAMES = 2**62
 # Where libsndfile's log holds "SIZE (should be LESS)" for audio that was cut off, by format.
-CUT_SIZES = {"WAV": r"^data : ", "WAVEX": r"^data : ", "AIFF": r"^ SSND : ",
-             "AU": r"Data Size +: ", "W64": r"^riff : ", "RF64": r"Riff size : "}
+CUT_SIZES = {
+    "WAV": r"^data : ",
+    "WAVEX": r"^data : ",
+    "AIFF": r"^ SSND : ",
+    "AU": r"Data Size +: ",
+    "W64": r"^riff : ",
+    "RF64": r"Riff size : ",
+}
 # Containers of FFmpeg whose header holds the true length; others estimate it from the bit rate.
 HONEST_LENGTH = ("mov,", "matroska,")
 
@@ -61,10 +69,12 @@ class AudioInfo:
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What decoding a stretch of audio showed. `reason` is None if it can be used, else a word; `detail` tells more.
+    """What decoding a stretch of audio showed. `reason` is None if it can be used, else a word;
+    `detail` tells more.
 
-    Levels are in dB below full scale, of all channels together for the peak and of the mono mix for the level (RMS). `clipped_share` is
-    a fraction of the samples. `samples_hash` is over the mono 16-bit samples as written, so a copy under another name has the same one.
+    Levels are in dB below full scale, of all channels together for the peak and of the mono mix for
+    the level (RMS). `clipped_share` is a fraction of the samples. `samples_hash` is over the mono
+    16-bit samples as written, so a copy under another name has the same one.
     """
 
     reason: str | None = None
@@ -80,8 +90,9 @@ class Measured:
 
 @dataclasses.dataclass(frozen=True)
 class KaldiPipe:
-    """A command that writes audio to its standard output. Made by one reader alone, that of wav.scp,
-    and only with --allow-pipes; nothing that is stored or parsed elsewhere becomes one."""
+    """A command that writes audio to its standard output. Made by one reader alone, that of
+    wav.scp, and only with --allow-pipes; nothing that is stored or parsed elsewhere becomes one.
+    """
 
     command: str
 
@@ -97,12 +108,20 @@ def _run(pipe: KaldiPipe) -> io.BytesIO:
     """What the command writes. Raises AudioError."""
     from parakeet_ft.data.parallel import die_with_parent
 
-    done = subprocess.run(pipe.command, shell=True, capture_output=True, check=False,
-                          preexec_fn=functools.partial(die_with_parent, os.getpid()))
+    done = subprocess.run(
+        pipe.command,
+        shell=True,
+        capture_output=True,
+        check=False,
+        preexec_fn=functools.partial(die_with_parent, os.getpid()),
+    )
     if done.returncode or not done.stdout:
         error = done.stderr.decode(errors="replace").strip().splitlines()
-        raise AudioError("pipe_failed", f"The command {pipe.command!r} gave no audio: "
-                                        f"exit code {done.returncode}, {' '.join(error[-1:])}")
+        raise AudioError(
+            "pipe_failed",
+            f"The command {pipe.command!r} gave no audio: "
+            f"exit code {done.returncode}, {' '.join(error[-1:])}",
+        )
     return io.BytesIO(done.stdout)
 
 
@@ -146,8 +165,11 @@ def _decoding(path: str | KaldiPipe) -> Iterator[None]:
 def _check_stretch(path: str | KaldiPipe, offset: float, duration: float | None) -> None:
     """Raise AudioError unless both are seconds that a recording can have."""
     if not (0 <= offset < math.inf) or not (duration is None or 0 <= duration < math.inf):
-        raise AudioError("bad_times", f"{path}: offset {offset} s, duration {duration} s; expected "
-                                      "numbers of seconds, 0 or more.")
+        raise AudioError(
+            "bad_times",
+            f"{path}: offset {offset} s, duration {duration} s; expected "
+            "numbers of seconds, 0 or more.",
+        )
 
 
 def _plain_name(path: str) -> str | bytes:
@@ -161,7 +183,10 @@ def _check_file(path: str) -> None:
     if not os.path.lexists(path):
         raise AudioError("missing", f"No audio at {path}.")
     elif not os.path.exists(path):
-        raise AudioError("missing", f"No audio at {path}: the link points at {os.readlink(path)}, which does not exist.")
+        raise AudioError(
+            "missing",
+            f"No audio at {path}: the link points at {os.readlink(path)}, which does not exist.",
+        )
     elif not os.path.isfile(path) or os.path.abspath(path).startswith(DEVICE_FOLDERS):
         raise AudioError("not_a_file", f"{path} is no file; expected audio.")
     elif not os.access(path, os.R_OK):
@@ -175,18 +200,26 @@ def probe(path: str) -> AudioInfo:
     file = _open(path)
     if file is not None:
         with file:
-            return AudioInfo(duration=file.frames / file.samplerate, rate_hz=file.samplerate, channels=file.channels)
+            return AudioInfo(
+                duration=file.frames / file.samplerate,
+                rate_hz=file.samplerate,
+                channels=file.channels,
+            )
     with _open_av(path) as container:
         stream = container.streams.audio[0]
-        return AudioInfo(duration=_announced_seconds(container), rate_hz=stream.rate,
-                         channels=stream.channels)
+        return AudioInfo(
+            duration=_announced_seconds(container), rate_hz=stream.rate, channels=stream.channels
+        )
 
 
-def decode(path: str | KaldiPipe, *, offset: float = 0.0, duration: float | None = None) -> tuple[np.ndarray, int]:
-    """Decode `duration` seconds (None: to the end) from `offset` -> (float32 samples (samples, channels), rate in Hz).
+def decode(
+    path: str | KaldiPipe, *, offset: float = 0.0, duration: float | None = None
+) -> tuple[np.ndarray, int]:
+    """Decode `duration` seconds (None: to the end) from `offset` -> (float32 samples (samples,
+    channels), rate in Hz).
 
-    Raises AudioError: missing, not_a_file, no_permission, zero_bytes, unreadable, damaged, truncated, no_samples, beyond_end, not_finite,
-    pipe_failed, bad_times.
+    Raises AudioError: missing, not_a_file, no_permission, zero_bytes, unreadable, damaged,
+    truncated, no_samples, beyond_end, not_finite, pipe_failed, bad_times.
     """
     import soundfile
 
@@ -199,7 +232,11 @@ def decode(path: str | KaldiPipe, *, offset: float = 0.0, duration: float | None
             rate_hz = file.samplerate
             start = round(min(offset * rate_hz, UNKNOWN_FRAMES))
             if start and start >= file.frames:
-                raise AudioError("beyond_end", f"{path} lasts {file.frames / rate_hz:.2f} s, the utterance begins at {offset:.2f} s.")
+                raise AudioError(
+                    "beyond_end",
+                    f"{path} lasts {file.frames / rate_hz:.2f} s, the utterance begins at "
+                    f"{offset:.2f} s.",
+                )
             expected = _announced_frames(file) - start
             if duration is not None:
                 expected = min(expected, round(min(duration * rate_hz, UNKNOWN_FRAMES)))
@@ -208,15 +245,27 @@ def decode(path: str | KaldiPipe, *, offset: float = 0.0, duration: float | None
                     file.seek(start)
                 samples = file.read(expected, dtype="float32", always_2d=True)
             except (soundfile.LibsndfileError, OSError, MemoryError, ValueError) as error:
-                raise AudioError("damaged", f"{path} has a header, but its data cannot be decoded to the end: {error}") from None
+                raise AudioError(
+                    "damaged",
+                    f"{path} has a header, but its data cannot be decoded to the end: {error}",
+                ) from None
     if not len(samples):
         raise AudioError("no_samples", f"{path} holds no samples.")
-    if expected is not None and expected - len(samples) > max(TRUNCATED_SECONDS * rate_hz, TRUNCATED_SHARE * expected):
-        raise AudioError("truncated", f"{path} announces {expected / rate_hz:.2f} s and ends after {len(samples) / rate_hz:.2f} s.")
+    if expected is not None and expected - len(samples) > max(
+        TRUNCATED_SECONDS * rate_hz, TRUNCATED_SHARE * expected
+    ):
+        raise AudioError(
+            "truncated",
+            f"{path} announces {expected / rate_hz:.2f} s and ends after "
+            f"{len(samples) / rate_hz:.2f} s.",
+        )
     short = duration is not None and len(samples) < (duration - TRUNCATED_SECONDS) * rate_hz
     if isinstance(path, str) and (duration is None or short) and _breaks_off(path):
-        raise AudioError("truncated", f"{path} was cut off: its data breaks off after "
-                                      f"{offset + len(samples) / rate_hz:.2f} s.")
+        raise AudioError(
+            "truncated",
+            f"{path} was cut off: its data breaks off after "
+            f"{offset + len(samples) / rate_hz:.2f} s.",
+        )
     if not np.isfinite(samples.sum(dtype=np.float64)):
         raise AudioError("not_finite", f"{path} has samples that are NaN or infinite.")
     return samples, rate_hz
@@ -251,13 +300,13 @@ def _breaks_off(path: str) -> bool:
             return _breaks_off_in_page(file.read())
     if start.startswith(b"caff"):
         at = start.find(b"data", 8)
-        length = int.from_bytes(start[at + 4:at + 12], "big", signed=True)
+        length = int.from_bytes(start[at + 4 : at + 12], "big", signed=True)
         return at > 0 and length > 0 and at + 12 + length > size
     if start.startswith(b"Creative Voice File\x1a"):
         at = int.from_bytes(start[20:22], "little")  # of the first block: kind, 3 bytes of length
-        if start[at:at + 1] == b"\x08":  # which may say more of the next one
+        if start[at : at + 1] == b"\x08":  # which may say more of the next one
             at += 8
-        return at + 4 + int.from_bytes(start[at + 1:at + 4], "little") > size
+        return at + 4 + int.from_bytes(start[at + 1 : at + 4], "little") > size
     return False
 
 
@@ -266,7 +315,7 @@ def _breaks_off_in_page(tail: bytes) -> bool:
     at = tail.rfind(b"OggS")
     if at < 0 or len(tail) < at + 27:
         return True
-    segments = tail[at + 27:at + 27 + tail[at + 26]]
+    segments = tail[at + 27 : at + 27 + tail[at + 26]]
     return len(tail) < at + 27 + tail[at + 26] + sum(segments)
 
 
@@ -305,8 +354,11 @@ def _ffmpeg(path: str):
     try:
         import av
     except ImportError:
-        raise AudioError("unreadable", f"libsndfile cannot read {path}; `pip install av` adds FFmpeg's "
-                                       "formats (m4a, mp4, webm).") from None
+        raise AudioError(
+            "unreadable",
+            f"libsndfile cannot read {path}; `pip install av` adds FFmpeg's "
+            "formats (m4a, mp4, webm).",
+        ) from None
     return av
 
 
@@ -325,12 +377,17 @@ def _open_av(path: str) -> Iterator[av.container.InputContainer]:
             )
         file.seek(0)
         try:
-            container = av.open(_Bytes(file), metadata_errors="ignore", io_open=_open_nothing_else,
-                                container_options={"protocol_whitelist": "none"})
+            container = av.open(
+                _Bytes(file),
+                metadata_errors="ignore",
+                io_open=_open_nothing_else,
+                container_options={"protocol_whitelist": "none"},
+            )
         except (av.error.FFmpegError, OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or error
-            raise AudioError("unreadable", f"Neither libsndfile nor FFmpeg can read {path}: "
-                                           f"{why}") from None
+            raise AudioError(
+                "unreadable", f"Neither libsndfile nor FFmpeg can read {path}: {why}"
+            ) from None
         with container:
             if not container.streams.audio:
                 raise AudioError("no_samples", f"{path} has no audio stream.")
@@ -345,8 +402,9 @@ def _announced_seconds(container: av.container.InputContainer) -> float:
     return max(0.0, (container.duration or 0) / 1e6)  # in microseconds, FFmpeg's AV_TIME_BASE
 
 
-def _decode_av(path: str, *, offset: float,
-               duration: float | None) -> tuple[np.ndarray, int, int | None]:
+def _decode_av(
+    path: str, *, offset: float, duration: float | None
+) -> tuple[np.ndarray, int, int | None]:
     """decode() through FFmpeg: seeks to the key frame before `offset`, then cuts by the frames' own
     times. Also gives the samples that the header announces, None if that cannot be relied on."""
     av = _ffmpeg(path)
@@ -359,8 +417,10 @@ def _decode_av(path: str, *, offset: float,
             honest = container.format.name.startswith(HONEST_LENGTH) and len(container.streams) == 1
             announced = _announced_seconds(container) if honest else 0.0
             if announced and offset >= announced:
-                raise AudioError("beyond_end", f"{path} lasts {announced:.2f} s, the utterance "
-                                               f"begins at {offset:.2f} s.")
+                raise AudioError(
+                    "beyond_end",
+                    f"{path} lasts {announced:.2f} s, the utterance begins at {offset:.2f} s.",
+                )
             # No layout given: FFmpeg keeps the file's channels.
             resampler = av.AudioResampler(format="fltp", rate=rate_hz)
             if offset:
@@ -381,7 +441,9 @@ def _decode_av(path: str, *, offset: float,
     samples = np.concatenate(pieces, axis=1).T
     skip = max(0, round((offset - begin) * rate_hz)) if offset else 0
     if skip >= len(samples):
-        raise AudioError("beyond_end", f"{path} ends before {offset:.2f} s, where the utterance begins.")
+        raise AudioError(
+            "beyond_end", f"{path} ends before {offset:.2f} s, where the utterance begins."
+        )
     stop = None if duration is None else skip + round(min(duration * rate_hz, UNKNOWN_FRAMES))
     expected = None
     if announced:
@@ -394,7 +456,11 @@ def to_mono(samples: np.ndarray, *, channel: int | None = None) -> np.ndarray:
     """(samples, channels) -> (samples,): one channel, counted from 0, or the mean of all."""
     if channel is not None:
         if not 0 <= channel < samples.shape[1]:
-            raise AudioError("no_such_channel", f"Channel {channel} was asked for, the file has {samples.shape[1]}, counted from 0.")
+            raise AudioError(
+                "no_such_channel",
+                f"Channel {channel} was asked for, the file has {samples.shape[1]}, counted from "
+                f"0.",
+            )
         return samples[:, channel]
     # Adding columns is some 5 times as fast as mean(axis=1) over two columns.
     mono = samples[:, 0]
@@ -412,18 +478,26 @@ def resample(samples: np.ndarray, *, from_hz: int, to_hz: int) -> np.ndarray:
     return soxr.resample(samples, from_hz, to_hz)
 
 
-def read_audio(path: str, *, offset: float = 0.0, duration: float | None = None, rate_hz: int = 16000) -> np.ndarray:
-    """Read `duration` seconds (None: to the end) from `offset` as float32 mono (samples,) at rate_hz; channels are averaged.
+def read_audio(
+    path: str, *, offset: float = 0.0, duration: float | None = None, rate_hz: int = 16000
+) -> np.ndarray:
+    """Read `duration` seconds (None: to the end) from `offset` as float32 mono (samples,) at
+    rate_hz; channels are averaged.
 
     Raises UserError naming the file if it cannot be read.
     """
     samples, file_rate_hz = decode(path, offset=offset, duration=duration)
-    return np.ascontiguousarray(resample(to_mono(samples), from_hz=file_rate_hz, to_hz=rate_hz), dtype=np.float32)
+    return np.ascontiguousarray(
+        resample(to_mono(samples), from_hz=file_rate_hz, to_hz=rate_hz), dtype=np.float32
+    )
 
 
-def stream_audio(path: str, *, rate_hz: int = 16000, block_seconds: float = 30.0) -> Iterator[np.ndarray]:
-    """Yield a whole recording as float32 mono blocks (samples,) at rate_hz; memory holds one block, however long it is. Raises
-    AudioError."""
+def stream_audio(
+    path: str, *, rate_hz: int = 16000, block_seconds: float = 30.0
+) -> Iterator[np.ndarray]:
+    """Yield a whole recording as float32 mono blocks (samples,) at rate_hz; memory holds one block,
+    however long it is. Raises AudioError.
+    """
     import soundfile
     import soxr
 
@@ -432,23 +506,33 @@ def stream_audio(path: str, *, rate_hz: int = 16000, block_seconds: float = 30.0
         blocks, file_hz = _stream_av(path)
     else:
         file_hz = file.samplerate
-        blocks = file.blocks(blocksize=int(block_seconds * file_hz), dtype="float32", always_2d=True)
-    resampler = None if file_hz == rate_hz else soxr.ResampleStream(file_hz, rate_hz, 1, dtype="float32")
+        blocks = file.blocks(
+            blocksize=int(block_seconds * file_hz), dtype="float32", always_2d=True
+        )
+    resampler = (
+        None if file_hz == rate_hz else soxr.ResampleStream(file_hz, rate_hz, 1, dtype="float32")
+    )
     try:
         for block in blocks:
             mono = to_mono(block)
-            yield mono if resampler is None else resampler.resample_chunk(np.ascontiguousarray(mono))
+            yield (
+                mono if resampler is None else resampler.resample_chunk(np.ascontiguousarray(mono))
+            )
         if resampler is not None:
             yield resampler.resample_chunk(np.zeros(0, dtype=np.float32), last=True)
     except (soundfile.LibsndfileError, OSError) as error:
-        raise AudioError("damaged", f"{path} has a header, but its data cannot be decoded to the end: {error}") from None
+        raise AudioError(
+            "damaged", f"{path} has a header, but its data cannot be decoded to the end: {error}"
+        ) from None
     finally:
         if file is not None:
             file.close()
 
 
 def _stream_av(path: str) -> tuple[Iterator[np.ndarray], int]:
-    """stream_audio's blocks (samples, channels) through FFmpeg, a second or so each, and their rate."""
+    """stream_audio's blocks (samples, channels) through FFmpeg, a second or so each, and their
+    rate.
+    """
     av = _ffmpeg(path)
     with _open_av(path) as container:
         rate_hz = container.streams.audio[0].rate
@@ -466,6 +550,7 @@ def _stream_av(path: str) -> tuple[Iterator[np.ndarray], int]:
                 raise AudioError("damaged", f"Cannot decode {path} to the end: {error}") from None
         if pieces:
             yield np.concatenate(pieces, axis=1).T
+
     return blocks(), rate_hz
 
 
@@ -474,17 +559,32 @@ def to_int16(samples: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)
 
 
-def measure(samples: np.ndarray, *, rate_hz: int, mono16: np.ndarray, mono16_rate_hz: int) -> Measured:
-    """Levels, clipping and hash. `samples` (samples, channels) as decoded, `mono16` the 16-bit mono that is written."""
+def measure(
+    samples: np.ndarray, *, rate_hz: int, mono16: np.ndarray, mono16_rate_hz: int
+) -> Measured:
+    """Levels, clipping and hash. `samples` (samples, channels) as decoded, `mono16` the 16-bit mono
+    that is written.
+    """
     peak = float(max(samples.max(), -samples.min()))
-    clipped = float(np.count_nonzero(np.abs(samples) >= CLIPPED_AT)) / samples.size if peak >= CLIPPED_AT else 0.0
-    # In blocks, float32 stays exact enough for a level; einsum and not dot, which would start BLAS threads in every worker.
-    blocks = (mono16[i:i + 65536].astype(np.float32) for i in range(0, len(mono16), 65536))
+    clipped = (
+        float(np.count_nonzero(np.abs(samples) >= CLIPPED_AT)) / samples.size
+        if peak >= CLIPPED_AT
+        else 0.0
+    )
+    # In blocks, float32 stays exact enough for a level; einsum and not dot, which would start BLAS
+    # threads in every worker.
+    blocks = (mono16[i : i + 65536].astype(np.float32) for i in range(0, len(mono16), 65536))
     power = sum(float(np.einsum("i,i->", block, block)) for block in blocks)
     level = (power / max(1, len(mono16))) ** 0.5 / 32768.0
-    return Measured(duration=len(mono16) / mono16_rate_hz, rate_hz=rate_hz, channels=samples.shape[1], level_dbfs=_decibels(level),
-                    peak_dbfs=_decibels(peak), clipped_share=round(clipped, 6),
-                    samples_hash=hashlib.blake2b(mono16.tobytes(), digest_size=8).hexdigest())
+    return Measured(
+        duration=len(mono16) / mono16_rate_hz,
+        rate_hz=rate_hz,
+        channels=samples.shape[1],
+        level_dbfs=_decibels(level),
+        peak_dbfs=_decibels(peak),
+        clipped_share=round(clipped, 6),
+        samples_hash=hashlib.blake2b(mono16.tobytes(), digest_size=8).hexdigest(),
+    )
 
 
 def _decibels(amplitude: float) -> float:
@@ -492,7 +592,8 @@ def _decibels(amplitude: float) -> float:
 
 
 def write_flac(samples: np.ndarray, path: Path, *, rate_hz: int) -> None:
-    """Write 16-bit mono FLAC whole or not at all. No fsync: hundreds of thousands of small files would wait for the disk.
+    """Write 16-bit mono FLAC whole or not at all. No fsync: hundreds of thousands of small files
+    would wait for the disk.
 
     Raises UserError if the disk is full or closed to writing.
     """
@@ -508,8 +609,9 @@ def write_flac(samples: np.ndarray, path: Path, *, rate_hz: int) -> None:
         os.replace(temporary, path)
     except OSError as error:
         why = REFUSED.get(error.errno, error.strerror)
-        raise UserError(f"Cannot write {path}: {why}. The same command goes on once that is "
-                        "mended.") from None
+        raise UserError(
+            f"Cannot write {path}: {why}. The same command goes on once that is mended."
+        ) from None
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

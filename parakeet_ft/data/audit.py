@@ -1,4 +1,6 @@
-"""The quick look at manifests before a model is loaded, and the same over any number of lines: no audio is decoded but for a sample."""
+"""The quick look at manifests before a model is loaded, and the same over any number of lines: no
+audio is decoded but for a sample.
+"""
 
 from __future__ import annotations
 
@@ -16,27 +18,36 @@ from parakeet_ft.data.manifest import Utterance, missing_audio
 from parakeet_ft.data.summary import Summary
 from parakeet_ft.errors import UserError
 
-# Above this share of the sample, wrong durations are no accident of a few files, and training would read other audio than the text.
+# Above this share of the sample, wrong durations are no accident of a few files, and training would
+# read other audio than the text.
 MAX_WRONG_DURATIONS = 0.1
 OVERLAP_KEYS = {"train": "data.train", "replay": "data.replay.manifest"}
 
 
-def quick_check(utterances: Sequence[Utterance], *, sample: int = 50, where: str = "The manifest") -> list[str]:
-    """Look for what would waste a training run: absent audio, empty texts, and in a sample unreadable files and wrong durations.
+def quick_check(
+    utterances: Sequence[Utterance], *, sample: int = 50, where: str = "The manifest"
+) -> list[str]:
+    """Look for what would waste a training run: absent audio, empty texts, and in a sample
+    unreadable files and wrong durations.
 
-    Returns warnings, one line each, for what training can live with. Raises UserError for: no utterance, any audio file that does not
-    exist, all texts empty, a sampled file that cannot be read, more than a tenth of the sampled durations wrong. `where` names the data
-    in messages. The sample is the same at every call.
+    Returns warnings, one line each, for what training can live with. Raises UserError for: no
+    utterance, any audio file that does not exist, all texts empty, a sampled file that cannot be
+    read, more than a tenth of the sampled durations wrong. `where` names the data in messages. The
+    sample is the same at every call.
     """
     if not utterances:
         raise UserError(f"{where} holds no utterance.")
     if missing := missing_audio(utterances):
         first = "".join(f"\n  {path}" for path in missing[:5])
-        raise UserError(f"{where} names {len(missing)} audio files that do not "
-                        f"exist{', the first five' if len(missing) > 5 else ''}:{first}\n"
-                        "Relative paths are relative to the manifest's folder.")
+        raise UserError(
+            f"{where} names {len(missing)} audio files that do not "
+            f"exist{', the first five' if len(missing) > 5 else ''}:{first}\n"
+            "Relative paths are relative to the manifest's folder."
+        )
     warnings = _check_texts(utterances, where)
-    chosen = utterances if len(utterances) <= sample else random.Random(0).sample(utterances, sample)
+    chosen = (
+        utterances if len(utterances) <= sample else random.Random(0).sample(utterances, sample)
+    )
     return warnings + _check_sample(chosen, where)
 
 
@@ -110,11 +121,17 @@ def _check_texts(utterances: Sequence[Utterance], where: str) -> list[str]:
         return []
     if len(empty) == len(utterances):
         fields = ", ".join(empty[0].extra) or "none"
-        raise UserError(f"{where}: the text of all {len(empty)} utterances is empty. Is it in another field? The first has these further "
-                        f"fields: {fields}.")
-    return [f"{where}: {len(empty)} of {len(utterances)} texts are empty, the first {empty[0].audio_filepath}. Training teaches silence "
-            f"there; "
-            "mark real non-speech with \"non_speech\": true."]
+        raise UserError(
+            f"{where}: the text of all {len(empty)} utterances is empty. Is it in another field? "
+            f"The first has these further "
+            f"fields: {fields}."
+        )
+    return [
+        f"{where}: {len(empty)} of {len(utterances)} texts are empty, the first "
+        f"{empty[0].audio_filepath}. Training teaches silence "
+        f"there; "
+        'mark real non-speech with "non_speech": true.'
+    ]
 
 
 def _check_sample(chosen: Sequence[Utterance], where: str) -> list[str]:
@@ -122,36 +139,63 @@ def _check_sample(chosen: Sequence[Utterance], where: str) -> list[str]:
     for utterance in chosen:
         try:
             info = audio.probe(utterance.audio_filepath)
-            audio.decode(utterance.audio_filepath, offset=utterance.offset, duration=min(0.1, utterance.duration))
+            audio.decode(
+                utterance.audio_filepath,
+                offset=utterance.offset,
+                duration=min(0.1, utterance.duration),
+            )
         except audio.AudioError as error:
             unreadable.append(f"\n  {error}")
             continue
         if (message := wrong_duration(utterance, real=info.duration)) is not None:
             wrong.append(f"{os.path.basename(utterance.audio_filepath)} {message}")
     if unreadable:
-        raise UserError(f"{where}: {len(unreadable)} of {len(chosen)} sampled utterances cannot be read:{''.join(unreadable[:5])}\n"
-                        "`python data_prep/check.py MANIFEST` lists them all.")
+        raise UserError(
+            f"{where}: {len(unreadable)} of {len(chosen)} sampled utterances cannot be "
+            f"read:{''.join(unreadable[:5])}\n"
+            "`python data_prep/check.py MANIFEST` lists them all."
+        )
     if len(wrong) > MAX_WRONG_DURATIONS * len(chosen):
-        raise UserError(f"{where}: {len(wrong)} of {len(chosen)} sampled durations are wrong: {'; '.join(wrong[:5])}.\n"
-                        "`python data_prep/check.py MANIFEST --write` writes a manifest with real durations.")
-    return [f"{where}: {len(wrong)} of {len(chosen)} sampled durations are wrong: {'; '.join(wrong[:5])}."] if wrong else []
+        raise UserError(
+            f"{where}: {len(wrong)} of {len(chosen)} sampled durations are wrong: "
+            f"{'; '.join(wrong[:5])}.\n"
+            "`python data_prep/check.py MANIFEST --write` writes a manifest with real durations."
+        )
+    return (
+        [
+            f"{where}: {len(wrong)} of {len(chosen)} sampled durations are wrong: "
+            f"{'; '.join(wrong[:5])}."
+        ]
+        if wrong
+        else []
+    )
 
 
 def wrong_duration(utterance: Utterance, *, real: float) -> str | None:
-    """What is wrong with a claimed duration (seconds), or None. An utterance may be part of its file, but not end after it."""
+    """What is wrong with a claimed duration (seconds), or None. An utterance may be part of its
+    file, but not end after it.
+    """
     end = utterance.offset + utterance.duration
     if end - real > TOLERANCE_SECONDS + TOLERANCE_SHARE * real:
         return f"ends at {end:.2f} s, its file at {real:.2f} s"
     return None
 
 
-def skim(paths: Sequence[str | Path], names: Sequence[str], *, limits: Limits, encode: Callable[[str], Sequence[int]] | None = None,
-         unknown_id: int = 0,
-         sample: int = 200, on_progress: Callable[[int, float], None] = lambda count, seconds: None) -> Summary:
-    """Go through manifests line by line, trusting durations: what the filters say without the audio, files that do not exist, and a sample
-    of each manifest decoded. `names` are the splits.
+def skim(
+    paths: Sequence[str | Path],
+    names: Sequence[str],
+    *,
+    limits: Limits,
+    encode: Callable[[str], Sequence[int]] | None = None,
+    unknown_id: int = 0,
+    sample: int = 200,
+    on_progress: Callable[[int, float], None] = lambda count, seconds: None,
+) -> Summary:
+    """Go through manifests line by line, trusting durations: what the filters say without the
+    audio, files that do not exist, and a sample of each manifest decoded. `names` are the splits.
 
-    Memory holds hashes of the texts of all manifests but the largest, for the audit of shared texts, and no utterance.
+    Memory holds hashes of the texts of all manifests but the largest, for the audit of shared
+    texts, and no utterance.
     """
     summary, largest = Summary(), max(range(len(paths)), key=lambda i: os.path.getsize(paths[i]))
     held_out: dict[bytes, str] = {}
@@ -170,7 +214,9 @@ def skim(paths: Sequence[str | Path], names: Sequence[str], *, limits: Limits, e
                     chosen.append(utterance)
                 elif (place := rng.randrange(count)) < sample:
                     chosen[place] = utterance
-                key = hashlib.blake2b(" ".join(utterance.text.lower().split()).encode(), digest_size=8).digest()
+                key = hashlib.blake2b(
+                    " ".join(utterance.text.lower().split()).encode(), digest_size=8
+                ).digest()
                 if (other := held_out.get(key, names[number])) != names[number]:
                     shared[names[number], other] = shared.get((names[number], other), 0) + 1
                 elif number != largest:
@@ -179,12 +225,19 @@ def skim(paths: Sequence[str | Path], names: Sequence[str], *, limits: Limits, e
                 on_progress(1000, 0.0)
         if chosen:
             _note_sample(chosen, names[number], summary)
-    summary.notes += [f"{count} utterances of {name} have a text that {other} has too." for (name, other), count in shared.items()]
+    summary.notes += [
+        f"{count} utterances of {name} have a text that {other} has too."
+        for (name, other), count in shared.items()
+    ]
     return summary
 
 
-def _skim_reason(utterance: Utterance, limits: Limits, encode: Callable[[str], Sequence[int]] | None,
-                 unknown_id: int) -> tuple[str, str] | None:
+def _skim_reason(
+    utterance: Utterance,
+    limits: Limits,
+    encode: Callable[[str], Sequence[int]] | None,
+    unknown_id: int,
+) -> tuple[str, str] | None:
     if "bad_row" not in utterance.extra and not os.path.isfile(utterance.audio_filepath):
         return "missing", ""
     trusted = audio.Measured(duration=utterance.duration, level_dbfs=0.0)

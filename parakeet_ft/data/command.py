@@ -1,4 +1,6 @@
-"""The stages as command-line flags, and the run that every script of data_prep/ ends in: prepare, table, report, exit code."""
+"""The stages as command-line flags, and the run that every script of data_prep/ ends in: prepare,
+table, report, exit code.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +26,20 @@ from parakeet_ft.errors import UserError
 
 
 def make_parser(doc: str, *, splits: bool = True) -> argparse.ArgumentParser:
-    """A parser with the flags of all stages; the script adds what names its corpus. Without `splits`, --out is the script's too."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """A parser with the flags of all stages; the script adds what names its corpus. Without
+    `splits`, --out is the script's too.
+    """
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     if splits:
-        parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the manifests, audio/ and report.html")
+        parser.add_argument(
+            "--out",
+            type=Path,
+            required=True,
+            metavar="DIR",
+            help="folder for the manifests, audio/ and report.html",
+        )
         add_split_flags(parser.add_argument_group("splits"))
     _add_audio_flags(parser.add_argument_group("audio"))
     _add_text_flags(parser.add_argument_group("text"))
@@ -86,18 +98,41 @@ def add_split_flags(group, *, sentence_disjoint: bool = True) -> None:
         default=SplitRules.test_share,
         help="the same for test; default %(default)s",
     )
-    group.add_argument("--dev-speakers", type=_names, default=(), metavar="A,B", help="speakers whose utterances are dev")
-    group.add_argument("--test-speakers", type=_names, default=(), metavar="A,B", help="speakers whose utterances are test")
-    group.add_argument("--split-by", default="auto", metavar="WHAT",
-                       help="what must not be in two splits: speaker, sentence, a further field (session ...), or `given` for the corpus's "
-                            "own "
-                            "splits; auto takes given, speaker, session or sentence, the first that the data has")
+    group.add_argument(
+        "--dev-speakers",
+        type=_names,
+        default=(),
+        metavar="A,B",
+        help="speakers whose utterances are dev",
+    )
+    group.add_argument(
+        "--test-speakers",
+        type=_names,
+        default=(),
+        metavar="A,B",
+        help="speakers whose utterances are test",
+    )
+    group.add_argument(
+        "--split-by",
+        default="auto",
+        metavar="WHAT",
+        help="what must not be in two splits: speaker, sentence, a further field (session ...), or "
+        "`given` for the corpus's "
+        "own "
+        "splits; auto takes given, speaker, session or sentence, the first that the data has",
+    )
     if sentence_disjoint:
-        group.add_argument("--sentence-disjoint", action="store_true", help="drop from train what is said in dev or test too")
+        group.add_argument(
+            "--sentence-disjoint",
+            action="store_true",
+            help="drop from train what is said in dev or test too",
+        )
 
 
 def _add_audio_flags(group) -> None:
-    group.add_argument("--in-place", action="store_true", help="refer to the original files and convert nothing")
+    group.add_argument(
+        "--in-place", action="store_true", help="refer to the original files and convert nothing"
+    )
     group.add_argument(
         "--channel",
         type=number_type(lowest=0, whole=True),
@@ -108,15 +143,30 @@ def _add_audio_flags(group) -> None:
 def _add_text_flags(group) -> None:
     group.add_argument("--case", choices=("keep", "lower"), default="keep")
     group.add_argument("--punctuation", choices=("keep", "strip"), default="keep")
-    group.add_argument("--spell-numbers", metavar="LANGUAGE", help="write numbers in words, in a language of num2words (en, de ...)")
-    group.add_argument("--replacements", metavar="TABLE", help="two tab-separated columns, from and to, applied before all else")
-    group.add_argument("--keep-quotes", action="store_true", help="leave typographic quotes and dashes as they are")
+    group.add_argument(
+        "--spell-numbers",
+        metavar="LANGUAGE",
+        help="write numbers in words, in a language of num2words (en, de ...)",
+    )
+    group.add_argument(
+        "--replacements",
+        metavar="TABLE",
+        help="two tab-separated columns, from and to, applied before all else",
+    )
+    group.add_argument(
+        "--keep-quotes", action="store_true", help="leave typographic quotes and dashes as they are"
+    )
 
 
 def _add_filter_flags(group) -> None:
-    for field, help_text in (("min_duration", "seconds"), ("max_duration", "seconds"), ("min_chars_per_second", ""),
-                             ("max_chars_per_second", ""),
-                             ("min_level_dbfs", "RMS below is silence"), ("max_clipped", "share of the samples at full scale")):
+    for field, help_text in (
+        ("min_duration", "seconds"),
+        ("max_duration", "seconds"),
+        ("min_chars_per_second", ""),
+        ("max_chars_per_second", ""),
+        ("min_level_dbfs", "RMS below is silence"),
+        ("max_clipped", "share of the samples at full scale"),
+    ):
         group.add_argument(
             f"--{field.replace('_', '-')}",
             type=number_type(off=True),
@@ -131,9 +181,16 @@ def _add_filter_flags(group) -> None:
         metavar="N",
         help="keep a sentence at most N times; default off",
     )
-    group.add_argument("--keep-duplicate-audio", action="store_true", help="keep recordings with the same samples")
-    group.add_argument("--tokenizer", type=Path, metavar="PATH", help="a .nemo, tokenizer.model or its folder: drops what it cannot write, "
-                                                                      "and what CTC cannot align exactly")
+    group.add_argument(
+        "--keep-duplicate-audio", action="store_true", help="keep recordings with the same samples"
+    )
+    group.add_argument(
+        "--tokenizer",
+        type=Path,
+        metavar="PATH",
+        help="a .nemo, tokenizer.model or its folder: drops what it cannot write, "
+        "and what CTC cannot align exactly",
+    )
 
 
 def add_run_flags(group, *, filters: bool = True) -> None:
@@ -145,8 +202,14 @@ def add_run_flags(group, *, filters: bool = True) -> None:
         metavar="N",
         help="processes, or Slurm workers; default %(default)s",
     )
-    group.add_argument("--scheduler", metavar="tcp://HOST:PORT", help="run on this Dask cluster, whose machines see the same files")
-    group.add_argument("--slurm", action="store_true", help="start --jobs Dask workers through Slurm")
+    group.add_argument(
+        "--scheduler",
+        metavar="tcp://HOST:PORT",
+        help="run on this Dask cluster, whose machines see the same files",
+    )
+    group.add_argument(
+        "--slurm", action="store_true", help="start --jobs Dask workers through Slurm"
+    )
     if filters:
         group.add_argument(
             "--max-dropped",
@@ -159,28 +222,59 @@ def add_run_flags(group, *, filters: bool = True) -> None:
 
 def stages_from(args: argparse.Namespace) -> Stages:
     """The stages that the flags ask for. Raises UserError."""
-    limits = Limits(min_duration=args.min_duration, max_duration=args.max_duration, min_chars_per_second=args.min_chars_per_second,
-                    max_chars_per_second=args.max_chars_per_second, min_level_dbfs=args.min_level_dbfs, max_clipped=args.max_clipped,
-                    max_same_text=None if args.max_same_text is None else int(args.max_same_text),
-                    drop_duplicate_audio=not args.keep_duplicate_audio)
-    text = TextRules(case=args.case, punctuation=args.punctuation, numbers=args.spell_numbers, plain_quotes=not args.keep_quotes,
-                     replacements=load_replacements(args.replacements) if args.replacements else ())
-    stages = Stages(audio=AudioStage(convert=not args.in_place, channel=args.channel, max_duration=args.max_duration), text=text,
-                    limits=limits)
-    return dataclasses.replace(stages, splits=split_rules_from(args), split_by=args.split_by,
-                               sentence_disjoint=args.sentence_disjoint) if "split_by" in args else stages
+    limits = Limits(
+        min_duration=args.min_duration,
+        max_duration=args.max_duration,
+        min_chars_per_second=args.min_chars_per_second,
+        max_chars_per_second=args.max_chars_per_second,
+        min_level_dbfs=args.min_level_dbfs,
+        max_clipped=args.max_clipped,
+        max_same_text=None if args.max_same_text is None else int(args.max_same_text),
+        drop_duplicate_audio=not args.keep_duplicate_audio,
+    )
+    text = TextRules(
+        case=args.case,
+        punctuation=args.punctuation,
+        numbers=args.spell_numbers,
+        plain_quotes=not args.keep_quotes,
+        replacements=load_replacements(args.replacements) if args.replacements else (),
+    )
+    stages = Stages(
+        audio=AudioStage(
+            convert=not args.in_place, channel=args.channel, max_duration=args.max_duration
+        ),
+        text=text,
+        limits=limits,
+    )
+    return (
+        dataclasses.replace(
+            stages,
+            splits=split_rules_from(args),
+            split_by=args.split_by,
+            sentence_disjoint=args.sentence_disjoint,
+        )
+        if "split_by" in args
+        else stages
+    )
 
 
 def split_rules_from(args: argparse.Namespace) -> SplitRules:
     """The rules of the splits' flags. Raises UserError."""
-    return SplitRules(dev_share=args.dev_share, test_share=args.test_share, dev_groups=args.dev_speakers, test_groups=args.test_speakers)
+    return SplitRules(
+        dev_share=args.dev_share,
+        test_share=args.test_share,
+        dev_groups=args.dev_speakers,
+        test_groups=args.test_speakers,
+    )
 
 
 def load_encoder(path: Path | None) -> tuple[Callable[[str], Sequence[int]] | None, int]:
-    """(text -> ids, id of <unk>) of a .nemo, a tokenizer.model or the folder of one. Raises UserError."""
+    """(text -> ids, id of <unk>) of a .nemo, a tokenizer.model or the folder of one. Raises
+    UserError.
+    """
     if path is None:
         return None, 0
-    from parakeet_ft.tokenizer import load_sentencepiece, read_tokenizer_dir
+    from parakeet_ft.tokenizer.sentencepiece_model import load_sentencepiece, read_tokenizer_dir
 
     if path.suffix == ".nemo":
         model = _tokenizer_of_nemo(path)
@@ -202,22 +296,45 @@ def _tokenizer_of_nemo(path: Path) -> bytes:
                     return archive.extractfile(member).read()
     except (OSError, tarfile.TarError) as error:
         raise UserError(f"Cannot read {path}: {error}") from None
-    raise UserError(f"{path} holds no tokenizer.model; expected a NeMo checkpoint with a SentencePiece tokenizer.")
+    raise UserError(
+        f"{path} holds no tokenizer.model; expected a NeMo checkpoint with a SentencePiece "
+        f"tokenizer."
+    )
 
 
 def window_of(args: argparse.Namespace) -> int:
-    """Tasks under way at once: two a process; on a cluster, whose size may change, enough for some hundred workers."""
+    """Tasks under way at once: two a process; on a cluster, whose size may change, enough for some
+    hundred workers.
+    """
     return 512 if args.scheduler or args.slurm else 2 * max(1, args.jobs)
 
 
 @contextmanager
 def progress_bar(total: int, *, what: str) -> Iterator[Callable[[int, float], None]]:
-    """A bar with hours of audio, audio hours per second and the time left; yields advance(utterances, seconds)."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    """A bar with hours of audio, audio hours per second and the time left; yields
+    advance(utterances, seconds).
+    """
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[hours]}"), TimeElapsedColumn(),
-               TextColumn("left"), TimeRemainingColumn())
-    with Progress(*columns, transient=not sys.stderr.isatty(), disable=not sys.stderr.isatty()) as progress:
+    columns = (
+        TextColumn(what),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[hours]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(
+        *columns, transient=not sys.stderr.isatty(), disable=not sys.stderr.isatty()
+    ) as progress:
         task = progress.add_task(what, total=total, hours="")
         seconds = 0.0
 
@@ -225,21 +342,46 @@ def progress_bar(total: int, *, what: str) -> Iterator[Callable[[int, float], No
             nonlocal seconds
             seconds += more
             elapsed = progress.tasks[task].elapsed or 1e-9
-            progress.update(task, advance=count, hours=f"{seconds / 3600:.2f} h audio, {seconds / 3600 / elapsed:.4f} h/s")
+            progress.update(
+                task,
+                advance=count,
+                hours=f"{seconds / 3600:.2f} h audio, {seconds / 3600 / elapsed:.4f} h/s",
+            )
+
         yield advance
 
 
-def run(source: Source, args: argparse.Namespace, *, root: Path, title: str, stages: Stages | None = None,
-        only_examine: bool = False) -> Summary:
-    """Prepare a source as the flags say, print the table, write report.html, and exit with 1 if more than --max-dropped is lost."""
+def run(
+    source: Source,
+    args: argparse.Namespace,
+    *,
+    root: Path,
+    title: str,
+    stages: Stages | None = None,
+    only_examine: bool = False,
+) -> Summary:
+    """Prepare a source as the flags say, print the table, write report.html, and exit with 1 if
+    more than --max-dropped is lost.
+    """
     stages = stages or stages_from(args)
     encode, unknown_id = load_encoder(args.tokenizer)
     total = sum(1 for _ in source())
-    with open_executor(jobs=args.jobs, scheduler=args.scheduler, slurm=args.slurm) as executor, progress_bar(total,
-                                                                                                             what="audio") as advance:
-        summary, ledger = prepare(source, root=root, out=args.out, stages=stages, executor=executor, window=window_of(args),
-                                  encode=encode,
-                                  unknown_id=unknown_id, only_examine=only_examine, on_progress=advance)
+    with (
+        open_executor(jobs=args.jobs, scheduler=args.scheduler, slurm=args.slurm) as executor,
+        progress_bar(total, what="audio") as advance,
+    ):
+        summary, ledger = prepare(
+            source,
+            root=root,
+            out=args.out,
+            stages=stages,
+            executor=executor,
+            window=window_of(args),
+            encode=encode,
+            unknown_id=unknown_id,
+            only_examine=only_examine,
+            on_progress=advance,
+        )
     with ledger_errors(ledger.path):
         leaks = find_leaks(ledger, pairs=split_pairs(summary))
         ledger.close()
@@ -248,15 +390,23 @@ def run(source: Source, args: argparse.Namespace, *, root: Path, title: str, sta
     for line in leaks.lines():
         print(f"shared: {line}")
     if not only_examine:
-        print("manifests: " + " ".join(str(args.out / f"{split}.jsonl") for split in SPLITS if summary.count[split]))
+        print(
+            "manifests: "
+            + " ".join(str(args.out / f"{split}.jsonl") for split in SPLITS if summary.count[split])
+        )
     print(f"report: {report}")
     finish(summary, max_dropped=args.max_dropped)
     return summary
 
 
 def split_pairs(summary: Summary) -> list[tuple[str, str]]:
-    """(held-out split, other split) for the audit: test and dev against train, test against dev; other names each against those before."""
-    names = sorted(summary.count, key=lambda name: (SPLITS.index(name) if name in SPLITS else len(SPLITS), name))
+    """(held-out split, other split) for the audit: test and dev against train, test against dev;
+    other names each against those before.
+    """
+    names = sorted(
+        summary.count,
+        key=lambda name: (SPLITS.index(name) if name in SPLITS else len(SPLITS), name),
+    )
     return [(names[i], names[j]) for i in range(len(names)) for j in range(i)]
 
 
@@ -266,8 +416,12 @@ def finish(summary: Summary, *, max_dropped: float) -> None:
         print("error: no utterance is left.", file=sys.stderr)
         sys.exit(1)
     if summary.dropped_share > max_dropped:
-        print(f"error: {100 * summary.dropped_share:.1f} % of the utterances were dropped, more than --max-dropped {max_dropped:g} allows; "
-              "the manifests hold the rest.", file=sys.stderr)
+        print(
+            f"error: {100 * summary.dropped_share:.1f} % of the utterances were dropped, more than "
+            f"--max-dropped {max_dropped:g} allows; "
+            "the manifests hold the rest.",
+            file=sys.stderr,
+        )
         sys.exit(1)
 
 

@@ -1,4 +1,6 @@
-"""Utterance -> reason to drop it, or None. Pure: nothing here opens a file. The reasons are the words of the summary and the report."""
+"""Utterance -> reason to drop it, or None. Pure: nothing here opens a file. The reasons are the
+words of the summary and the report.
+"""
 
 from __future__ import annotations
 
@@ -16,35 +18,48 @@ TOLERANCE_SECONDS = 0.2
 TOLERANCE_SHARE = 0.02
 # What each reason means, for the report. Those of decoding are in data/audio.py.
 REASONS = {
-    "missing": "the audio file does not exist", "not_a_file": "the path is a directory or device",
+    "missing": "the audio file does not exist",
+    "not_a_file": "the path is a directory or device",
     "no_permission": "the file may not be read",
-    "zero_bytes": "the file is empty", "unreadable": "no decoder reads the file", "damaged": "the data cannot be decoded to the end",
+    "zero_bytes": "the file is empty",
+    "unreadable": "no decoder reads the file",
+    "damaged": "the data cannot be decoded to the end",
     "truncated": "the file ends before its header says",
-    "no_samples": "the file has no audio", "beyond_end": "the utterance begins after the end of the file",
+    "no_samples": "the file has no audio",
+    "beyond_end": "the utterance begins after the end of the file",
     "pipe_failed": "the command gave no audio",
     "bad_times": "offset or duration are no seconds",
-    "not_finite": "samples are NaN or infinite", "no_such_channel": "the file lacks the channel asked for",
+    "not_finite": "samples are NaN or infinite",
+    "no_such_channel": "the file lacks the channel asked for",
     "crashed_decoder": "the decoder crashed on this file",
     "not_utf8": "the text, a name or a further field is not UTF-8",
     "bad_row": "the row of the table is incomplete",
-    "empty_text": "there is no text", "silent": "the level is below the limit", "clipped": "too many samples at full scale",
-    "too_short": "shorter than the limit", "too_long": "longer than the limit", "wrong_duration": "the utterance ends after its file",
+    "empty_text": "there is no text",
+    "silent": "the level is below the limit",
+    "clipped": "too many samples at full scale",
+    "too_short": "shorter than the limit",
+    "too_long": "longer than the limit",
+    "wrong_duration": "the utterance ends after its file",
     "too_few_chars": "too few characters a second for speech",
-    "too_many_chars": "too many characters a second for speech", "ctc_unalignable": "more tokens than encoder frames: CTC has no path",
-    "unknown_chars": "the tokenizer cannot write some character", "duplicate_audio": "the same samples came before",
-    "duplicate_text": "the same text came often enough before", "text_in_held_out": "the text is in dev or test",
+    "too_many_chars": "too many characters a second for speech",
+    "ctc_unalignable": "more tokens than encoder frames: CTC has no path",
+    "unknown_chars": "the tokenizer cannot write some character",
+    "duplicate_audio": "the same samples came before",
+    "duplicate_text": "the same text came often enough before",
+    "text_in_held_out": "the text is in dev or test",
     "low_alignment_score": "the transcript does not fit the audio",
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """Bounds of what is kept; None switches a filter off. Durations in seconds, levels in dBFS, `max_clipped` a fraction of the samples.
+    """Bounds of what is kept; None switches a filter off. Durations in seconds, levels in dBFS,
+    `max_clipped` a fraction of the samples.
 
-    `max_duration` is what Parakeet's full attention trains on without trouble; `ctc_subsampling` is FastConformer's, over 10 ms frames.
-    `check_claimed_duration` drops what is said to be longer than its audio is: what is missing may
-    hold some of the text.
-    `min_alignment_score` is in nats a frame, against the extra field `alignment_score` where there is one (data/alignment.py).
+    `max_duration` is what Parakeet's full attention trains on without trouble; `ctc_subsampling` is
+    FastConformer's, over 10 ms frames. `check_claimed_duration` drops what is said to be longer
+    than its audio is: what is missing may hold some of the text. `min_alignment_score` is in nats a
+    frame, against the extra field `alignment_score` where there is one (data/alignment.py).
     """
 
     min_duration: float | None = 0.1
@@ -62,7 +77,9 @@ class Limits:
 
 
 def encoder_frames(duration: float, *, subsampling: int = 8) -> int:
-    """Frames that FastConformer's encoder gives for `duration` seconds (NeMo 3.0.0: floor(samples / 160) mel frames, halved up thrice)."""
+    """Frames that FastConformer's encoder gives for `duration` seconds (NeMo 3.0.0: floor(samples /
+    160) mel frames, halved up thrice).
+    """
     return math.ceil(math.floor(duration * 100 + 1e-6) / subsampling)
 
 
@@ -71,16 +88,26 @@ def ctc_length(pieces: Sequence[int]) -> int:
     return len(pieces) + sum(a == b for a, b in itertools.pairwise(pieces))
 
 
-def reason_to_drop(utterance: Utterance, measured: Measured, *, limits: Limits, encode: Callable[[str], Sequence[int]] | None = None,
-                   unknown_id: int = 0, claimed: float = 0.0) -> tuple[str, str] | None:
-    """(reason, detail) of the first filter that drops the utterance, or None. `encode` is the tokenizer's, text -> ids;
-    `claimed` the seconds that the source gave, 0 if it gave none.
+def reason_to_drop(
+    utterance: Utterance,
+    measured: Measured,
+    *,
+    limits: Limits,
+    encode: Callable[[str], Sequence[int]] | None = None,
+    unknown_id: int = 0,
+    claimed: float = 0.0,
+) -> tuple[str, str] | None:
+    """(reason, detail) of the first filter that drops the utterance, or None. `encode` is the
+    tokenizer's, text -> ids; `claimed` the seconds that the source gave, 0 if it gave none.
 
     Non-speech (`non_speech` true among the extra fields) may have no text and be silent.
     """
-    return (_text_reason(utterance, limits) or _audio_reason(utterance, measured, limits, claimed)
-            or _rate_reason(utterance, measured.duration, limits)
-            or _token_reason(utterance, measured.duration, limits, encode, unknown_id))
+    return (
+        _text_reason(utterance, limits)
+        or _audio_reason(utterance, measured, limits, claimed)
+        or _rate_reason(utterance, measured.duration, limits)
+        or _token_reason(utterance, measured.duration, limits, encode, unknown_id)
+    )
 
 
 def _text_reason(utterance: Utterance, limits: Limits) -> tuple[str, str] | None:
@@ -91,24 +118,41 @@ def _text_reason(utterance: Utterance, limits: Limits) -> tuple[str, str] | None
         return "not_utf8", repr(shown.encode("utf-8", "backslashreplace")[:80])
     if not is_utf8(utterance.to_json()):
         return "not_utf8", "in the speaker or a further field"
-    if not utterance.text.strip() and not utterance.extra.get("non_speech") and not limits.allow_empty_text:
+    if (
+        not utterance.text.strip()
+        and not utterance.extra.get("non_speech")
+        and not limits.allow_empty_text
+    ):
         return "empty_text", ""
     score = utterance.extra.get("alignment_score")
-    if limits.min_alignment_score is not None and score is not None and score < limits.min_alignment_score:
+    if (
+        limits.min_alignment_score is not None
+        and score is not None
+        and score < limits.min_alignment_score
+    ):
         return "low_alignment_score", f"{score:.2f}: {utterance.text[:60]}"
     return None
 
 
-def _audio_reason(utterance: Utterance, measured: Measured, limits: Limits, claimed: float) -> tuple[str, str] | None:
+def _audio_reason(
+    utterance: Utterance, measured: Measured, limits: Limits, claimed: float
+) -> tuple[str, str] | None:
     if measured.reason is not None:
         return measured.reason, measured.detail
-    if limits.check_claimed_duration and claimed - measured.duration > TOLERANCE_SECONDS + TOLERANCE_SHARE * measured.duration:
+    if (
+        limits.check_claimed_duration
+        and claimed - measured.duration > TOLERANCE_SECONDS + TOLERANCE_SHARE * measured.duration
+    ):
         return "wrong_duration", f"claims {claimed:.2f} s, has {measured.duration:.2f} s"
     if limits.min_duration is not None and measured.duration < limits.min_duration:
         return "too_short", f"{measured.duration:.2f} s"
     if limits.max_duration is not None and measured.duration > limits.max_duration:
         return "too_long", f"{measured.duration:.2f} s"
-    if limits.min_level_dbfs is not None and measured.level_dbfs < limits.min_level_dbfs and not utterance.extra.get("non_speech"):
+    if (
+        limits.min_level_dbfs is not None
+        and measured.level_dbfs < limits.min_level_dbfs
+        and not utterance.extra.get("non_speech")
+    ):
         return "silent", f"{measured.level_dbfs:.0f} dBFS"
     if limits.max_clipped is not None and measured.clipped_share > limits.max_clipped:
         return "clipped", f"{100 * measured.clipped_share:.1f} % of the samples"
@@ -126,8 +170,13 @@ def _rate_reason(utterance: Utterance, duration: float, limits: Limits) -> tuple
     return None
 
 
-def _token_reason(utterance: Utterance, duration: float, limits: Limits, encode: Callable[[str], Sequence[int]] | None,
-                  unknown_id: int) -> tuple[str, str] | None:
+def _token_reason(
+    utterance: Utterance,
+    duration: float,
+    limits: Limits,
+    encode: Callable[[str], Sequence[int]] | None,
+    unknown_id: int,
+) -> tuple[str, str] | None:
     # Without a tokenizer the number of words is a lower bound: no piece spans two words.
     ids = encode(utterance.text) if encode else None
     if ids is not None and unknown_id in ids:
@@ -136,4 +185,8 @@ def _token_reason(utterance: Utterance, duration: float, limits: Limits, encode:
         return None
     needed = len(utterance.text.split()) if ids is None else ctc_length(ids)
     frames = encoder_frames(duration, subsampling=limits.ctc_subsampling)
-    return ("ctc_unalignable", f"{needed} tokens or more, {frames} frames") if needed > frames else None
+    return (
+        ("ctc_unalignable", f"{needed} tokens or more, {frames} frames")
+        if needed > frames
+        else None
+    )

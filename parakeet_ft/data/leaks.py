@@ -1,4 +1,6 @@
-"""What train shares with dev and test: the same samples, the same text, nearly the same text, the same speaker."""
+"""What train shares with dev and test: the same samples, the same text, nearly the same text, the
+same speaker.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ from collections.abc import Iterable, Iterator
 
 from parakeet_ft.data.ledger import Ledger
 
-# Jaccard similarity of words and word pairs from which two texts count as nearly the same: one word changed in nine gives 0.7.
+# Jaccard similarity of words and word pairs from which two texts count as nearly the same: one word
+# changed in nine gives 0.7.
 NEAR = 0.7
 # Shorter sentences resemble each other by nature ("turn left heading two one zero").
 FEWEST_WORDS = 6
@@ -19,7 +22,9 @@ EXAMPLES = 10
 
 @dataclasses.dataclass
 class Leaks:
-    """Counts of utterances of a held-out split that another split shares; keys are (held-out split, other split)."""
+    """Counts of utterances of a held-out split that another split shares; keys are (held-out split,
+    other split).
+    """
 
     audio: dict[tuple[str, str], int] = dataclasses.field(default_factory=dict)
     text: dict[tuple[str, str], int] = dataclasses.field(default_factory=dict)
@@ -31,18 +36,33 @@ class Leaks:
     def lines(self) -> list[str]:
         """For people, a line a finding; empty if nothing is shared."""
         out = []
-        for what, found in (("samples", self.audio), ("text", self.text), ("nearly the text", self.near_text)):
+        for what, found in (
+            ("samples", self.audio),
+            ("text", self.text),
+            ("nearly the text", self.near_text),
+        ):
             for (held, other), count in found.items():
                 if count:
-                    out.append(f"{held} shares the {what} of {count} of its {self.held_out[held]} utterances with {other}"
-                               .replace("the nearly the", "nearly the"))
+                    out.append(
+                        (
+                            f"{held} shares the {what} of {count} of its {self.held_out[held]} "
+                            f"utterances with {other}"
+                        ).replace("the nearly the", "nearly the")
+                    )
         for (held, other), names in self.speakers.items():
             if names:
-                out.append(f"{held} shares {len(names)} speakers with {other}: {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}")
+                out.append(
+                    f"{held} shares {len(names)} speakers with {other}: "
+                    f"{', '.join(names[:5])}{' ...' if len(names) > 5 else ''}"
+                )
         return out
 
 
-def find_leaks(ledger: Ledger, *, pairs: Iterable[tuple[str, str]] = (("test", "train"), ("dev", "train"), ("test", "dev"))) -> Leaks:
+def find_leaks(
+    ledger: Ledger,
+    *,
+    pairs: Iterable[tuple[str, str]] = (("test", "train"), ("dev", "train"), ("test", "dev")),
+) -> Leaks:
     """Compare the splits of a ledger in which splits are assigned."""
     leaks, kept = Leaks(), "reason IS NULL AND split = ?"
     for held, other in pairs:
@@ -50,36 +70,57 @@ def find_leaks(ledger: Ledger, *, pairs: Iterable[tuple[str, str]] = (("test", "
         if not leaks.held_out[held]:
             continue
         for found, column in ((leaks.audio, "samples_hash"), (leaks.text, "text_key")):
-            found[held, other] = ledger.scalar(f"SELECT COUNT(*) FROM rows WHERE {kept} AND {column} != '' AND {column} IN "
-                                               f"(SELECT {column} FROM rows WHERE {kept})", held, other)
+            found[held, other] = ledger.scalar(
+                f"SELECT COUNT(*) FROM rows WHERE {kept} AND {column} != '' AND {column} IN "
+                f"(SELECT {column} FROM rows WHERE {kept})",
+                held,
+                other,
+            )
         speaker = "json_extract(record, '$[4]')"
-        leaks.speakers[held, other] = [name for name, in ledger.connection.execute(
-            f"SELECT DISTINCT {speaker} FROM rows WHERE {kept} AND {speaker} IS NOT NULL AND {speaker} IN "
-            f"(SELECT {speaker} FROM rows WHERE {kept}) ORDER BY 1", (held, other))]
+        leaks.speakers[held, other] = [
+            name
+            for (name,) in ledger.connection.execute(
+                f"SELECT DISTINCT {speaker} FROM rows WHERE {kept} AND {speaker} IS NOT NULL AND "
+                f"{speaker} IN "
+                f"(SELECT {speaker} FROM rows WHERE {kept}) ORDER BY 1",
+                (held, other),
+            )
+        ]
         near = list(near_duplicates(_texts(ledger, held), _texts(ledger, other)))
         leaks.near_text[held, other] = len({mine for mine, _, _ in near})
-        leaks.near_examples += [(held, mine, theirs, similarity) for mine, theirs, similarity in near[:EXAMPLES]]
+        leaks.near_examples += [
+            (held, mine, theirs, similarity) for mine, theirs, similarity in near[:EXAMPLES]
+        ]
     return leaks
 
 
 def _texts(ledger: Ledger, split: str) -> Iterator[str]:
     cursor = ledger.connection.cursor()
-    for text, in cursor.execute("SELECT DISTINCT text_key FROM rows WHERE reason IS NULL AND split = ? ORDER BY text_key", (split,)):
+    for (text,) in cursor.execute(
+        "SELECT DISTINCT text_key FROM rows WHERE reason IS NULL AND split = ? ORDER BY text_key",
+        (split,),
+    ):
         yield text
 
 
-def near_duplicates(held_out: Iterable[str], others: Iterable[str], *, threshold: float = NEAR) -> Iterator[tuple[str, str, float]]:
-    """Yield (held-out text, other text, similarity) of pairs that are nearly, not exactly, the same. Holds `held_out` in memory only.
+def near_duplicates(
+    held_out: Iterable[str], others: Iterable[str], *, threshold: float = NEAR
+) -> Iterator[tuple[str, str, float]]:
+    """Yield (held-out text, other text, similarity) of pairs that are nearly, not exactly, the
+    same. Holds `held_out` in memory only.
 
-    Exact, by prefix filtering (Chaudhuri et al. 2006): sets with Jaccard similarity t share one of their rarest (1 - t) shingles.
+    Exact, by prefix filtering (Chaudhuri et al. 2006): sets with Jaccard similarity t share one of
+    their rarest (1 - t) shingles.
     """
     mine = {text: shingles for text in held_out if (shingles := _shingles(text))}
     frequency = Counter(shingle for shingles in mine.values() for shingle in shingles)
 
     def rarest(shingles: set[str]) -> list[str]:
-        # What no held-out text has comes first: it cannot match, but it takes its place in the prefix.
+        # What no held-out text has comes first: it cannot match, but it takes its place in the
+        # prefix.
         ordered = sorted(shingles, key=lambda shingle: (frequency.get(shingle, 0), shingle))
-        return ordered[:len(ordered) - math.ceil(threshold * len(ordered)) + 1]
+        return ordered[: len(ordered) - math.ceil(threshold * len(ordered)) + 1]
+
     index = defaultdict(list)
     for text, shingles in mine.items():
         for shingle in rarest(shingles):

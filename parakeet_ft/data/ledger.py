@@ -1,4 +1,6 @@
-"""What is known about each stretch of audio and each utterance so far, in one SQLite file: restarts cost nothing, memory stays flat."""
+"""What is known about each stretch of audio and each utterance so far, in one SQLite file: restarts
+cost nothing, memory stays flat.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +19,9 @@ from parakeet_ft.errors import UserError
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS audio (key TEXT PRIMARY KEY, measured TEXT NOT NULL) WITHOUT ROWID;
 DROP TABLE IF EXISTS rows;
-CREATE TABLE rows (number INTEGER PRIMARY KEY, key TEXT, grp TEXT, text_key TEXT, samples_hash TEXT, duration REAL, reason TEXT, detail
-TEXT,
-                   split TEXT, record TEXT NOT NULL);
+CREATE TABLE rows (
+    number INTEGER PRIMARY KEY, key TEXT, grp TEXT, text_key TEXT, samples_hash TEXT,
+    duration REAL, reason TEXT, detail TEXT, split TEXT, record TEXT NOT NULL);
 CREATE INDEX rows_text ON rows (text_key);
 CREATE INDEX rows_samples ON rows (samples_hash);
 """
@@ -88,21 +90,45 @@ class Ledger:
             self._committed = time.monotonic()
 
     def measured(self, key: str) -> Measured | None:
-        found = self.connection.execute("SELECT measured FROM audio WHERE key = ?", (key,)).fetchone()
+        found = self.connection.execute(
+            "SELECT measured FROM audio WHERE key = ?", (key,)
+        ).fetchone()
         return Measured(*json.loads(found[0])) if found else None
 
     def store_measured(self, results: Iterable[tuple[str, Measured]]) -> None:
-        self.connection.executemany("INSERT OR REPLACE INTO audio VALUES (?, ?)",
-                                    [(key, json.dumps(dataclasses.astuple(measured))) for key, measured in results])
+        self.connection.executemany(
+            "INSERT OR REPLACE INTO audio VALUES (?, ?)",
+            [(key, json.dumps(dataclasses.astuple(measured))) for key, measured in results],
+        )
         self.commit()
 
     def count_same(self, column: str, value: str) -> int:
         """Kept utterances so far with the same `text_key` or `samples_hash`."""
-        return self.connection.execute(f"SELECT COUNT(*) FROM rows WHERE {column} = ? AND reason IS NULL", (value,)).fetchone()[0]
+        return self.connection.execute(
+            f"SELECT COUNT(*) FROM rows WHERE {column} = ? AND reason IS NULL", (value,)
+        ).fetchone()[0]
 
-    def add_row(self, number: int, utterance: Utterance, *, key: str, group: str, text_key: str, samples_hash: str,
-                reason: str | None, detail: str, split: str) -> None:
-        fields = [utterance.audio_filepath, utterance.duration, utterance.text, utterance.offset, utterance.speaker, utterance.extra]
+    def add_row(
+        self,
+        number: int,
+        utterance: Utterance,
+        *,
+        key: str,
+        group: str,
+        text_key: str,
+        samples_hash: str,
+        reason: str | None,
+        detail: str,
+        split: str,
+    ) -> None:
+        fields = [
+            utterance.audio_filepath,
+            utterance.duration,
+            utterance.text,
+            utterance.offset,
+            utterance.speaker,
+            utterance.extra,
+        ]
         # ASCII JSON, so that the surrogates of undecodable bytes survive.
         self.connection.execute(
             "INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -123,15 +149,29 @@ class Ledger:
 
     def rows(self) -> Iterator[Row]:
         """All utterances in the order of the source."""
-        query = ("SELECT number, record, reason, detail, split, measured FROM rows LEFT JOIN audio ON audio.key = rows.key ORDER BY number")
+        query = (
+            "SELECT number, record, reason, detail, split, measured FROM rows LEFT JOIN audio "
+            "ON audio.key = rows.key ORDER BY number"
+        )
         for number, record, reason, detail, split, measured in self.connection.execute(query):
-            yield Row(number, Utterance(*json.loads(record)), Measured(*json.loads(measured)) if measured else Measured(), reason, detail,
-                      split)
+            yield Row(
+                number,
+                Utterance(*json.loads(record)),
+                Measured(*json.loads(measured)) if measured else Measured(),
+                reason,
+                detail,
+                split,
+            )
 
     def group_seconds(self, *, limit: int | None = None) -> dict[str, float]:
         """Seconds of kept audio by group (speaker, session, sentence)."""
-        return dict(self.connection.execute("SELECT grp, SUM(duration) FROM rows WHERE reason IS NULL GROUP BY grp ORDER BY grp LIMIT ?",
-                                            (-1 if limit is None else limit,)))
+        return dict(
+            self.connection.execute(
+                "SELECT grp, SUM(duration) FROM rows WHERE reason IS NULL GROUP BY grp ORDER BY "
+                "grp LIMIT ?",
+                (-1 if limit is None else limit,),
+            )
+        )
 
     def scalar(self, query: str, *values):
         return self.connection.execute(query, values).fetchone()[0]

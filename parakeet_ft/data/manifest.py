@@ -5,7 +5,6 @@ A relative `audio_filepath` is relative to the manifest that names it, as in NeM
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from parakeet_ft.errors import UserError
+from parakeet_ft.files import atomic_path
 
 if TYPE_CHECKING:
     from parakeet_ft.data.audio import KaldiPipe
@@ -36,7 +36,11 @@ class Utterance:
 
     def to_json(self) -> str:
         """One line of a manifest, without its newline."""
-        record: dict[str, Any] = {"audio_filepath": self.audio_filepath, "duration": round(self.duration, 4), "text": self.text}
+        record: dict[str, Any] = {
+            "audio_filepath": self.audio_filepath,
+            "duration": round(self.duration, 4),
+            "text": self.text,
+        }
         if self.offset:
             record["offset"] = round(self.offset, 4)
         if self.speaker is not None:
@@ -48,7 +52,9 @@ KNOWN = frozenset(field.name for field in dataclasses.fields(Utterance)) - {"pip
 
 
 class ManifestError(UserError):
-    """A manifest that cannot be used; the message says which line, what was found and what was expected."""
+    """A manifest that cannot be used; the message says which line, what was found and what was
+    expected.
+    """
 
 
 def parse_json(line: str) -> Any:
@@ -87,82 +93,108 @@ def _is_utf8(text: str) -> bool:
 
 
 def parse_line(line: str, where: str, *, needs_text: bool = True) -> Utterance:
-    """One line of a manifest, its audio path as written. Raises ManifestError; `where` names the line in it."""
+    """One line of a manifest, its audio path as written. Raises ManifestError; `where` names the
+    line in it.
+    """
     try:
         record = parse_json(line)
     except ValueError as error:
-        raise ManifestError(f"{where} {error}: {line[:80]!r}. Expected one JSON object a line with "
-                            "audio_filepath, duration and text. The scripts of data_prep/ make "
-                            "such manifests, from_table.py of a table.") from None
+        raise ManifestError(
+            f"{where} {error}: {line[:80]!r}. Expected one JSON object a line with "
+            "audio_filepath, duration and text. The scripts of data_prep/ make "
+            "such manifests, from_table.py of a table."
+        ) from None
     if not isinstance(record, dict):
-        raise ManifestError(f"{where} holds a {type(record).__name__}, expected a JSON object with audio_filepath, duration and text.")
+        raise ManifestError(
+            f"{where} holds a {type(record).__name__}, expected a JSON object with audio_filepath, "
+            f"duration and text."
+        )
     if not needs_text:
         record.setdefault("text", "")
     missing = [key for key in ("audio_filepath", "duration", "text") if key not in record]
     if missing:
-        raise ManifestError(f"{where} lacks {', '.join(missing)}; it has {', '.join(record) or 'nothing'}.")
+        raise ManifestError(
+            f"{where} lacks {', '.join(missing)}; it has {', '.join(record) or 'nothing'}."
+        )
     if not isinstance(record["audio_filepath"], str):
-        raise ManifestError(f"{where}: audio_filepath is {record['audio_filepath']!r}, expected a path.")
+        raise ManifestError(
+            f"{where}: audio_filepath is {record['audio_filepath']!r}, expected a path."
+        )
     if not isinstance(record["text"], str):
         raise ManifestError(f"{where}: text is {record['text']!r}, expected a string.")
     numbers = {}
     for key, lowest in (("duration", 1e-9), ("offset", 0.0)):
         value = 0.0 if record.get(key) is None else record[key]
-        if isinstance(value, bool) or not isinstance(value, int | float) or not lowest <= value < float("inf"):
-            raise ManifestError(f"{where}: {key} is {record.get(key)!r}, expected seconds{' above 0' if key == 'duration' else ''}.")
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not lowest <= value < float("inf")
+        ):
+            raise ManifestError(
+                f"{where}: {key} is {record.get(key)!r}, expected "
+                f"seconds{' above 0' if key == 'duration' else ''}."
+            )
         numbers[key] = float(value)
     speaker = record.get("speaker")
     if speaker is not None and not isinstance(speaker, str | int | float):
         raise ManifestError(f"{where}: speaker is {speaker!r}, expected a name.")
-    return Utterance(audio_filepath=record["audio_filepath"], text=record["text"], **numbers,
-                     speaker=None if speaker is None else str(speaker), extra={k: v for k, v in record.items() if k not in KNOWN})
+    return Utterance(
+        audio_filepath=record["audio_filepath"],
+        text=record["text"],
+        **numbers,
+        speaker=None if speaker is None else str(speaker),
+        extra={k: v for k, v in record.items() if k not in KNOWN},
+    )
 
 
 def stream_manifest(path: str | os.PathLike, *, needs_text: bool = True) -> Iterator[Utterance]:
-    """Yield the utterances of a manifest with absolute audio paths. Raises ManifestError with the number of the bad line.
+    """Yield the utterances of a manifest with absolute audio paths. Raises ManifestError with the
+    number of the bad line.
 
     Unless it `needs_text`, a line may lack its text, which is then empty.
     """
     path = Path(path)
     if not path.is_file():
-        raise ManifestError(f"No manifest at {path}. Expected a file of JSON lines; `python data_prep/from_table.py TABLE --out DIR` makes "
-                            f"one.")
+        raise ManifestError(
+            f"No manifest at {path}. Expected a file of JSON lines; `python "
+            f"data_prep/from_table.py TABLE --out DIR` makes "
+            f"one."
+        )
     folder = str(path.parent)
     with path.open(encoding="utf-8") as lines:
         try:
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     utterance = parse_line(line, f"{path} line {number}", needs_text=needs_text)
-                    yield dataclasses.replace(utterance, audio_filepath=os.path.normpath(os.path.join(folder, utterance.audio_filepath)))
+                    yield dataclasses.replace(
+                        utterance,
+                        audio_filepath=os.path.normpath(
+                            os.path.join(folder, utterance.audio_filepath)
+                        ),
+                    )
         except UnicodeDecodeError as error:
-            raise ManifestError(f"{path} is not UTF-8 text (byte {error.start} of a block): is it a manifest?") from None
+            raise ManifestError(
+                f"{path} is not UTF-8 text (byte {error.start} of a block): is it a manifest?"
+            ) from None
 
 
 def read_manifest(path: str | os.PathLike) -> list[Utterance]:
-    """Read a whole manifest with absolute audio paths. Raises ManifestError if it is missing, malformed or empty."""
+    """Read a whole manifest with absolute audio paths. Raises ManifestError if it is missing,
+    malformed or empty.
+    """
     utterances = list(stream_manifest(path))
     if not utterances:
-        raise ManifestError(f"{path} holds no utterance. Expected at least one JSON line with audio_filepath, duration and text.")
+        raise ManifestError(
+            f"{path} holds no utterance. Expected at least one JSON line with audio_filepath, "
+            f"duration and text."
+        )
     return utterances
 
 
-@contextlib.contextmanager
-def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """A temporary path beside `path`, fsynced and renamed to it on success, removed on failure: a file that exists is whole."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def write_manifest(utterances: Iterable[Utterance], path: str | os.PathLike) -> int:
-    """Write a manifest atomically; returns the number of utterances. Audio paths are written as given."""
+    """Write a manifest atomically; returns the number of utterances. Audio paths are written as
+    given.
+    """
     count = 0
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as out:
         for utterance in utterances:
@@ -173,7 +205,11 @@ def write_manifest(utterances: Iterable[Utterance], path: str | os.PathLike) -> 
 
 def missing_audio(utterances: Iterable[Utterance]) -> list[str]:
     """Paths of audio files that do not exist, each once, in order."""
-    return [path for path in dict.fromkeys(u.audio_filepath for u in utterances) if not os.path.isfile(path)]
+    return [
+        path
+        for path in dict.fromkeys(u.audio_filepath for u in utterances)
+        if not os.path.isfile(path)
+    ]
 
 
 def manifest_hash(path: str | os.PathLike) -> str:

@@ -1,4 +1,6 @@
-"""The same work on processes of this machine, on a Dask cluster, or on Slurm through Dask: any `concurrent.futures` executor."""
+"""The same work on processes of this machine, on a Dask cluster, or on Slurm through Dask: any
+`concurrent.futures` executor.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ Result = TypeVar("Result")
 
 
 def num_cores() -> int:
-    """Cores that this process may use, which in a container or a batch job are fewer than the machine has."""
+    """Cores that this process may use, which in a container or a batch job are fewer than the
+    machine has.
+    """
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -62,11 +66,15 @@ class InlineExecutor(Executor):
 
 
 @contextlib.contextmanager
-def open_executor(*, jobs: int, scheduler: str | None = None, slurm: bool = False) -> Iterator[Callable[[], Executor]]:
-    """Yield a function that gives an executor, a new one if the last broke; all are shut down at the end.
+def open_executor(
+    *, jobs: int, scheduler: str | None = None, slurm: bool = False
+) -> Iterator[Callable[[], Executor]]:
+    """Yield a function that gives an executor, a new one if the last broke; all are shut down at
+    the end.
 
-    `scheduler` is the address of a Dask scheduler (tcp://host:port); with `slurm`, dask-jobqueue starts `jobs` workers by sbatch, with
-    queue, memory and time from its own configuration (~/.config/dask/jobqueue.yaml). Raises UserError if the cluster cannot be reached.
+    `scheduler` is the address of a Dask scheduler (tcp://host:port); with `slurm`, dask-jobqueue
+    starts `jobs` workers by sbatch, with queue, memory and time from its own configuration
+    (~/.config/dask/jobqueue.yaml). Raises UserError if the cluster cannot be reached.
     """
     with contextlib.ExitStack() as stack:
         if scheduler or slurm:
@@ -77,21 +85,29 @@ def open_executor(*, jobs: int, scheduler: str | None = None, slurm: bool = Fals
         else:
             # Not fork: the parent has a progress bar's thread, whose locks a fork would copy.
             context = multiprocessing.get_context("spawn")
-            yield lambda: stack.enter_context(ProcessPoolExecutor(
-                jobs, mp_context=context, initializer=die_with_parent, initargs=(os.getpid(),)))
+            yield lambda: stack.enter_context(
+                ProcessPoolExecutor(
+                    jobs, mp_context=context, initializer=die_with_parent, initargs=(os.getpid(),)
+                )
+            )
 
 
 def _dask_client(scheduler: str | None, *, jobs: int):
     try:
         from distributed import Client
     except ImportError:
-        raise UserError("--scheduler and --slurm need Dask: pip install 'parakeet-ft[dask]'") from None
+        raise UserError(
+            "--scheduler and --slurm need Dask: pip install 'parakeet-ft[dask]'"
+        ) from None
     if scheduler:
         try:
             return Client(scheduler, timeout=5, set_as_default=False)
         except (OSError, ValueError) as error:
-            raise UserError(f"No Dask scheduler answers at {scheduler} ({error}). Start one with `dask scheduler`, workers with "
-                            f"`dask worker {scheduler}`, on machines that see the same files.") from None
+            raise UserError(
+                f"No Dask scheduler answers at {scheduler} ({error}). Start one with `dask "
+                f"scheduler`, workers with "
+                f"`dask worker {scheduler}`, on machines that see the same files."
+            ) from None
     try:
         from dask_jobqueue import SLURMCluster
 
@@ -99,8 +115,11 @@ def _dask_client(scheduler: str | None, *, jobs: int):
     except ImportError:
         raise UserError("--slurm needs dask-jobqueue: pip install 'parakeet-ft[dask]'") from None
     except (ValueError, TypeError) as error:
-        raise UserError(f"dask-jobqueue is not configured for this cluster: {error}. Set cores, memory and walltime under "
-                        "jobqueue.slurm in ~/.config/dask/jobqueue.yaml.") from None
+        raise UserError(
+            f"dask-jobqueue is not configured for this cluster: {error}. Set cores, memory and "
+            f"walltime under "
+            "jobqueue.slurm in ~/.config/dask/jobqueue.yaml."
+        ) from None
     cluster.scale(jobs)
     return Client(cluster, set_as_default=False)
 
@@ -117,13 +136,19 @@ def chunked(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield chunk
 
 
-def map_chunks(function: Callable[[list[Item]], list[Result]], chunks: Iterable[list[Item]], *, executor: Callable[[], Executor],
-               window: int,
-               crashed: Callable[[Item], Result]) -> Iterator[tuple[list[Item], list[Result]]]:
+def map_chunks(
+    function: Callable[[list[Item]], list[Result]],
+    chunks: Iterable[list[Item]],
+    *,
+    executor: Callable[[], Executor],
+    window: int,
+    crashed: Callable[[Item], Result],
+) -> Iterator[tuple[list[Item], list[Result]]]:
     """Yield (chunk, function(chunk)) as they finish, with at most `window` chunks under way.
 
-    If a worker process dies, the chunks that were under way are tried again item by item; an item that kills its worker again gets
-    `crashed(item)`. Dask moves the work of a dead worker to others by itself.
+    If a worker process dies, the chunks that were under way are tried again item by item; an item
+    that kills its worker again gets `crashed(item)`. Dask moves the work of a dead worker to others
+    by itself.
     """
     waiting, pool = iter(chunks), executor()
     suspects: deque[list[Item]] = deque()

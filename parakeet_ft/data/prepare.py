@@ -1,9 +1,9 @@
-"""A source -> audio at 16 kHz, train/dev/test manifests, every drop with its reason. The stages are the same for every source.
+"""A source -> audio at 16 kHz, train/dev/test manifests, every drop with its reason. The stages are
+the same for every source.
 
-1. audio, in parallel: probe, decode, measure, convert; finished audio is noted in OUT/.ledger.sqlite and never done again
-2. text, filters, duplicates, in the order of the source
-3. splits
-4. OUT/{train,dev,test}.jsonl, OUT/dropped.jsonl, summary
+1. audio, in parallel: probe, decode, measure, convert; finished audio is noted in
+OUT/.ledger.sqlite and never done again 2. text, filters, duplicates, in the order of the source 3.
+splits 4. OUT/{train,dev,test}.jsonl, OUT/dropped.jsonl, summary
 """
 
 from __future__ import annotations
@@ -23,23 +23,27 @@ from parakeet_ft.data import audio, splits
 from parakeet_ft.data.audio import AudioError, KaldiPipe, Measured
 from parakeet_ft.data.filters import Limits, reason_to_drop
 from parakeet_ft.data.ledger import Ledger, ledger_errors
-from parakeet_ft.data.manifest import Utterance, atomic_path
+from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.data.parallel import chunked, map_chunks
 from parakeet_ft.data.splits import SPLITS, SplitRules
 from parakeet_ft.data.summary import Summary
 from parakeet_ft.data.text import TextRules, is_utf8, normalise, text_key
 from parakeet_ft.errors import UserError
+from parakeet_ft.files import atomic_path
 
 Source = Callable[[], Iterable[Utterance]]
 # Audio files a task: long enough to hide what a task costs, short enough that a kill loses seconds.
 CHUNK = 16
-# Below this many different sentences, keeping them apart between splits leaves nothing to test with.
+# Below this many different sentences, keeping them apart between splits leaves nothing to test
+# with.
 FEWEST_SENTENCES = 100
 
 
 @dataclasses.dataclass(frozen=True)
 class AudioStage:
-    """What is done to audio. `channel` counts from 0, None averages all. Longer than `max_duration` seconds is not decoded."""
+    """What is done to audio. `channel` counts from 0, None averages all. Longer than `max_duration`
+    seconds is not decoded.
+    """
 
     convert: bool = True
     rate_hz: int = 16000
@@ -49,10 +53,11 @@ class AudioStage:
 
 @dataclasses.dataclass(frozen=True)
 class Stages:
-    """All that is done to a source. `split_by`: auto, speaker, sentence, given (the field `split`), or the name of an extra field.
+    """All that is done to a source. `split_by`: auto, speaker, sentence, given (the field `split`),
+    or the name of an extra field.
 
-    "auto" is the first that the data has: given for all, two speakers or more, three sessions or more (the extra field `session`),
-    sentence.
+    "auto" is the first that the data has: given for all, two speakers or more, three sessions or
+    more (the extra field `session`), sentence.
     """
 
     audio: AudioStage = dataclasses.field(default_factory=AudioStage)
@@ -65,7 +70,9 @@ class Stages:
 
 @dataclasses.dataclass(frozen=True)
 class AudioJob:
-    """One stretch of audio to measure and convert; `duration` 0 means to the end of the file, `target` None that nothing is written."""
+    """One stretch of audio to measure and convert; `duration` 0 means to the end of the file,
+    `target` None that nothing is written.
+    """
 
     key: str
     path: str
@@ -77,17 +84,25 @@ class AudioJob:
 
 
 def process_audio(job: AudioJob) -> Measured:
-    """Decode, measure, and convert to 16-bit mono FLAC. What is wrong with the audio comes back as a reason, never as an exception."""
+    """Decode, measure, and convert to 16-bit mono FLAC. What is wrong with the audio comes back as
+    a reason, never as an exception.
+    """
     stage = job.stage
     try:
         if stage.max_duration is not None and job.pipe is None:
             info = audio.probe(job.path)
             seconds = job.duration or info.duration - job.offset
             if seconds > stage.max_duration:
-                return Measured(reason="too_long", detail=f"{seconds:.2f} s", duration=seconds, rate_hz=info.rate_hz,
-                                channels=info.channels)
-        samples, rate_hz = audio.decode(job.pipe or job.path, offset=job.offset,
-                                        duration=job.duration or None)
+                return Measured(
+                    reason="too_long",
+                    detail=f"{seconds:.2f} s",
+                    duration=seconds,
+                    rate_hz=info.rate_hz,
+                    channels=info.channels,
+                )
+        samples, rate_hz = audio.decode(
+            job.pipe or job.path, offset=job.offset, duration=job.duration or None
+        )
         mono = audio.to_mono(samples, channel=stage.channel)
         out_hz = stage.rate_hz if job.target else rate_hz
         mono16 = audio.to_int16(audio.resample(mono, from_hz=rate_hz, to_hz=out_hz))
@@ -104,30 +119,59 @@ def process_chunk(jobs: Sequence[AudioJob]) -> list[Measured]:
 
 
 def audio_job(utterance: Utterance, *, root: Path, out: Path, stage: AudioStage) -> AudioJob:
-    """The job of an utterance. Its key changes with the file's size or time and with the stage; its target's name does not."""
+    """The job of an utterance. Its key changes with the file's size or time and with the stage; its
+    target's name does not.
+    """
     path = utterance.audio_filepath
     if utterance.pipe is not None and not stage.convert:
-        raise UserError(f"{path!r} is a command, and a manifest names files: leave out --in-place, so "
-                        "that what it writes becomes a file.")
+        raise UserError(
+            f"{path!r} is a command, and a manifest names files: leave out --in-place, so "
+            "that what it writes becomes a file."
+        )
     relative = os.path.relpath(path, root) if utterance.pipe is None else path
-    identity = f"{relative}|{utterance.offset:.4f}|{utterance.duration:.4f}".encode("utf-8", "surrogateescape")
+    identity = f"{relative}|{utterance.offset:.4f}|{utterance.duration:.4f}".encode(
+        "utf-8", "surrogateescape"
+    )
     name = hashlib.blake2b(identity, digest_size=6).hexdigest()
     try:
         found = os.stat(path)
         state = f"{found.st_size}|{found.st_mtime_ns}"
     except (OSError, ValueError):
         state = "missing"
-    key = hashlib.blake2b(identity + f"|{state}|{dataclasses.astuple(stage)}".encode(), digest_size=12).hexdigest()
-    stem = re.sub(r"[^\w.-]+", "_", Path(path).stem.encode("ascii", "replace").decode())[:60] or "audio"
+    key = hashlib.blake2b(
+        identity + f"|{state}|{dataclasses.astuple(stage)}".encode(), digest_size=12
+    ).hexdigest()
+    stem = (
+        re.sub(r"[^\w.-]+", "_", Path(path).stem.encode("ascii", "replace").decode())[:60]
+        or "audio"
+    )
     target = str(out / "audio" / name[:2] / f"{stem}-{name}.flac") if stage.convert else None
-    return AudioJob(key=key, path=path, offset=utterance.offset, duration=utterance.duration, target=target, stage=stage,
-                    pipe=utterance.pipe)
+    return AudioJob(
+        key=key,
+        path=path,
+        offset=utterance.offset,
+        duration=utterance.duration,
+        target=target,
+        stage=stage,
+        pipe=utterance.pipe,
+    )
 
 
-def run_audio_stage(source: Source, ledger: Ledger, *, root: Path, out: Path, stage: AudioStage, executor: Callable[[], Executor],
-                    window: int,
-                    on_progress: Callable[[int, float], None]) -> None:
-    """Measure and convert what the ledger does not know yet. `on_progress` gets (utterances, seconds) as they are done."""
+def run_audio_stage(
+    source: Source,
+    ledger: Ledger,
+    *,
+    root: Path,
+    out: Path,
+    stage: AudioStage,
+    executor: Callable[[], Executor],
+    window: int,
+    on_progress: Callable[[int, float], None],
+) -> None:
+    """Measure and convert what the ledger does not know yet. `on_progress` gets (utterances,
+    seconds) as they are done.
+    """
+
     def unknown() -> Iterator[AudioJob]:
         for utterance in source():
             if "bad_row" in utterance.extra:
@@ -135,51 +179,106 @@ def run_audio_stage(source: Source, ledger: Ledger, *, root: Path, out: Path, st
                 continue
             job = audio_job(utterance, root=root, out=out, stage=stage)
             measured = ledger.measured(job.key)
-            if measured is None or (measured.reason is None and job.target and not os.path.exists(job.target)):
+            if measured is None or (
+                measured.reason is None and job.target and not os.path.exists(job.target)
+            ):
                 yield job
             else:
                 on_progress(1, measured.duration)
 
     def crashed(job: AudioJob) -> Measured:
-        return Measured(reason="crashed_decoder", detail=f"a worker process died while it read {job.path}")
-    for jobs, results in map_chunks(process_chunk, chunked(unknown(), CHUNK), executor=executor, window=window, crashed=crashed):
-        ledger.store_measured((job.key, measured) for job, measured in zip(jobs, results, strict=True))
+        return Measured(
+            reason="crashed_decoder", detail=f"a worker process died while it read {job.path}"
+        )
+
+    for jobs, results in map_chunks(
+        process_chunk, chunked(unknown(), CHUNK), executor=executor, window=window, crashed=crashed
+    ):
+        ledger.store_measured(
+            (job.key, measured) for job, measured in zip(jobs, results, strict=True)
+        )
         on_progress(len(jobs), sum(measured.duration for measured in results))
     ledger.commit(now=True)
-    # What killed runs and killed workers were writing; the ledger's lock says that no other run is in this folder.
+    # What killed runs and killed workers were writing; the ledger's lock says that no other run is
+    # in this folder.
     for pattern in (".*.tmp", "audio/*/.*.tmp"):
         for stale in out.glob(pattern):
             stale.unlink(missing_ok=True)
 
 
-def judge(source: Source, ledger: Ledger, *, root: Path, out: Path, stages: Stages, encode: Callable[[str], Sequence[int]] | None = None,
-          unknown_id: int = 0) -> None:
+def judge(
+    source: Source,
+    ledger: Ledger,
+    *,
+    root: Path,
+    out: Path,
+    stages: Stages,
+    encode: Callable[[str], Sequence[int]] | None = None,
+    unknown_id: int = 0,
+) -> None:
     """Text, filters and duplicates: one row a source utterance in the ledger."""
     limits = stages.limits
     for number, utterance in enumerate(source()):
         job = audio_job(utterance, root=root, out=out, stage=stages.audio)
         measured = ledger.measured(job.key) or Measured(reason="missing")
-        text = normalise(utterance.text, rules=stages.text) if is_utf8(utterance.text) else utterance.text
-        prepared = dataclasses.replace(utterance, audio_filepath=job.target or utterance.audio_filepath, text=text,
-                                       duration=measured.duration,
-                                       offset=0.0 if job.target else utterance.offset, pipe=None)
+        text = (
+            normalise(utterance.text, rules=stages.text)
+            if is_utf8(utterance.text)
+            else utterance.text
+        )
+        prepared = dataclasses.replace(
+            utterance,
+            audio_filepath=job.target or utterance.audio_filepath,
+            text=text,
+            duration=measured.duration,
+            offset=0.0 if job.target else utterance.offset,
+            pipe=None,
+        )
         key = text_key(text) if text and is_utf8(text) else ""
-        dropped = reason_to_drop(prepared, measured, limits=limits, encode=encode, unknown_id=unknown_id, claimed=utterance.duration)
-        if dropped is None and limits.drop_duplicate_audio and ledger.count_same("samples_hash", measured.samples_hash):
+        dropped = reason_to_drop(
+            prepared,
+            measured,
+            limits=limits,
+            encode=encode,
+            unknown_id=unknown_id,
+            claimed=utterance.duration,
+        )
+        if (
+            dropped is None
+            and limits.drop_duplicate_audio
+            and ledger.count_same("samples_hash", measured.samples_hash)
+        ):
             dropped = "duplicate_audio", ""
-        if dropped is None and limits.max_same_text is not None and key and ledger.count_same("text_key", key) >= limits.max_same_text:
+        if (
+            dropped is None
+            and limits.max_same_text is not None
+            and key
+            and ledger.count_same("text_key", key) >= limits.max_same_text
+        ):
             dropped = "duplicate_text", text[:80]
         reason, detail = dropped or (None, "")
         if reason is not None:
             # A dropped utterance is named by the file that the user knows.
-            prepared = dataclasses.replace(prepared, audio_filepath=utterance.audio_filepath, offset=utterance.offset)
-        ledger.add_row(number, prepared, key=job.key, group="", text_key=key, samples_hash=measured.samples_hash, reason=reason,
-                       detail=detail,
-                       split=str(utterance.extra.get("split", "")))
+            prepared = dataclasses.replace(
+                prepared, audio_filepath=utterance.audio_filepath, offset=utterance.offset
+            )
+        ledger.add_row(
+            number,
+            prepared,
+            key=job.key,
+            group="",
+            text_key=key,
+            samples_hash=measured.samples_hash,
+            reason=reason,
+            detail=detail,
+            split=str(utterance.extra.get("split", "")),
+        )
 
 
 def assign_splits(ledger: Ledger, *, stages: Stages, out: Path) -> list[str]:
-    """Give each kept row its split; returns notes for the user. Groups that no hash reached are pinned in OUT/splits.json."""
+    """Give each kept row its split; returns notes for the user. Groups that no hash reached are
+    pinned in OUT/splits.json.
+    """
     notes: list[str] = []
     kind = _split_kind(ledger, stages, notes)
     if kind == "given":
@@ -187,18 +286,26 @@ def assign_splits(ledger: Ledger, *, stages: Stages, out: Path) -> list[str]:
         ledger.connection.execute("UPDATE rows SET split = 'train' WHERE split = ''")
     else:
         path = {"speaker": "$[4]", "sentence": None}.get(kind, f'$[5]."{kind}"')
-        column = {"sentence": "text_key", "utterance": "samples_hash || number"}.get(kind,
-                                                                                     f"COALESCE(json_extract(record, '{path}'), text_key)")
+        column = {"sentence": "text_key", "utterance": "samples_hash || number"}.get(
+            kind, f"COALESCE(json_extract(record, '{path}'), text_key)"
+        )
         ledger.connection.execute(f"UPDATE rows SET grp = {column}")
         rules = _pinned_rules(ledger, stages.splits, out / "splits.json", kind, notes)
-        ledger.connection.create_function("split_of", 1, lambda group: splits.split_of(str(group), rules=rules), deterministic=True)
+        ledger.connection.create_function(
+            "split_of",
+            1,
+            lambda group: splits.split_of(str(group), rules=rules),
+            deterministic=True,
+        )
         ledger.connection.execute("UPDATE rows SET split = split_of(grp)")
     _note_shares(ledger, stages.splits, kind, notes)
     if stages.sentence_disjoint:
         ledger.connection.execute(
-            "UPDATE rows SET reason = 'text_in_held_out', detail = '' WHERE reason IS NULL AND split = 'train' AND text_key != '' AND "
+            "UPDATE rows SET reason = 'text_in_held_out', detail = '' WHERE reason IS NULL AND "
+            "split = 'train' AND text_key != '' AND "
             "text_key IN "
-            "(SELECT text_key FROM rows WHERE reason IS NULL AND split IN ('dev', 'test'))")
+            "(SELECT text_key FROM rows WHERE reason IS NULL AND split IN ('dev', 'test'))"
+        )
     ledger.commit(now=True)
     return notes
 
@@ -227,11 +334,18 @@ def _note_shares(ledger: Ledger, rules: SplitRules, kind: str, notes: list[str])
 def _split_kind(ledger: Ledger, stages: Stages, notes: list[str]) -> str:
     """What the splits are disjoint by: resolves "auto" from what the data has."""
     kept = ledger.scalar("SELECT COUNT(*) FROM rows WHERE reason IS NULL")
-    speakers = ledger.scalar("SELECT COUNT(DISTINCT json_extract(record, '$[4]')) FROM rows WHERE reason IS NULL")
-    given = ledger.scalar("SELECT COUNT(*) FROM rows WHERE reason IS NULL AND split IN ('train', 'dev', 'test')")
+    speakers = ledger.scalar(
+        "SELECT COUNT(DISTINCT json_extract(record, '$[4]')) FROM rows WHERE reason IS NULL"
+    )
+    given = ledger.scalar(
+        "SELECT COUNT(*) FROM rows WHERE reason IS NULL AND split IN ('train', 'dev', 'test')"
+    )
     kind = stages.split_by
     if kind == "auto":
-        sessions = ledger.scalar("SELECT COUNT(DISTINCT json_extract(record, '$[5].session')) FROM rows WHERE reason IS NULL")
+        sessions = ledger.scalar(
+            "SELECT COUNT(DISTINCT json_extract(record, '$[5].session')) FROM rows WHERE reason IS "
+            "NULL"
+        )
         named = stages.splits.test_groups or stages.splits.dev_groups
         # With fewer speakers than splits, a split would be empty, or take half of the data.
         enough = speakers > 1 and speakers >= len(stages.splits.wanted())
@@ -258,11 +372,21 @@ def _split_kind(ledger: Ledger, stages: Stages, notes: list[str]) -> str:
     if kind not in ("given", "speaker", "sentence", "utterance"):
         _check_field(ledger, kind, kept=kept, notes=notes)
     if kind == "speaker" and not speakers:
-        raise UserError("The splits were to be disjoint by speaker, but no utterance has one. Name the column with --speaker-column, or "
-                        "--split-by sentence.")
-    sentences = ledger.scalar("SELECT COUNT(DISTINCT text_key) FROM rows WHERE reason IS NULL") if kind == "sentence" else 0
+        raise UserError(
+            "The splits were to be disjoint by speaker, but no utterance has one. Name the column "
+            "with --speaker-column, or "
+            "--split-by sentence."
+        )
+    sentences = (
+        ledger.scalar("SELECT COUNT(DISTINCT text_key) FROM rows WHERE reason IS NULL")
+        if kind == "sentence"
+        else 0
+    )
     if kind == "sentence" and sentences < FEWEST_SENTENCES and kept > sentences:
-        notes.append(f"Only {sentences} different sentences: the splits are by utterance, and share sentences.")
+        notes.append(
+            f"Only {sentences} different sentences: the splits are by utterance, and share "
+            f"sentences."
+        )
         return "utterance"
     return kind
 
@@ -296,7 +420,9 @@ def _check_field(ledger: Ledger, field: str, *, kept: int, notes: list[str]) -> 
     )
 
 
-def _pinned_rules(ledger: Ledger, rules: SplitRules, path: Path, kind: str, notes: list[str]) -> SplitRules:
+def _pinned_rules(
+    ledger: Ledger, rules: SplitRules, path: Path, kind: str, notes: list[str]
+) -> SplitRules:
     """The rules with what earlier runs pinned and what must be pinned now."""
     stored = json.loads(path.read_text()) if path.is_file() else {}
     rules = dataclasses.replace(rules, pinned=tuple(sorted(stored.items())))
@@ -309,18 +435,23 @@ def _pinned_rules(ledger: Ledger, rules: SplitRules, path: Path, kind: str, note
     pinned = dataclasses.replace(rules, pinned=tuple(sorted((stored | pins).items())))
     if pins := pins | splits.pin_empty_splits(groups, rules=pinned):
         with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(stored | pins, ensure_ascii=False, indent=1, sort_keys=True) + "\n")
+            temporary.write_text(
+                json.dumps(stored | pins, ensure_ascii=False, indent=1, sort_keys=True) + "\n"
+            )
     pinned = stored | pins
     if pinned and kind == "speaker":
         given = ", ".join(f"{split}, which got {group}" for group, split in pinned.items())
-        notes.append(f"No speaker's hash fell into {given}; kept in {path.name}."
-                     if "train" not in pinned.values() else
-                     f"The hash of few speakers missed the shares: {given}; kept in {path.name}.")
+        notes.append(
+            f"No speaker's hash fell into {given}; kept in {path.name}."
+            if "train" not in pinned.values()
+            else f"The hash of few speakers missed the shares: {given}; kept in {path.name}."
+        )
     return dataclasses.replace(rules, pinned=tuple(sorted(pinned.items())))
 
 
 def write_manifests(ledger: Ledger, *, out: Path, only_dropped: bool = False) -> Summary:
-    """Write a manifest for each split that has utterances, and dropped.jsonl; an empty split's old manifest is removed.
+    """Write a manifest for each split that has utterances, and dropped.jsonl; an empty split's old
+    manifest is removed.
 
     `only_dropped` leaves out the manifests. The summary is of all rows.
     """
@@ -330,44 +461,91 @@ def write_manifests(ledger: Ledger, *, out: Path, only_dropped: bool = False) ->
 
         def write(name: str, line: str) -> None:
             if name not in files:
-                files[name] = stack.enter_context(open(stack.enter_context(atomic_path(out / f"{name}.jsonl")), "w", encoding="utf-8"))
+                files[name] = stack.enter_context(
+                    open(
+                        stack.enter_context(atomic_path(out / f"{name}.jsonl")),
+                        "w",
+                        encoding="utf-8",
+                    )
+                )
             files[name].write(line + "\n")
+
         for row in ledger.rows():
             utterance = row.utterance
             if row.reason is not None:
                 summary.drop(utterance, reason=row.reason, detail=row.detail)
-                write("dropped", json.dumps({"reason": row.reason, "detail": row.detail, "audio_filepath": utterance.audio_filepath,
-                                             "text": utterance.text}
-                                            | ({"offset": utterance.offset} if utterance.offset else {}), ensure_ascii=not is_utf8(
-                                                utterance.text + utterance.audio_filepath + row.detail)))
+                write(
+                    "dropped",
+                    json.dumps(
+                        {
+                            "reason": row.reason,
+                            "detail": row.detail,
+                            "audio_filepath": utterance.audio_filepath,
+                            "text": utterance.text,
+                        }
+                        | ({"offset": utterance.offset} if utterance.offset else {}),
+                        ensure_ascii=not is_utf8(
+                            utterance.text + utterance.audio_filepath + row.detail
+                        ),
+                    ),
+                )
                 continue
             summary.add(utterance, split=row.split, measured=row.measured)
             if only_dropped:
                 continue
             extra = {k: v for k, v in utterance.extra.items() if k != "split"}
             inside = utterance.audio_filepath.startswith(str(out) + os.sep)
-            path = os.path.relpath(utterance.audio_filepath, out) if inside else utterance.audio_filepath
-            write(row.split, dataclasses.replace(utterance, audio_filepath=path, extra=extra).to_json())
+            path = (
+                os.path.relpath(utterance.audio_filepath, out)
+                if inside
+                else utterance.audio_filepath
+            )
+            write(
+                row.split,
+                dataclasses.replace(utterance, audio_filepath=path, extra=extra).to_json(),
+            )
     for name in {"dropped", *(() if only_dropped else SPLITS)} - set(files):
         (out / f"{name}.jsonl").unlink(missing_ok=True)
     return summary
 
 
-def prepare(source: Source, *, root: Path, out: Path, stages: Stages, executor: Callable[[], Executor], window: int = 4,
-            encode: Callable[[str], Sequence[int]] | None = None, unknown_id: int = 0, only_examine: bool = False,
-            on_progress: Callable[[int, float], None] = lambda count, seconds: None) -> tuple[Summary, Ledger]:
-    """Run all stages over a source, which is called twice and must give the same utterances. Returns the summary and the open ledger.
+def prepare(
+    source: Source,
+    *,
+    root: Path,
+    out: Path,
+    stages: Stages,
+    executor: Callable[[], Executor],
+    window: int = 4,
+    encode: Callable[[str], Sequence[int]] | None = None,
+    unknown_id: int = 0,
+    only_examine: bool = False,
+    on_progress: Callable[[int, float], None] = lambda count, seconds: None,
+) -> tuple[Summary, Ledger]:
+    """Run all stages over a source, which is called twice and must give the same utterances.
+    Returns the summary and the open ledger.
 
-    `root` is the folder that names audio apart from its place on this machine: the same corpus elsewhere gives the same manifests.
-    `only_examine` takes the splits as they come and writes no manifest. Raises UserError if the source has no utterance.
+    `root` is the folder that names audio apart from its place on this machine: the same corpus
+    elsewhere gives the same manifests. `only_examine` takes the splits as they come and writes no
+    manifest. Raises UserError if the source has no utterance.
     """
     out = Path(os.path.abspath(out))
     ledger = Ledger(out / ".ledger.sqlite")
     with contextlib.ExitStack() as on_error, ledger_errors(ledger.path):
         on_error.callback(ledger.connection.close)
-        run_audio_stage(source, ledger, root=root, out=out, stage=stages.audio, executor=executor, window=window,
-                        on_progress=on_progress)
-        judge(source, ledger, root=root, out=out, stages=stages, encode=encode, unknown_id=unknown_id)
+        run_audio_stage(
+            source,
+            ledger,
+            root=root,
+            out=out,
+            stage=stages.audio,
+            executor=executor,
+            window=window,
+            on_progress=on_progress,
+        )
+        judge(
+            source, ledger, root=root, out=out, stages=stages, encode=encode, unknown_id=unknown_id
+        )
         if not ledger.scalar("SELECT COUNT(*) FROM rows"):
             raise UserError(f"The source at {root} has no utterance.")
         notes = [] if only_examine else assign_splits(ledger, stages=stages, out=out)

@@ -11,40 +11,71 @@ from pathlib import Path
 from parakeet_ft.data import audio
 from parakeet_ft.data.filters import REASONS
 from parakeet_ft.data.leaks import Leaks
-from parakeet_ft.data.manifest import atomic_path
 from parakeet_ft.data.splits import SPLITS
 from parakeet_ft.data.summary import Summary
+from parakeet_ft.files import atomic_path
 
-# Players longer than this are cut: forty of them are within the page, and encoding takes 5 ms a second.
+# Players longer than this are cut: forty of them are within the page, and encoding takes 5 ms a
+# second.
 PLAYER_SECONDS = 10.0
 
 
-def write_report(summary: Summary, path: Path, *, title: str, leaks: Leaks | None = None, players: bool = True) -> Path:
+def write_report(
+    summary: Summary, path: Path, *, title: str, leaks: Leaks | None = None, players: bool = True
+) -> Path:
     """Write the page whole or not at all; returns its path."""
     import jinja2
 
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
-    split_names = [s for s in SPLITS if summary.count[s]] + sorted(s for s in summary.count if s not in SPLITS and summary.count[s])
-    oddest = [*_rows(summary.fastest, players, 5, "{:.1f} chars/s", 1), *_rows(summary.slowest, players, 5, "{:.1f} chars/s", -1)]
-    extremes = [("Oddest: most and fewest characters a second", oddest), ("Longest", _rows(summary.longest, players, 10, "{:.2f} s", 1)),
-                ("Shortest", _rows(summary.shortest, players, 10, "{:.2f} s", -1))]
-    page = environment.get_template("report.html.jinja").render(s=summary, title=title, splits=split_names, reasons=REASONS,
-                                                                notes=summary.notes,
-                                                             leaks=leaks or Leaks(), extremes=extremes)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True
+    )
+    split_names = [s for s in SPLITS if summary.count[s]] + sorted(
+        s for s in summary.count if s not in SPLITS and summary.count[s]
+    )
+    oddest = [
+        *_rows(summary.fastest, players, 5, "{:.1f} chars/s", 1),
+        *_rows(summary.slowest, players, 5, "{:.1f} chars/s", -1),
+    ]
+    extremes = [
+        ("Oddest: most and fewest characters a second", oddest),
+        ("Longest", _rows(summary.longest, players, 10, "{:.2f} s", 1)),
+        ("Shortest", _rows(summary.shortest, players, 10, "{:.2f} s", -1)),
+    ]
+    page = environment.get_template("report.html.jinja").render(
+        s=summary,
+        title=title,
+        splits=split_names,
+        reasons=REASONS,
+        notes=summary.notes,
+        leaks=leaks or Leaks(),
+        extremes=extremes,
+    )
     with atomic_path(path) as temporary:
         temporary.write_text(page, encoding="utf-8", errors="replace")
     return path
 
 
-def _rows(heap: Sequence[tuple], players: bool, count: int, form: str, sign: int) -> list[dict[str, str]]:
-    return [{"figure": form.format(sign * value), "text": utterance.text, "path": utterance.audio_filepath,
-             "player": player(utterance.audio_filepath, utterance.offset, utterance.duration) if players else ""} for value, _,
-             utterance in sorted(heap, key=lambda e: (-e[0], -e[1]))[:count]]
+def _rows(
+    heap: Sequence[tuple], players: bool, count: int, form: str, sign: int
+) -> list[dict[str, str]]:
+    return [
+        {
+            "figure": form.format(sign * value),
+            "text": utterance.text,
+            "path": utterance.audio_filepath,
+            "player": player(utterance.audio_filepath, utterance.offset, utterance.duration)
+            if players
+            else "",
+        }
+        for value, _, utterance in sorted(heap, key=lambda e: (-e[0], -e[1]))[:count]
+    ]
 
 
 @functools.lru_cache(maxsize=64)
 def player(path: str, offset: float, duration: float) -> str:
-    """An utterance's audio as a data URI (MP3, which every browser plays), "" if it cannot be read or libsndfile writes no MP3."""
+    """An utterance's audio as a data URI (MP3, which every browser plays), "" if it cannot be read
+    or libsndfile writes no MP3.
+    """
     import soundfile
 
     try:

@@ -7,8 +7,9 @@ from typing import Any
 
 
 def parse_seconds(value: Any, name: str) -> float:
-    """A cell as seconds; 0 for none. Raises ValueError, in words, for what is no time: NaN, infinity,
-    below 0, and 0 for a duration, which would take in the rest of the file."""
+    """A cell as seconds; 0 for none. Raises ValueError, in words, for what is no time: NaN,
+    infinity, below 0, and 0 for a duration, which would take in the rest of the file.
+    """
     if value is None or value == "":
         return 0.0
     try:
@@ -23,8 +24,9 @@ def parse_seconds(value: Any, name: str) -> float:
 
 
 def stretch(begin: Any, end: Any) -> tuple[float, float]:
-    """(offset, duration) of what begins and ends at these times. Raises ValueError as parse_seconds,
-    and for an end that is not after the beginning."""
+    """(offset, duration) of what begins and ends at these times. Raises ValueError as
+    parse_seconds, and for an end that is not after the beginning.
+    """
     offset, until = parse_seconds(begin, "begin"), parse_seconds(end, "end")
     if until <= offset:
         raise ValueError(f"it begins at {offset:g} s and ends at {until:g} s")

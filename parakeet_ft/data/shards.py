@@ -19,12 +19,13 @@ from concurrent.futures import Executor
 from pathlib import Path
 
 from parakeet_ft.data import audio
-from parakeet_ft.data.manifest import Utterance, atomic_path, parse_line
+from parakeet_ft.data.manifest import Utterance, parse_line
 from parakeet_ft.data.parallel import map_chunks
 from parakeet_ft.errors import UserError
+from parakeet_ft.files import atomic_path
 
-# Files of these kinds go into a shard byte for byte when the utterance is the whole file: libsndfile, which NeMo reads shards with, knows
-# them.
+# Files of these kinds go into a shard byte for byte when the utterance is the whole file:
+# libsndfile, which NeMo reads shards with, knows them.
 COPIED = frozenset((".flac", ".wav", ".ogg", ".opus", ".mp3"))
 FORMATS = ("nemo", "shar")
 
@@ -40,8 +41,11 @@ class Shard:
     format: str
 
 
-def plan_shards(manifest: str | os.PathLike, *, out: Path, hours: float, format: str, seed: int = 0) -> list[Shard]:
-    """Deal the lines of a manifest, shuffled, to shards of about `hours`: the longest next to the shard that is shortest so far.
+def plan_shards(
+    manifest: str | os.PathLike, *, out: Path, hours: float, format: str, seed: int = 0
+) -> list[Shard]:
+    """Deal the lines of a manifest, shuffled, to shards of about `hours`: the longest next to the
+    shard that is shortest so far.
 
     Holds 20 bytes an utterance. Raises UserError for a manifest without utterances.
     """
@@ -54,7 +58,11 @@ def plan_shards(manifest: str | os.PathLike, *, out: Path, hours: float, format:
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     offsets.append(at)
-                    durations.append(parse_line(line.decode("utf-8", "replace"), f"{manifest} line {number}").duration)
+                    durations.append(
+                        parse_line(
+                            line.decode("utf-8", "replace"), f"{manifest} line {number}"
+                        ).duration
+                    )
                 at += len(line)
     except OSError as error:
         raise UserError(f"Cannot read the manifest {manifest}: {error.strerror}.") from None
@@ -76,17 +84,30 @@ def plan_shards(manifest: str | os.PathLike, *, out: Path, hours: float, format:
     return [shard for shard in shards if shard.offsets]
 
 
-def write_shards(manifest: str | os.PathLike, *, out: Path, hours: float = 1.0, format: str = "nemo", seed: int = 0,
-                 executor: Callable[[], Executor],
-                 window: int = 4, on_progress: Callable[[int, float], None] = lambda count, seconds: None) -> dict:
-    """Write all shards; those that an earlier run with the same manifest and options finished are kept. Returns what shards.json of
-    the NeMo layout holds.
+def write_shards(
+    manifest: str | os.PathLike,
+    *,
+    out: Path,
+    hours: float = 1.0,
+    format: str = "nemo",
+    seed: int = 0,
+    executor: Callable[[], Executor],
+    window: int = 4,
+    on_progress: Callable[[int, float], None] = lambda count, seconds: None,
+) -> dict:
+    """Write all shards; those that an earlier run with the same manifest and options finished are
+    kept. Returns what shards.json of the NeMo layout holds.
 
     Raises UserError naming the utterance whose audio cannot be read.
     """
     out = Path(os.path.abspath(out))
     shards = plan_shards(manifest, out=out, hours=hours, format=format, seed=seed)
-    identity = {"manifest_sha256": hashlib.sha256(Path(manifest).read_bytes()).hexdigest(), "hours": hours, "format": format, "seed": seed}
+    identity = {
+        "manifest_sha256": hashlib.sha256(Path(manifest).read_bytes()).hexdigest(),
+        "hours": hours,
+        "format": format,
+        "seed": seed,
+    }
     started = _state(out) / "started.json"
     if not started.is_file() or json.loads(started.read_text()) != identity:
         shutil.rmtree(_state(out), ignore_errors=True)
@@ -98,8 +119,13 @@ def write_shards(manifest: str | os.PathLike, *, out: Path, hours: float = 1.0, 
             done[shard.number] = json.loads(_done_path(shard).read_text())
             on_progress(len(shard.offsets), done[shard.number]["seconds"])
     todo = [[shard] for shard in shards if shard.number not in done]
-    for chunk, results in map_chunks(write_chunk, todo, executor=executor, window=window,
-                                     crashed=lambda shard: {"error": f"Writing shard {shard.number} killed its process."}):
+    for chunk, results in map_chunks(
+        write_chunk,
+        todo,
+        executor=executor,
+        window=window,
+        crashed=lambda shard: {"error": f"Writing shard {shard.number} killed its process."},
+    ):
         if "error" in results[0]:
             raise UserError(results[0]["error"])
         done[chunk[0].number] = results[0]
@@ -117,7 +143,9 @@ def _done_path(shard: Shard) -> Path:
 
 
 def _state(out: Path) -> Path:
-    """Where finished shards are noted: beside the folder, since Lhotse takes every file in it for a part of the Shar."""
+    """Where finished shards are noted: beside the folder, since Lhotse takes every file in it for a
+    part of the Shar.
+    """
     return out.with_name(f".{out.name}.state")
 
 
@@ -141,12 +169,19 @@ def read_lines(shard: Shard) -> Iterator[Utterance]:
     with open(shard.manifest, "rb") as lines:
         for offset in shard.offsets:
             lines.seek(offset)
-            utterance = parse_line(lines.readline().decode("utf-8", "replace"), f"{shard.manifest} byte {offset}")
-            yield dataclasses.replace(utterance, audio_filepath=os.path.normpath(os.path.join(folder, utterance.audio_filepath)))
+            utterance = parse_line(
+                lines.readline().decode("utf-8", "replace"), f"{shard.manifest} byte {offset}"
+            )
+            yield dataclasses.replace(
+                utterance,
+                audio_filepath=os.path.normpath(os.path.join(folder, utterance.audio_filepath)),
+            )
 
 
 def encoded(utterance: Utterance) -> tuple[bytes, str, float]:
-    """(bytes, suffix, seconds) of an utterance's audio: the file as it is, or its part as FLAC at the file's rate. Raises AudioError."""
+    """(bytes, suffix, seconds) of an utterance's audio: the file as it is, or its part as FLAC at
+    the file's rate. Raises AudioError.
+    """
     import soundfile
 
     path, suffix = utterance.audio_filepath, Path(utterance.audio_filepath).suffix.lower()
@@ -162,14 +197,21 @@ def encoded(utterance: Utterance) -> tuple[bytes, str, float]:
 def write_nemo_shard(shard: Shard) -> dict:
     """audio_N.tar, sharded_manifests/manifest_N.json and an offset index of each.
 
-    Layout of NeMo 3.0.0 (nemo/collections/common/data/lhotse/nemo_adapters.py, LazyNeMoTarredIterator): the manifest's audio_filepath is
-    the member's name, shard_id its shard; index as of indexed_adapters.py, create_index and create_tar_index. The same input gives the same
-    bytes.
+    Layout of NeMo 3.0.0 (nemo/collections/common/data/lhotse/nemo_adapters.py,
+    LazyNeMoTarredIterator): the manifest's audio_filepath is the member's name, shard_id its shard;
+    index as of indexed_adapters.py, create_index and create_tar_index. The same input gives the
+    same bytes.
     """
     out, seconds, lines = Path(shard.out), 0.0, []
-    tar_path, manifest_path = out / f"audio_{shard.number}.tar", out / "sharded_manifests" / f"manifest_{shard.number}.json"
+    tar_path, manifest_path = (
+        out / f"audio_{shard.number}.tar",
+        out / "sharded_manifests" / f"manifest_{shard.number}.json",
+    )
     offsets = []
-    with atomic_path(tar_path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
+    with (
+        atomic_path(tar_path) as temporary,
+        tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar,
+    ):
         for number, utterance in enumerate(read_lines(shard)):
             data, suffix, duration = encoded(utterance)
             member = tarfile.TarInfo(f"{shard.number}_{number:06d}{suffix}")
@@ -177,9 +219,19 @@ def write_nemo_shard(shard: Shard) -> dict:
             offsets.append(tar.offset)
             tar.addfile(member, io.BytesIO(data))
             seconds += duration
-            extra = {"shard_id": shard.number} | {k: v for k, v in utterance.extra.items() if k != "shard_id"}
-            lines.append(dataclasses.replace(utterance, audio_filepath=member.name, duration=duration, offset=0.0,
-                                             extra=extra).to_json() + "\n")
+            extra = {"shard_id": shard.number} | {
+                k: v for k, v in utterance.extra.items() if k != "shard_id"
+            }
+            lines.append(
+                dataclasses.replace(
+                    utterance,
+                    audio_filepath=member.name,
+                    duration=duration,
+                    offset=0.0,
+                    extra=extra,
+                ).to_json()
+                + "\n"
+            )
     _write_index(offsets, tar_path)
     with atomic_path(manifest_path) as temporary:
         temporary.write_text("".join(lines), encoding="utf-8")
@@ -187,8 +239,13 @@ def write_nemo_shard(shard: Shard) -> dict:
     for line in lines[:-1]:
         starts.append(starts[-1] + len(line.encode()))
     _write_index(starts, manifest_path)
-    return {"number": shard.number, "utterances": len(lines), "seconds": round(seconds, 3), "tar": tar_path.name,
-            "manifest": f"sharded_manifests/{manifest_path.name}"}
+    return {
+        "number": shard.number,
+        "utterances": len(lines),
+        "seconds": round(seconds, 3),
+        "tar": tar_path.name,
+        "manifest": f"sharded_manifests/{manifest_path.name}",
+    }
 
 
 def _write_index(offsets: list[int], path: Path) -> None:
@@ -198,7 +255,10 @@ def _write_index(offsets: list[int], path: Path) -> None:
 
 def _write_whole_manifest(out: Path, numbers: list[int]) -> None:
     """tarred_audio_manifest.json, which NeMo's loaders without Lhotse read."""
-    with atomic_path(out / "tarred_audio_manifest.json") as temporary, temporary.open("wb") as whole:
+    with (
+        atomic_path(out / "tarred_audio_manifest.json") as temporary,
+        temporary.open("wb") as whole,
+    ):
         for number in numbers:
             whole.write((out / "sharded_manifests" / f"manifest_{number}.json").read_bytes())
 
@@ -212,17 +272,38 @@ def write_shar_shard(shard: Shard) -> dict:
     staging = _state(out) / f"staging_{shard.number:06d}"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
-    with SharWriter(str(staging), fields={"recording": "flac"}, shard_size=None, shard_suffix=f".{shard.number:06d}",
-                    warn_unused_fields=False) as writer:
+    with SharWriter(
+        str(staging),
+        fields={"recording": "flac"},
+        shard_size=None,
+        shard_suffix=f".{shard.number:06d}",
+        warn_unused_fields=False,
+    ) as writer:
         for number, utterance in enumerate(read_lines(shard)):
             data, _, _ = encoded(utterance)
             recording = Recording.from_bytes(data, recording_id=f"{shard.number}-{number:06d}")
-            segment = SupervisionSegment(id=recording.id, recording_id=recording.id, start=0.0, duration=recording.duration, channel=0,
-                                         text=utterance.text,
-                                         language=utterance.extra.get("lang"), speaker=utterance.speaker)
+            segment = SupervisionSegment(
+                id=recording.id,
+                recording_id=recording.id,
+                start=0.0,
+                duration=recording.duration,
+                channel=0,
+                text=utterance.text,
+                language=utterance.extra.get("lang"),
+                speaker=utterance.speaker,
+            )
             custom = {k: v for k, v in utterance.extra.items() if k != "lang"} or None
-            writer.write(MonoCut(id=recording.id, start=0.0, duration=recording.duration, channel=0, recording=recording,
-                                 supervisions=[segment], custom=custom))
+            writer.write(
+                MonoCut(
+                    id=recording.id,
+                    start=0.0,
+                    duration=recording.duration,
+                    channel=0,
+                    recording=recording,
+                    supervisions=[segment],
+                    custom=custom,
+                )
+            )
             seconds += recording.duration
             count += 1
     out.mkdir(parents=True, exist_ok=True)

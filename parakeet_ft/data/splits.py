@@ -1,4 +1,6 @@
-"""Which split a speaker, session or sentence belongs to: deterministic by hash, so that adding data never moves anything."""
+"""Which split a speaker, session or sentence belongs to: deterministic by hash, so that adding data
+never moves anything.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +12,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from parakeet_ft.data.manifest import Utterance, atomic_path, stream_manifest
+from parakeet_ft.data.manifest import Utterance, stream_manifest
 from parakeet_ft.data.text import text_key
 from parakeet_ft.errors import UserError
+from parakeet_ft.files import atomic_path
 
 SPLITS = ("train", "dev", "test")
 # A held-out split of more than so many times its share is worth a word, or a change.
@@ -21,9 +24,11 @@ OVERFULL = 3
 
 @dataclasses.dataclass(frozen=True)
 class SplitRules:
-    """Shares are fractions of the groups (speakers, sessions or sentences), and so about of the hours. Named groups win over the hash.
+    """Shares are fractions of the groups (speakers, sessions or sentences), and so about of the
+    hours. Named groups win over the hash.
 
-    `pinned` are groups that an earlier run put in dev or test because no hash fell there; they stay.
+    `pinned` are groups that an earlier run put in dev or test because no hash fell there; they
+    stay.
     """
 
     dev_share: float = 0.05
@@ -36,27 +41,48 @@ class SplitRules:
         # Said so that NaN is refused too.
         fits = self.dev_share >= 0 and self.test_share >= 0
         if not (fits and self.dev_share + self.test_share < 1):
-            raise UserError(f"--dev-share {self.dev_share:g} and --test-share {self.test_share:g}: expected two fractions of 0 or more "
-                            "whose sum is below 1.")
+            raise UserError(
+                f"--dev-share {self.dev_share:g} and --test-share {self.test_share:g}: expected "
+                f"two fractions of 0 or more "
+                "whose sum is below 1."
+            )
         if both := sorted(set(self.dev_groups) & set(self.test_groups)):
-            raise UserError(f"{', '.join(both)} is named for dev and for test; expected one split for each.")
+            raise UserError(
+                f"{', '.join(both)} is named for dev and for test; expected one split for each."
+            )
 
     def wanted(self) -> list[str]:
-        """The splits that must not stay empty. Naming the speakers of one split leaves the other to its share."""
-        held_out = [name for name, share, named in (("test", self.test_share, self.test_groups), ("dev", self.dev_share, self.dev_groups))
-                    if share > 0 or named]
+        """The splits that must not stay empty. Naming the speakers of one split leaves the other to
+        its share.
+        """
+        held_out = [
+            name
+            for name, share, named in (
+                ("test", self.test_share, self.test_groups),
+                ("dev", self.dev_share, self.dev_groups),
+            )
+            if share > 0 or named
+        ]
         return ["train", *held_out]
 
 
 def fraction(key: str) -> float:
     """The place of a key in [0, 1), the same on every machine for ever."""
-    return int.from_bytes(hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8, person=b"parakeet-ft").digest(),
-                          "big") / 2**64
+    return (
+        int.from_bytes(
+            hashlib.blake2b(
+                key.encode("utf-8", "surrogateescape"), digest_size=8, person=b"parakeet-ft"
+            ).digest(),
+            "big",
+        )
+        / 2**64
+    )
 
 
 def split_of(group: str, *, rules: SplitRules) -> str:
-    """The split of one group: named, pinned, or by hash; test takes the low end and dev the high end, so changing one share leaves the
-    other."""
+    """The split of one group: named, pinned, or by hash; test takes the low end and dev the high
+    end, so changing one share leaves the other.
+    """
     if group in rules.test_groups:
         return "test"
     if group in rules.dev_groups:
@@ -98,15 +124,18 @@ def pin_overfull_splits(groups: dict[str, float], *, rules: SplitRules) -> dict[
 
 
 def pin_empty_splits(groups: dict[str, float], *, rules: SplitRules) -> dict[str, str]:
-    """Groups to pin so that no wanted split stays empty: {group: split}. `groups` maps each to its seconds.
+    """Groups to pin so that no wanted split stays empty: {group: split}. `groups` maps each to its
+    seconds.
 
-    With few speakers the hash often leaves a split empty. Test first, then dev, gets the one group whose seconds come nearest to the
-    share that was asked for (ties: the lower hash); train keeps at least one group, and is given the largest if it has none.
+    With few speakers the hash often leaves a split empty. Test first, then dev, gets the one group
+    whose seconds come nearest to the share that was asked for (ties: the lower hash); train keeps
+    at least one group, and is given the largest if it has none.
     """
     total, pins = sum(groups.values()), {}
 
     def split(group: str) -> str:
         return pins.get(group) or split_of(group, rules=rules)
+
     held = {name: [g for g in groups if split_of(g, rules=rules) == name] for name in SPLITS}
     if not held["train"] and len(groups) > 1:
         free = [g for g in groups if g not in rules.test_groups + rules.dev_groups]
@@ -117,7 +146,12 @@ def pin_empty_splits(groups: dict[str, float], *, rules: SplitRules) -> dict[str
             continue
         candidates = [g for g in groups if split(g) == "train"]
         if len(candidates) > 1:
-            pins[min(candidates, key=lambda g: (round(abs(groups[g] - share * total), 3), fraction(g)))] = name
+            pins[
+                min(
+                    candidates,
+                    key=lambda g: (round(abs(groups[g] - share * total), 3), fraction(g)),
+                )
+            ] = name
     return pins
 
 
@@ -126,18 +160,28 @@ def check_named(groups: Iterable[str], *, rules: SplitRules) -> None:
     known = set(groups)
     if unknown := [g for g in rules.test_groups + rules.dev_groups if g not in known]:
         some = ", ".join(sorted(known)[:10]) + (" ..." if len(known) > 10 else "")
-        raise UserError(f"No utterance of {', '.join(unknown)}; the data has {some or 'no speakers'}.")
+        raise UserError(
+            f"No utterance of {', '.join(unknown)}; the data has {some or 'no speakers'}."
+        )
 
 
-def split_manifests(paths: Sequence[str | Path], *, out: Path, rules: SplitRules, split_by: str = "auto") -> list[str]:
-    """Write OUT/{train,dev,test}.jsonl from existing manifests, line by line; returns the splits written.
+def split_manifests(
+    paths: Sequence[str | Path], *, out: Path, rules: SplitRules, split_by: str = "auto"
+) -> list[str]:
+    """Write OUT/{train,dev,test}.jsonl from existing manifests, line by line; returns the splits
+    written.
 
-    `split_by` is speaker, sentence, the name of a further field, or auto: speaker if there are two or more, else sentence. Utterances that
-    lack the field are split by their sentence. Raises UserError.
+    `split_by` is speaker, sentence, the name of a further field, or auto: speaker if there are two
+    or more, else sentence. Utterances that lack the field are split by their sentence. Raises
+    UserError.
     """
     if split_by == "auto":
-        speakers = {u.speaker for path in paths for u in stream_manifest(path) if u.speaker is not None}
-        split_by = "speaker" if len(speakers) > 1 or rules.test_groups or rules.dev_groups else "sentence"
+        speakers = {
+            u.speaker for path in paths for u in stream_manifest(path) if u.speaker is not None
+        }
+        split_by = (
+            "speaker" if len(speakers) > 1 or rules.test_groups or rules.dev_groups else "sentence"
+        )
     seconds: dict[str, float] = defaultdict(float)
     fields: set[str] = set()
     for path in paths:
@@ -161,15 +205,32 @@ def split_manifests(paths: Sequence[str | Path], *, out: Path, rules: SplitRules
             for utterance in stream_manifest(path):
                 split = split_of(group_of(utterance, split_by), rules=rules)
                 if split not in files:
-                    files[split] = stack.enter_context(open(stack.enter_context(atomic_path(out / f"{split}.jsonl")), "w",
-                                                            encoding="utf-8"))
+                    files[split] = stack.enter_context(
+                        open(
+                            stack.enter_context(atomic_path(out / f"{split}.jsonl")),
+                            "w",
+                            encoding="utf-8",
+                        )
+                    )
                 inside = utterance.audio_filepath.startswith(str(out) + os.sep)
-                shown = os.path.relpath(utterance.audio_filepath, out) if inside else os.path.abspath(utterance.audio_filepath)
-                files[split].write(dataclasses.replace(utterance, audio_filepath=shown).to_json() + "\n")
+                shown = (
+                    os.path.relpath(utterance.audio_filepath, out)
+                    if inside
+                    else os.path.abspath(utterance.audio_filepath)
+                )
+                files[split].write(
+                    dataclasses.replace(utterance, audio_filepath=shown).to_json() + "\n"
+                )
     return [name for name in SPLITS if name in files]
 
 
 def group_of(utterance: Utterance, split_by: str) -> str:
     """What must not be in two splits: the speaker, the sentence's key, or a further field."""
-    value = utterance.speaker if split_by == "speaker" else None if split_by == "sentence" else utterance.extra.get(split_by)
+    value = (
+        utterance.speaker
+        if split_by == "speaker"
+        else None
+        if split_by == "sentence"
+        else utterance.extra.get(split_by)
+    )
     return text_key(utterance.text) if value is None else str(value)

@@ -1,4 +1,6 @@
-"""Utterances -> hours, lengths, levels, alphabet, extremes. Pure; takes them one by one and keeps counts, not utterances."""
+"""Utterances -> hours, lengths, levels, alphabet, extremes. Pure; takes them one by one and keeps
+counts, not utterances.
+"""
 
 from __future__ import annotations
 
@@ -32,20 +34,28 @@ class Histogram:
 
 @dataclasses.dataclass
 class Summary:
-    """Totals of a data set; seconds, not hours. `dropped` maps a reason to [utterances, seconds]."""
+    """Totals of a data set; seconds, not hours. `dropped` maps a reason to [utterances,
+    seconds].
+    """
 
     seconds: dict[str, float] = dataclasses.field(default_factory=lambda: defaultdict(float))
     count: Counter[str] = dataclasses.field(default_factory=Counter)
     words: Counter[str] = dataclasses.field(default_factory=Counter)
     speakers: dict[str, set[str]] = dataclasses.field(default_factory=lambda: defaultdict(set))
-    dropped: dict[str, list[float]] = dataclasses.field(default_factory=lambda: defaultdict(lambda: [0, 0.0]))
-    dropped_examples: dict[str, list[tuple[str, str]]] = dataclasses.field(default_factory=lambda: defaultdict(list))
+    dropped: dict[str, list[float]] = dataclasses.field(
+        default_factory=lambda: defaultdict(lambda: [0, 0.0])
+    )
+    dropped_examples: dict[str, list[tuple[str, str]]] = dataclasses.field(
+        default_factory=lambda: defaultdict(list)
+    )
     rates_hz: Counter[int] = dataclasses.field(default_factory=Counter)
     channels: Counter[int] = dataclasses.field(default_factory=Counter)
     alphabet: Counter[str] = dataclasses.field(default_factory=Counter)
     alphabet_example: dict[str, str] = dataclasses.field(default_factory=dict)
     durations: Histogram = dataclasses.field(default_factory=lambda: Histogram(0.0, 30.0, 30))
-    chars_per_second: Histogram = dataclasses.field(default_factory=lambda: Histogram(0.0, 40.0, 40))
+    chars_per_second: Histogram = dataclasses.field(
+        default_factory=lambda: Histogram(0.0, 40.0, 40)
+    )
     levels_dbfs: Histogram = dataclasses.field(default_factory=lambda: Histogram(-60.0, 0.0, 30))
     longest: list[tuple] = dataclasses.field(default_factory=list)
     shortest: list[tuple] = dataclasses.field(default_factory=list)
@@ -85,7 +95,9 @@ class Summary:
         entry[0] += 1
         entry[1] += utterance.duration
         if len(self.dropped_examples[reason]) < EXTREMES:
-            self.dropped_examples[reason].append((utterance.audio_filepath, detail or utterance.text[:80]))
+            self.dropped_examples[reason].append(
+                (utterance.audio_filepath, detail or utterance.text[:80])
+            )
 
     @property
     def num_kept(self) -> int:
@@ -105,7 +117,9 @@ class Summary:
 
     @property
     def dropped_share(self) -> float:
-        """Dropped utterances over all, a fraction. Of utterances and not hours, since an unreadable file has none."""
+        """Dropped utterances over all, a fraction. Of utterances and not hours, since an unreadable
+        file has none.
+        """
         return self.num_dropped / max(1, self.num_kept + self.num_dropped)
 
 
@@ -122,7 +136,9 @@ def summarise(utterances: Iterable[Utterance], *, split: str = "train") -> Summa
 
 
 def print_summary(summary: Summary, *, title: str) -> None:
-    """The table in the terminal: hours in, kept, dropped by reason; utterances, words and speakers by split."""
+    """The table in the terminal: hours in, kept, dropped by reason; utterances, words and speakers
+    by split.
+    """
     from rich.console import Console
     from rich.table import Table
 
@@ -131,14 +147,30 @@ def print_summary(summary: Summary, *, title: str) -> None:
     table.add_column("")
     for column in ("hours", "utterances", "words", "speakers"):
         table.add_column(column, justify="right")
-    table.add_row("in", f"{summary.hours_kept + summary.hours_dropped:.3f}", f"{summary.num_kept + summary.num_dropped:,}", "", "",
-                  end_section=True)
-    for split in sorted(summary.count, key=lambda s: ("train", "dev", "test").index(s) if s in ("train", "dev", "test") else 9):
-        table.add_row(split, f"{summary.seconds[split] / 3600:.3f}", f"{summary.count[split]:,}", f"{summary.words[split]:,}",
-                      f"{len(summary.speakers[split]):,}" if summary.speakers[split] else "-")
+    table.add_row(
+        "in",
+        f"{summary.hours_kept + summary.hours_dropped:.3f}",
+        f"{summary.num_kept + summary.num_dropped:,}",
+        "",
+        "",
+        end_section=True,
+    )
+    for split in sorted(
+        summary.count,
+        key=lambda s: ("train", "dev", "test").index(s) if s in ("train", "dev", "test") else 9,
+    ):
+        table.add_row(
+            split,
+            f"{summary.seconds[split] / 3600:.3f}",
+            f"{summary.count[split]:,}",
+            f"{summary.words[split]:,}",
+            f"{len(summary.speakers[split]):,}" if summary.speakers[split] else "-",
+        )
     table.add_section()
     for reason, (count, seconds) in sorted(summary.dropped.items(), key=lambda item: -item[1][0]):
-        table.add_row(f"dropped: {reason}", f"{seconds / 3600:.3f}", f"{int(count):,}", "", "", style="yellow")
+        table.add_row(
+            f"dropped: {reason}", f"{seconds / 3600:.3f}", f"{int(count):,}", "", "", style="yellow"
+        )
     if not summary.dropped:
         table.add_row("dropped", "0", "0", "", "")
     console.print(table)

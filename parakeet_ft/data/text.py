@@ -1,4 +1,6 @@
-"""Text normalisation, str -> str, pure. What it does to a text is the same whatever the source, and shown in the report."""
+"""Text normalisation, str -> str, pure. What it does to a text is the same whatever the source, and
+shown in the report.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,39 @@ import unicodedata
 from parakeet_ft.errors import UserError
 
 # Typographic marks that tokenizers of English ASR do not have, and what they stand for.
-PLAIN = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201a": "'", "\u201b": "'", "\u2032": "'", "`": "'", "\u00b4": "'",
-                       "\u201c": '"', "\u201d": '"', "\u201e": '"', "\u201f": '"', "\u00ab": '"', "\u00bb": '"', "\u2033": '"',
-                       "\u2010": "-", "\u2011": "-", "\u2012": "-", "\u2013": "-", "\u2014": " - ", "\u2015": " - ", "\u2212": "-",
-                       "\u2026": "...", "\u00a0": " ", "\u00ad": "", "\u200b": "", "\u200c": "", "\u200d": "", "\ufeff": "", "\u2060": ""})
+PLAIN = str.maketrans(
+    {
+        "\u2018": "'",
+        "\u2019": "'",
+        "\u201a": "'",
+        "\u201b": "'",
+        "\u2032": "'",
+        "`": "'",
+        "\u00b4": "'",
+        "\u201c": '"',
+        "\u201d": '"',
+        "\u201e": '"',
+        "\u201f": '"',
+        "\u00ab": '"',
+        "\u00bb": '"',
+        "\u2033": '"',
+        "\u2010": "-",
+        "\u2011": "-",
+        "\u2012": "-",
+        "\u2013": "-",
+        "\u2014": " - ",
+        "\u2015": " - ",
+        "\u2212": "-",
+        "\u2026": "...",
+        "\u00a0": " ",
+        "\u00ad": "",
+        "\u200b": "",
+        "\u200c": "",
+        "\u200d": "",
+        "\ufeff": "",
+        "\u2060": "",
+    }
+)
 # In scripts that join letters, these two are spelling and not decoration.
 JOINERS = re.compile("[\u0600-\u06ff\u0900-\u0dff]")
 NUMBER = re.compile(r"(?<![\w.,])(\d{1,3}(?:,\d{3})+|\d+)(\.\d+)?(st|nd|rd|th)?(?![\w]|[.,]\d)")
@@ -21,9 +52,11 @@ NUMBER = re.compile(r"(?<![\w.,])(\d{1,3}(?:,\d{3})+|\d+)(\.\d+)?(st|nd|rd|th)?(
 
 @dataclasses.dataclass(frozen=True)
 class TextRules:
-    """What is done to every text. `case` and `punctuation` are "keep" or "lower"/"strip"; `numbers` is a language of num2words or None.
+    """What is done to every text. `case` and `punctuation` are "keep" or "lower"/"strip"; `numbers`
+    is a language of num2words or None.
 
-    `replacements` are (from, to) pairs, applied first, on whole words where `from` begins and ends with a letter or digit.
+    `replacements` are (from, to) pairs, applied first, on whole words where `from` begins and ends
+    with a letter or digit.
     """
 
     case: str = "keep"
@@ -35,14 +68,18 @@ class TextRules:
 
 
 def normalise(text: str, *, rules: TextRules) -> str:
-    """Replacements, Unicode form, plain quotes and dashes, numbers in words, punctuation, case, single spaces; in that order."""
+    """Replacements, Unicode form, plain quotes and dashes, numbers in words, punctuation, case,
+    single spaces; in that order.
+    """
     text = unicodedata.normalize(rules.unicode_form, text)
     if rules.replacements:
         pattern, table = _replacement_pattern(rules.replacements)
         text = pattern.sub(lambda match: table[match[0]], text)
     if rules.plain_quotes:
         joined = JOINERS.search(text)
-        text = text.translate({k: v for k, v in PLAIN.items() if k not in (0x200C, 0x200D)} if joined else PLAIN)
+        text = text.translate(
+            {k: v for k, v in PLAIN.items() if k not in (0x200C, 0x200D)} if joined else PLAIN
+        )
     if rules.numbers:
         text = spell_numbers(text, language=rules.numbers)
     if rules.punctuation == "strip":
@@ -53,7 +90,9 @@ def normalise(text: str, *, rules: TextRules) -> str:
 
 
 @functools.lru_cache(maxsize=8)
-def _replacement_pattern(replacements: tuple[tuple[str, str], ...]) -> tuple[re.Pattern, dict[str, str]]:
+def _replacement_pattern(
+    replacements: tuple[tuple[str, str], ...],
+) -> tuple[re.Pattern, dict[str, str]]:
     # Longest first, so that "Dr. med." wins over "Dr.".
     parts = []
     for source, _ in sorted(replacements, key=lambda pair: -len(pair[0])):
@@ -63,8 +102,9 @@ def _replacement_pattern(replacements: tuple[tuple[str, str], ...]) -> tuple[re.
 
 
 def strip_punctuation(text: str) -> str:
-    """Remove punctuation and symbols: an apostrophe within a word ("don't") and a point within a number ("3.5") stay, a hyphen parts
-    words."""
+    """Remove punctuation and symbols: an apostrophe within a word ("don't") and a point within a
+    number ("3.5") stay, a hyphen parts words.
+    """
     return INNER.sub(_protect, text).translate(_WITHOUT_PUNCTUATION).translate(_UNPROTECT)
 
 
@@ -78,11 +118,19 @@ def _protect(match: re.Match) -> str:
 
 
 class _PunctuationTable(dict):
-    """For str.translate: filled as characters are met, which is ten times as fast as a loop over the text."""
+    """For str.translate: filled as characters are met, which is ten times as fast as a loop over
+    the text.
+    """
 
     def __missing__(self, code: int) -> int | str:
         character = chr(code)
-        self[code] = code if unicodedata.category(character)[0] not in "PS" else "" if character in "'." else " "
+        self[code] = (
+            code
+            if unicodedata.category(character)[0] not in "PS"
+            else ""
+            if character in "'."
+            else " "
+        )
         return self[code]
 
 
@@ -90,21 +138,32 @@ _WITHOUT_PUNCTUATION = _PunctuationTable()
 
 
 def spell_numbers(text: str, *, language: str) -> str:
-    """Write numbers in words (through num2words): cardinals, decimals, English ordinals. Other digits ("B52", "1.2.3") stay as they are."""
+    """Write numbers in words (through num2words): cardinals, decimals, English ordinals. Other
+    digits ("B52", "1.2.3") stay as they are.
+    """
     if not any(character.isdigit() for character in text):
         return text
     words = _number_speller()
 
     def spell(match: re.Match) -> str:
         whole, fraction, ordinal = match[1].replace(",", ""), match[2], match[3]
-        # num2words is slow and seldom what is said for very long digit strings, which are read digit by digit.
+        # num2words is slow and seldom what is said for very long digit strings, which are read
+        # digit by digit.
         if len(whole) > 12 or (len(whole) > 1 and whole[0] == "0" and not fraction):
             return " ".join(words(int(digit), lang=language) for digit in whole)
-        return words(float(whole + fraction) if fraction else int(whole), lang=language, **({"to": "ordinal"} if ordinal else {}))
+        return words(
+            float(whole + fraction) if fraction else int(whole),
+            lang=language,
+            **({"to": "ordinal"} if ordinal else {}),
+        )
+
     try:
         return NUMBER.sub(spell, text)
     except NotImplementedError:
-        raise UserError(f"num2words cannot write numbers in {language!r}. Use a language code such as en, de, fr or es.") from None
+        raise UserError(
+            f"num2words cannot write numbers in {language!r}. Use a language code such as en, de, "
+            f"fr or es."
+        ) from None
 
 
 def _number_speller():
@@ -116,7 +175,9 @@ def _number_speller():
 
 
 def load_replacements(path: str) -> tuple[tuple[str, str], ...]:
-    """A user's table: two columns separated by a tab, from and to, one pair a line; # begins a comment. Raises UserError."""
+    """A user's table: two columns separated by a tab, from and to, one pair a line; # begins a
+    comment. Raises UserError.
+    """
     pairs = []
     try:
         with open(path, encoding="utf-8") as lines:
@@ -126,7 +187,10 @@ def load_replacements(path: str) -> tuple[tuple[str, str], ...]:
                     continue
                 parts = line.split("\t")
                 if len(parts) != 2 or not parts[0]:
-                    raise UserError(f"{path} line {number} is {line[:60]!r}, expected two columns separated by one tab: from, to.")
+                    raise UserError(
+                        f"{path} line {number} is {line[:60]!r}, expected two columns separated by "
+                        f"one tab: from, to."
+                    )
                 pairs.append((unicodedata.normalize("NFC", parts[0]), parts[1]))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"Cannot read the replacement table {path}: {error}") from None
@@ -143,5 +207,9 @@ def is_utf8(text: str) -> bool:
 
 
 def text_key(text: str) -> str:
-    """What two texts that sound alike have in common: case, punctuation and spacing removed. For duplicates and leaks, not for training."""
-    return " ".join(strip_punctuation(unicodedata.normalize("NFKC", text).translate(PLAIN)).lower().split())
+    """What two texts that sound alike have in common: case, punctuation and spacing removed. For
+    duplicates and leaks, not for training.
+    """
+    return " ".join(
+        strip_punctuation(unicodedata.normalize("NFKC", text).translate(PLAIN)).lower().split()
+    )

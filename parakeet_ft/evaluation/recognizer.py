@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from parakeet_ft.console import Narrator
 from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.evaluation.hypotheses import set_hash
+from parakeet_ft.run.console import Narrator
 
 
 def file_hash(path: Path) -> str:
@@ -22,12 +22,36 @@ def file_hash(path: Path) -> str:
 
 
 class Recognizer:
-    """One .nemo with its decoding. `language_model` is fuse_language_model's arguments of that name and is written to `folder`; None: none."""
+    """One .nemo with its decoding. `language_model` is fuse_language_model's arguments of that name
+    and is written to `folder`; None: none.
+    """
 
-    def __init__(self, archive: Path, *, label: str, decoding: dict[str, Any], language_model: dict[str, Any] | None, folder: Path, device: str,
-                 batch_seconds: float, warm_up_batches: int, say: Narrator) -> None:
-        self.archive, self.label, self.decoding, self.language_model, self.say = archive, label, decoding, language_model, say
-        self.folder, self.device, self.batch_seconds, self.warm_up_batches = folder, device, batch_seconds, warm_up_batches
+    def __init__(
+        self,
+        archive: Path,
+        *,
+        label: str,
+        decoding: dict[str, Any],
+        language_model: dict[str, Any] | None,
+        folder: Path,
+        device: str,
+        batch_seconds: float,
+        warm_up_batches: int,
+        say: Narrator,
+    ) -> None:
+        self.archive, self.label, self.decoding, self.language_model, self.say = (
+            archive,
+            label,
+            decoding,
+            language_model,
+            say,
+        )
+        self.folder, self.device, self.batch_seconds, self.warm_up_batches = (
+            folder,
+            device,
+            batch_seconds,
+            warm_up_batches,
+        )
         self.digest = file_hash(archive)
         self._model: Any = None
         self._facts: dict[str, Any] = {}
@@ -35,46 +59,81 @@ class Recognizer:
     @property
     def identity(self) -> dict[str, Any]:
         """All that decides texts and times, apart from the set."""
-        language_model = self.language_model and self.language_model | {key: set_hash(self.language_model[key]) for key in ("tune_on", "guard")}
-        return {"model": self.digest, "decoding": self.decoding, "language_model": language_model, "device": self.device,
-                "batch_seconds": self.batch_seconds, "warm_up_batches": self.warm_up_batches}
+        language_model = self.language_model and self.language_model | {
+            key: set_hash(self.language_model[key]) for key in ("tune_on", "guard")
+        }
+        return {
+            "model": self.digest,
+            "decoding": self.decoding,
+            "language_model": language_model,
+            "device": self.device,
+            "batch_seconds": self.batch_seconds,
+            "warm_up_batches": self.warm_up_batches,
+        }
 
     def hear(self, name: str, utterances: Sequence[Utterance]) -> dict[str, Any]:
-        """texts, levels_dbfs, seconds, rtfx, decoding and device. Raises UserError, also if the device is not there."""
-        from parakeet_ft.evaluation.transcribe import transcribe_timed
+        """texts, levels_dbfs, seconds, rtfx, decoding and device. Raises UserError, also if the
+        device is not there.
+        """
+        from parakeet_ft.transcription.decode import transcribe_timed
 
         cold = self._model is None
         if cold:
             self._open()
         self.say.phase(f"{self.label} on {name}: {len(utterances)} utterances")
-        return self._facts | transcribe_timed(self._model, utterances, batch_seconds=self.batch_seconds,
-                                              warm_up_batches=self.warm_up_batches if cold else 0)
+        return self._facts | transcribe_timed(
+            self._model,
+            utterances,
+            batch_seconds=self.batch_seconds,
+            warm_up_batches=self.warm_up_batches if cold else 0,
+        )
 
     def _open(self) -> None:
         self.say.phase(f"restoring {self.label}")
         import torch
 
         from parakeet_ft.errors import UserError
-        from parakeet_ft.evaluation.decoding import set_decoding
-        from parakeet_ft.evaluation.language_model import fuse_language_model
         from parakeet_ft.model.restore import restore
+        from parakeet_ft.transcription.decoding import set_decoding
+        from parakeet_ft.transcription.language_model import fuse_language_model
 
         if self.device == "cuda" and not torch.cuda.is_available():
-            raise UserError("device=cuda, but torch sees no GPU here. Use device=auto, or install a CUDA build of torch.")
-        device = ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
+            raise UserError(
+                "device=cuda, but torch sees no GPU here. Use device=auto, or install a CUDA build "
+                "of torch."
+            )
+        device = (
+            ("cuda" if torch.cuda.is_available() else "cpu")
+            if self.device == "auto"
+            else self.device
+        )
         self._model = restore(str(self.archive)).to(device)
         if self.language_model:
             self.say.phase(f"a language model for {self.label}")
-            live = fuse_language_model(self._model, **self.language_model, arpa_path=self.folder / f"{self.label.replace('/', '-')}.arpa",
-                                       decoding=self.decoding, batch_seconds=self.batch_seconds, on_weight=self._tell)
+            live = fuse_language_model(
+                self._model,
+                **self.language_model,
+                arpa_path=self.folder / f"{self.label.replace('/', '-')}.arpa",
+                decoding=self.decoding,
+                batch_seconds=self.batch_seconds,
+                on_weight=self._tell,
+            )
             chosen = live["language_model"]
-            self.say.lines([f"weight of the language model: {chosen['weight']:g}"
-                            + (" (the best of those above; 0 leaves it out)" if chosen["tuning"] else "")])
+            self.say.lines(
+                [
+                    f"weight of the language model: {chosen['weight']:g}"
+                    + (" (the best of those above; 0 leaves it out)" if chosen["tuning"] else "")
+                ]
+            )
         else:
             live = set_decoding(self._model, **self.decoding, lm_path=None, lm_weight=0.0)
-        self.say.lines([f"{live['class']}, {live['head']} head"
-                        + (f", beam {live['beam_size']}" if live["beam_size"] else "")
-                        + "".join(f", {name} x {weight:g}" for name, weight in live["fused"].items())])
+        self.say.lines(
+            [
+                f"{live['class']}, {live['head']} head"
+                + (f", beam {live['beam_size']}" if live["beam_size"] else "")
+                + "".join(f", {name} x {weight:g}" for name, weight in live["fused"].items())
+            ]
+        )
         self._facts = {"decoding": live, "device": str(next(self._model.parameters()).device)}
 
     def _tell(self, row: dict[str, Any]) -> None:

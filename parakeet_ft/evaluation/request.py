@@ -1,4 +1,6 @@
-"""recipes/evaluate.py's command line to models, sets and texts, every mistake found before torch is imported."""
+"""recipes/evaluate.py's command line to models, sets and texts, every mistake found before torch is
+imported.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +12,19 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
-from parakeet_ft.configuration import bundled, compose, show_help
 from parakeet_ft.data.manifest import Utterance, read_manifest
 from parakeet_ft.data.text import load_replacements
 from parakeet_ft.errors import UserError
-from parakeet_ft.evaluation.normalization import Normalizer
-from parakeet_ft.evaluation.terms import find_terms
+from parakeet_ft.preflight import bundled, compose, show_help
+from parakeet_ft.scoring.normalization import Normalizer
+from parakeet_ft.scoring.terms import find_terms
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What is to be scored: models by label (the first is the base), sets by label, and the texts that the settings name."""
+    """What is to be scored: models by label (the first is the base), sets by label, and the texts
+    that the settings name.
+    """
 
     models: dict[str, str]
     sets: dict[str, list[Utterance]]
@@ -32,18 +36,42 @@ class Request:
     lm_guard: tuple[Utterance, ...]
 
     def language_model(self, settings: dict[str, Any]) -> dict[str, Any] | None:
-        """The settings of conf/language_model with texts in place of paths; None if no text was given."""
-        return settings | {"text": self.lm_text, "tune_on": self.lm_tune_on, "guard": self.lm_guard} if self.lm_text else None
+        """The settings of conf/language_model with texts in place of paths; None if no text was
+        given.
+        """
+        return (
+            settings | {"text": self.lm_text, "tune_on": self.lm_tune_on, "guard": self.lm_guard}
+            if self.lm_text
+            else None
+        )
 
 
 def labels(paths: Sequence[str]) -> list[str]:
-    """The shortest ends of the paths that tell them apart, without suffix; a path that is given twice is numbered."""
-    parts = [PurePath(path).with_suffix("").parts if PurePath(path).suffix in (".nemo", ".jsonl", ".json") else PurePath(path).parts for path in paths]
+    """The shortest ends of the paths that tell them apart, without suffix; a path that is given
+    twice is numbered.
+    """
+    parts = [
+        PurePath(path).with_suffix("").parts
+        if PurePath(path).suffix in (".nemo", ".jsonl", ".json")
+        else PurePath(path).parts
+        for path in paths
+    ]
     found: list[str] = []
     for own in parts:
-        length = next((n for n in range(1, len(own) + 1) if sum(other[-n:] == own[-n:] for other in parts) == 1), len(own))
+        length = next(
+            (
+                n
+                for n in range(1, len(own) + 1)
+                if sum(other[-n:] == own[-n:] for other in parts) == 1
+            ),
+            len(own),
+        )
         name = "/".join(part for part in own[-length:] if part != "/")
-        found.append(name if name not in found else f"{name} ({sum(other.partition(' (')[0] == name for other in found) + 1})")
+        found.append(
+            name
+            if name not in found
+            else f"{name} ({sum(other.partition(' (')[0] == name for other in found) + 1})"
+        )
     return found
 
 
@@ -54,9 +82,16 @@ def _lines(value: Any, *, key: str) -> tuple[str, ...]:
     if isinstance(value, list):
         return tuple(str(item) for item in value)
     try:
-        found = tuple(line.strip() for line in Path(bundled(value)).read_text(encoding="utf-8").splitlines() if line.strip())
+        found = tuple(
+            line.strip()
+            for line in Path(bundled(value)).read_text(encoding="utf-8").splitlines()
+            if line.strip()
+        )
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{key}={value!r} cannot be read: {error}. Expected a list such as [a,b] or a UTF-8 file with one a line.") from None
+        raise UserError(
+            f"{key}={value!r} cannot be read: {error}. Expected a list such as [a,b] or a UTF-8 "
+            f"file with one a line."
+        ) from None
     if not found:
         raise UserError(f"{key}={value!r} holds no line of text.")
     return found
@@ -72,37 +107,104 @@ def _texts(value: str | None, *, key: str) -> tuple[str, ...]:
 def check_range(config: dict[str, Any]) -> None:
     """Values that no evaluation can use."""
     decoding, language_model = config["decoding"], config["language_model"]
-    rules = [("models", config["models"], lambda v: bool(v), "at least one .nemo, hub id or bundled name, such as [tiny]"),
-             ("device", config["device"], lambda v: v in ("auto", "cpu", "cuda"), "auto, cpu or cuda"),
-             ("scored", config["scored"], lambda v: v in ("raw", "normalized"), "raw or normalized"),
-             ("language", config["language"], lambda v: isinstance(v, str), "a code such as en or pl, or none"),
-             ("batch_seconds", config["batch_seconds"], lambda v: v > 0, "above 0"),
-             ("confusions", config["confusions"], lambda v: isinstance(v, int) and v >= 0, "a whole number, 0 or more"),
-             ("warm_up_batches", config["warm_up_batches"], lambda v: isinstance(v, int) and v >= 0, "a whole number, 0 or more"),
-             ("decoding.strategy", decoding["strategy"], lambda v: v in ("greedy", "beam"), "greedy or beam"),
-             ("decoding.head", decoding["head"], lambda v: v in ("auto", "transducer", "ctc"), "auto, transducer or ctc"),
-             ("decoding.beam_size", decoding["beam_size"], lambda v: isinstance(v, int) and v > 0, "a whole number above 0"),
-             ("language_model.order", language_model["order"], lambda v: isinstance(v, int) and v >= 2, "a whole number, 2 or more"),
-             ("language_model.weight", language_model["weight"], lambda v: v == "auto" or (isinstance(v, int | float) and v >= 0), "auto or 0 or more"),
-             ("language_model.weights", language_model["weights"], lambda v: all(isinstance(w, int | float) and w >= 0 for w in v), "numbers, 0 or more")]
+    rules = [
+        (
+            "models",
+            config["models"],
+            lambda v: bool(v),
+            "at least one .nemo, hub id or bundled name, such as [tiny]",
+        ),
+        ("device", config["device"], lambda v: v in ("auto", "cpu", "cuda"), "auto, cpu or cuda"),
+        ("scored", config["scored"], lambda v: v in ("raw", "normalized"), "raw or normalized"),
+        (
+            "language",
+            config["language"],
+            lambda v: isinstance(v, str),
+            "a code such as en or pl, or none",
+        ),
+        ("batch_seconds", config["batch_seconds"], lambda v: v > 0, "above 0"),
+        (
+            "confusions",
+            config["confusions"],
+            lambda v: isinstance(v, int) and v >= 0,
+            "a whole number, 0 or more",
+        ),
+        (
+            "warm_up_batches",
+            config["warm_up_batches"],
+            lambda v: isinstance(v, int) and v >= 0,
+            "a whole number, 0 or more",
+        ),
+        (
+            "decoding.strategy",
+            decoding["strategy"],
+            lambda v: v in ("greedy", "beam"),
+            "greedy or beam",
+        ),
+        (
+            "decoding.head",
+            decoding["head"],
+            lambda v: v in ("auto", "transducer", "ctc"),
+            "auto, transducer or ctc",
+        ),
+        (
+            "decoding.beam_size",
+            decoding["beam_size"],
+            lambda v: isinstance(v, int) and v > 0,
+            "a whole number above 0",
+        ),
+        (
+            "language_model.order",
+            language_model["order"],
+            lambda v: isinstance(v, int) and v >= 2,
+            "a whole number, 2 or more",
+        ),
+        (
+            "language_model.weight",
+            language_model["weight"],
+            lambda v: v == "auto" or (isinstance(v, int | float) and v >= 0),
+            "auto or 0 or more",
+        ),
+        (
+            "language_model.weights",
+            language_model["weights"],
+            lambda v: all(isinstance(w, int | float) and w >= 0 for w in v),
+            "numbers, 0 or more",
+        ),
+    ]
     for key, value, fits, expected in rules:
         if not fits(value):
             raise UserError(f"{key}={value!r}: expected {expected}.")
-    if language_model["text"] is not None and language_model["weight"] == "auto" and language_model["tune_on"] is None:
-        raise UserError("language_model.weight=auto needs a set of the domain to be tuned on, which must not be among those scored: give "
-                        "language_model.tune_on=dev.jsonl, or a weight such as language_model.weight=0.3.")
+    if (
+        language_model["text"] is not None
+        and language_model["weight"] == "auto"
+        and language_model["tune_on"] is None
+    ):
+        raise UserError(
+            "language_model.weight=auto needs a set of the domain to be tuned on, which must not "
+            "be among those scored: give "
+            "language_model.tune_on=dev.jsonl, or a weight such as language_model.weight=0.3."
+        )
     if config["terms"] == "auto" and config["general"] is None:
-        raise UserError("terms=auto needs general speech to compare the domain with: give general=guard.jsonl or a text, or the terms themselves.")
+        raise UserError(
+            "terms=auto needs general speech to compare the domain with: give general=guard.jsonl "
+            "or a text, or the terms themselves."
+        )
 
 
 def expand_shorthand(overrides: Sequence[str]) -> list[str]:
     """With a benchmark named and no manifests, the demo's are not scored beside it."""
     given = {override.partition("=")[0] for override in overrides}
-    return [*overrides, *(["manifests=[]"] if "benchmark" in given and "manifests" not in given else [])]
+    return [
+        *overrides,
+        *(["manifests=[]"] if "benchmark" in given and "manifests" not in given else []),
+    ]
 
 
 def read_sets(config: dict[str, Any], *, normalizer: Normalizer) -> dict[str, list[Utterance]]:
-    """The manifests, then the benchmark's sets, by label. Warns of what is amiss in a manifest on stderr."""
+    """The manifests, then the benchmark's sets, by label. Warns of what is amiss in a manifest on
+    stderr.
+    """
     from parakeet_ft.data.audit import quick_check
     from parakeet_ft.evaluation.benchmark import fetch_set
 
@@ -116,15 +218,33 @@ def read_sets(config: dict[str, Any], *, normalizer: Normalizer) -> dict[str, li
         missing = [key for key in ("name", "config", "split") if key not in one]
         if missing:
             raise UserError(f"benchmark.sets: {one} lacks {', '.join(missing)}.")
-        folder = Path(config["out"]) / "sets" / hashlib.sha256(str(benchmark["path"]).encode()).hexdigest()[:8] / f"{one['config']}-{one['split']}"
-        sets[one["name"]] = fetch_set(benchmark["path"], config=one["config"], split=one["split"], folder=folder, normalizer=normalizer,
-                                      ignored_references=benchmark["ignored_references"])
+        folder = (
+            Path(config["out"])
+            / "sets"
+            / hashlib.sha256(str(benchmark["path"]).encode()).hexdigest()[:8]
+            / f"{one['config']}-{one['split']}"
+        )
+        sets[one["name"]] = fetch_set(
+            benchmark["path"],
+            config=one["config"],
+            split=one["split"],
+            folder=folder,
+            normalizer=normalizer,
+            ignored_references=benchmark["ignored_references"],
+        )
     if not sets:
-        raise UserError("Nothing to score: give manifests=[test.jsonl,guard.jsonl] or benchmark=open_asr_leaderboard.")
-    known = {"speaker"} | {key for utterances in sets.values() for u in utterances for key in u.extra}
+        raise UserError(
+            "Nothing to score: give manifests=[test.jsonl,guard.jsonl] or "
+            "benchmark=open_asr_leaderboard."
+        )
+    known = {"speaker"} | {
+        key for utterances in sets.values() for u in utterances for key in u.extra
+    }
     for field in config["fields"]:
         if field not in known:
-            raise UserError(f"fields: no manifest has {field!r}; they have {', '.join(sorted(known))}.")
+            raise UserError(
+                f"fields: no manifest has {field!r}; they have {', '.join(sorted(known))}."
+            )
     return sets
 
 
@@ -135,27 +255,52 @@ def read_request(config: dict[str, Any]) -> Request:
     check_range(config)
     for source in config["models"]:
         check_source(source)
-    normalizer = Normalizer(config["language"], load_replacements(config["replacements"]) if config["replacements"] else ())
+    normalizer = Normalizer(
+        config["language"],
+        load_replacements(config["replacements"]) if config["replacements"] else (),
+    )
     phrases = _lines(config["decoding"]["phrases"] or None, key="decoding.phrases")
     language_model = config["language_model"]
     lm_text = _texts(language_model["text"], key="language_model.text")
-    tune_on, guard = (tuple(read_manifest(bundled(language_model[key]))) if lm_text and language_model[key] else () for key in ("tune_on", "guard"))
+    tune_on, guard = (
+        tuple(read_manifest(bundled(language_model[key])))
+        if lm_text and language_model[key]
+        else ()
+        for key in ("tune_on", "guard")
+    )
     general = _texts(config["general"], key="general")
     terms = () if config["terms"] == "auto" else _lines(config["terms"], key="terms")
     sets = read_sets(config, normalizer=normalizer)
     if config["terms"] == "auto":
         form = str if config["scored"] == "raw" else normalizer
-        terms = tuple(find_terms([form(u.text) for u in next(iter(sets.values()))], [form(text) for text in general]))
-    return Request(dict(zip(labels(config["models"]), config["models"], strict=True)), sets, normalizer, phrases, terms, lm_text, tune_on, guard)
+        terms = tuple(
+            find_terms(
+                [form(u.text) for u in next(iter(sets.values()))], [form(text) for text in general]
+            )
+        )
+    return Request(
+        dict(zip(labels(config["models"]), config["models"], strict=True)),
+        sets,
+        normalizer,
+        phrases,
+        terms,
+        lm_text,
+        tune_on,
+        guard,
+    )
 
 
 def prepare(text: str) -> None:
-    """For the recipe's `__main__`: help without imports, else a checked command line in Hydra's terms in sys.argv."""
+    """For the recipe's `__main__`: help without imports, else a checked command line in Hydra's
+    terms in sys.argv.
+    """
     if {"-h", "--help"} & set(sys.argv[1:]):
         show_help("evaluate", text)
         sys.exit(0)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     options = [argument for argument in sys.argv[1:] if argument.startswith("-")]
-    overrides = expand_shorthand([argument for argument in sys.argv[1:] if not argument.startswith("-")])
+    overrides = expand_shorthand(
+        [argument for argument in sys.argv[1:] if not argument.startswith("-")]
+    )
     read_request(compose("evaluate", overrides))
     sys.argv[1:] = options + overrides

@@ -1,7 +1,9 @@
-"""Full or local self-attention, and subsampling in pieces: what lets a long recording fit in memory.
+"""Full or local self-attention, and subsampling in pieces: what lets a long recording fit in
+memory.
 
-Local attention (Longformer, https://arxiv.org/abs/2004.05150, as in NeMo's `rel_pos_local_attn`) has the same weights as full attention;
-memory grows with the length, not with its square. Its context is in encoder frames of 80 ms (Parakeet's subsampling by 8).
+Local attention (Longformer, https://arxiv.org/abs/2004.05150, as in NeMo's `rel_pos_local_attn`)
+has the same weights as full attention; memory grows with the length, not with its square. Its
+context is in encoder frames of 80 ms (Parakeet's subsampling by 8).
 """
 
 from __future__ import annotations
@@ -16,73 +18,136 @@ if TYPE_CHECKING:
 FULL, LOCAL = "rel_pos", "rel_pos_local_attn"
 
 
-def set_attention(model: ASRModel, *, kind: Literal["full", "local"], left_context: int = 128, right_context: int = 128,
-                  global_tokens: int = 0, subsampling_chunking: int = 1) -> dict[str, object]:
-    """Switch the encoder's attention in place, weights kept; returns what the live encoder then says (`attention`).
+def set_attention(
+    model: ASRModel,
+    *,
+    kind: Literal["full", "local"],
+    left_context: int = 128,
+    right_context: int = 128,
+    global_tokens: int = 0,
+    subsampling_chunking: int = 1,
+) -> dict[str, object]:
+    """Switch the encoder's attention in place, weights kept; returns what the live encoder then
+    says (`attention`).
 
-    Contexts are encoder frames, equal (multi_head_attention.py:470 of NeMo 3.0.0 misplaces the position scores if they are not), and mean
-    nothing to `full`. The first `global_tokens` frames of a recording are seen by every frame and see every frame.
-    `subsampling_chunking` 1 splits the convolutions of the subsampling when their input passes 2^31 numbers; a power of 2 always splits
-    them in so many: by utterance, where the batch must have that many, or by channel for a batch of one, where NeMo leaves out the
-    masking of the frame of padding at the end. All of it is written to the model's configuration too, so the exported .nemo has it.
+    Contexts are encoder frames, equal (multi_head_attention.py:470 of NeMo 3.0.0 misplaces the
+    position scores if they are not), and mean nothing to `full`. The first `global_tokens` frames
+    of a recording are seen by every frame and see every frame. `subsampling_chunking` 1 splits the
+    convolutions of the subsampling when their input passes 2^31 numbers; a power of 2 always splits
+    them in so many: by utterance, where the batch must have that many, or by channel for a batch of
+    one, where NeMo leaves out the masking of the frame of padding at the end. All of it is written
+    to the model's configuration too, so the exported .nemo has it.
 
-    Raises UserError for values that have no meaning, and for an encoder that is not of Parakeet's kind.
+    Raises UserError for values that have no meaning, and for an encoder that is not of Parakeet's
+    kind.
     """
-    check(kind=kind, left_context=left_context, right_context=right_context, global_tokens=global_tokens,
-          subsampling_chunking=subsampling_chunking)
+    check(
+        kind=kind,
+        left_context=left_context,
+        right_context=right_context,
+        global_tokens=global_tokens,
+        subsampling_chunking=subsampling_chunking,
+    )
     from omegaconf import open_dict
 
     encoder = model.encoder
     if getattr(encoder, "self_attention_model", None) not in (FULL, LOCAL):
-        raise UserError(f"The encoder's attention is {getattr(encoder, 'self_attention_model', type(encoder).__name__)!r}; expected "
-                        f"{FULL!r} or {LOCAL!r}, as Parakeet models have. Leave model.attention as the checkpoint has it.")
+        raise UserError(
+            f"The encoder's attention is "
+            f"{getattr(encoder, 'self_attention_model', type(encoder).__name__)!r}; expected "
+            f"{FULL!r} or {LOCAL!r}, as Parakeet models have. Leave model.attention as the "
+            f"checkpoint has it."
+        )
     trainable = {name: p.requires_grad for name, p in encoder.named_parameters()}
     modes = [encoder.pos_enc.training, *(layer.self_attn.training for layer in encoder.layers)]
     has_bias = [layer.self_attn.linear_q.bias is not None for layer in encoder.layers]
     context = [-1, -1] if kind == "full" else [left_context, right_context]
     model.change_attention_model(FULL if kind == "full" else LOCAL, context)
 
-    # NeMo 3.0.0 (conformer_encoder.py:1127) makes new attention modules: with random biases where the checkpoint has none (0.6b-v2, v3),
-    # in train mode and trainable whatever they were, and with no global tokens.
-    for module, mode in zip([encoder.pos_enc, *(layer.self_attn for layer in encoder.layers)], modes, strict=True):
+    # NeMo 3.0.0 (conformer_encoder.py:1127) makes new attention modules: with random biases where
+    # the checkpoint has none (0.6b-v2, v3), in train mode and trainable whatever they were, and
+    # with no global tokens.
+    for module, mode in zip(
+        [encoder.pos_enc, *(layer.self_attn for layer in encoder.layers)], modes, strict=True
+    ):
         module.train(mode)
     for module, biased in zip((layer.self_attn for layer in encoder.layers), has_bias, strict=True):
         if not biased:
             for linear in (module.linear_q, module.linear_k, module.linear_v, module.linear_out):
                 linear.bias = None
         if kind == "local":
-            module.global_tokens, module.global_tokens_spacing, module.global_attn_separate = global_tokens, 1, False
+            module.global_tokens, module.global_tokens_spacing, module.global_attn_separate = (
+                global_tokens,
+                1,
+                False,
+            )
     for name, parameter in encoder.named_parameters():
         parameter.requires_grad_(trainable[name])
-    encoder.global_tokens, encoder.global_tokens_spacing, encoder.global_attn_separate = global_tokens, 1, False
+    encoder.global_tokens, encoder.global_tokens_spacing, encoder.global_attn_separate = (
+        global_tokens,
+        1,
+        False,
+    )
     encoder.change_subsampling_conv_chunking_factor(subsampling_chunking)
     with open_dict(model.cfg.encoder):
-        model.cfg.encoder.update({"self_attention_model": encoder.self_attention_model, "att_context_size": context,
-                                  "global_tokens": global_tokens, "global_tokens_spacing": 1, "global_attn_separate": False,
-                                  "subsampling_conv_chunking_factor": subsampling_chunking})
+        model.cfg.encoder.update(
+            {
+                "self_attention_model": encoder.self_attention_model,
+                "att_context_size": context,
+                "global_tokens": global_tokens,
+                "global_tokens_spacing": 1,
+                "global_attn_separate": False,
+                "subsampling_conv_chunking_factor": subsampling_chunking,
+            }
+        )
     return attention(model)
 
 
-def check(*, kind: str, left_context: int, right_context: int, global_tokens: int, subsampling_chunking: int) -> None:
-    """Raise UserError unless the settings mean something; needs no model, so that a recipe can ask before it loads one."""
+def check(
+    *,
+    kind: str,
+    left_context: int,
+    right_context: int,
+    global_tokens: int,
+    subsampling_chunking: int,
+) -> None:
+    """Raise UserError unless the settings mean something; needs no model, so that a recipe can ask
+    before it loads one.
+    """
     if kind not in ("full", "local"):
         raise UserError(f"model.attention.kind is {kind!r}; expected 'full' or 'local'.")
     if kind == "local" and (left_context != right_context or left_context < 1):
-        raise UserError(f"Local attention looks {left_context} frames back and {right_context} ahead; expected the same number twice, at "
-                        "least 1 (a frame is 80 ms: 128 and 128 see 10 s to either side), or kind=full. With unequal contexts NeMo 3.0.0 "
-                        "adds the position scores to the wrong frames.")
+        raise UserError(
+            f"Local attention looks {left_context} frames back and {right_context} ahead; expected "
+            f"the same number twice, at "
+            "least 1 (a frame is 80 ms: 128 and 128 see 10 s to either side), or kind=full. With "
+            "unequal contexts NeMo 3.0.0 "
+            "adds the position scores to the wrong frames."
+        )
     if global_tokens < 0 or (kind == "full" and global_tokens):
-        raise UserError(f"global_tokens is {global_tokens} with kind={kind}; expected 0, or with kind=local a small number such as 1.")
+        raise UserError(
+            f"global_tokens is {global_tokens} with kind={kind}; expected 0, or with kind=local a "
+            f"small number such as 1."
+        )
     if subsampling_chunking < 1 or subsampling_chunking & (subsampling_chunking - 1):
-        raise UserError(f"subsampling_chunking is {subsampling_chunking}; expected 1 (split when needed) or a power of 2. NeMo's -1 (never "
-                        "split) crashes in NeMo 3.0.0.")
+        raise UserError(
+            f"subsampling_chunking is {subsampling_chunking}; expected 1 (split when needed) or a "
+            f"power of 2. NeMo's -1 (never "
+            "split) crashes in NeMo 3.0.0."
+        )
 
 
 def attention(model: ASRModel) -> dict[str, object]:
-    """kind, left_context, right_context (encoder frames; -1 is all), global_tokens, subsampling_chunking, read from the live modules."""
+    """kind, left_context, right_context (encoder frames; -1 is all), global_tokens,
+    subsampling_chunking, read from the live modules.
+    """
     module = model.encoder.layers[0].self_attn
     is_local = hasattr(module, "att_context_size") and "Longformer" in type(module).__name__
     left, right = module.att_context_size if is_local else (-1, -1)
-    return {"kind": "local" if is_local else "full", "left_context": int(left), "right_context": int(right),
-            "global_tokens": int(module.global_tokens) if is_local else 0,
-            "subsampling_chunking": int(model.encoder.pre_encode.subsampling_conv_chunking_factor)}
+    return {
+        "kind": "local" if is_local else "full",
+        "left_context": int(left),
+        "right_context": int(right),
+        "global_tokens": int(module.global_tokens) if is_local else 0,
+        "subsampling_chunking": int(model.encoder.pre_encode.subsampling_conv_chunking_factor),
+    }

@@ -1,14 +1,14 @@
 """RNN-T and TDT losses with the joint network inside, so that the logits are never held.
 
 `transducer_loss` needs the joint's logits (B, T, U + 1, V + 1 + D), which for a vocabulary of 8,192
-pieces are gigabytes. Here they are made piece by piece from the two projections that the joint adds,
-and made again in the backward pass. What is kept between the two passes is 3 + D numbers a node: the
-log-normaliser and the log-probabilities of blank, label and durations. The recursion over the
-lattice is the one of `transducer_loss`, and so is its meaning of sigma, clamp and FastEmit.
+pieces are gigabytes. Here they are made piece by piece from the two projections that the joint
+adds, and made again in the backward pass. What is kept between the two passes is 3 + D numbers a
+node: the log-normaliser and the log-probabilities of blank, label and durations. The recursion over
+the lattice is the one of `transducer_loss`, and so is its meaning of sigma, clamp and FastEmit.
 
 The output layer is any callable from hidden (..., H) to logits (..., V + 1 + D): the checkpoint's
-activation, dropout and linear layer, with whatever LoRA or adapters put beside it. Its gradients are
-autograd's own, piece by piece; only those of the logits are written down here.
+activation, dropout and linear layer, with whatever LoRA or adapters put beside it. Its gradients
+are autograd's own, piece by piece; only those of the logits are written down here.
 """
 
 from __future__ import annotations
@@ -71,13 +71,14 @@ def joint_costs(
     *,
     arcs: Arcs,
 ) -> torch.Tensor:
-    """Costs (B) in float32, or float64 where the projections are, with gradients for all that goes in.
+    """Costs (B) in float32, or float64 where the projections are, with gradients for all that goes
+    in.
 
     encoded (B, T, H) and predicted (B, U + 1, H) are the projections of encoder and prediction
-    network, `output` makes logits from their sum, `parameters` are the weights it uses. labels (B, U),
-    act_lens (B) and label_lens (B) are as for TransducerLoss. What lies beyond the lengths is not read
-    on a CPU, and has no influence on a GPU. An utterance that no path explains costs infinity and has
-    no gradient. Raises RuntimeError for a second backward pass (retain_graph).
+    network, `output` makes logits from their sum, `parameters` are the weights it uses. labels (B,
+    U), act_lens (B) and label_lens (B) are as for TransducerLoss. What lies beyond the lengths is
+    not read on a CPU, and has no influence on a GPU. An utterance that no path explains costs
+    infinity and has no gradient. Raises RuntimeError for a second backward pass (retain_graph).
     """
     learning = [p for p in parameters if p.requires_grad]
     return _JointCosts.apply(
@@ -185,7 +186,8 @@ class _JointCosts(torch.autograd.Function):
     def backward(ctx, grad_costs):
         if ctx.rest is None:
             raise RuntimeError(
-                "A second backward pass through the joint's loss: it keeps no logits, and frees what "
+                "A second backward pass through the joint's loss: it keeps no logits, and frees "
+                "what "
                 "it keeps. Expected one backward pass a forward pass, without retain_graph=True."
             )
         output, arcs, pieces, kept, surroundings = ctx.rest
@@ -323,7 +325,9 @@ def _posteriors(scores, act_lens, label_lens, arcs, needs_grad):
 
 
 def _logit_gradients(logits, labels, norm, blanks, emissions, staying, lasting, arcs, grad_costs):
-    """d cost / d logits = visits * softmax - posterior of the arc taken; overwrites float logits."""
+    """d cost / d logits = visits * softmax - posterior of the arc taken; overwrites float
+    logits.
+    """
     kind, width = norm.dtype, norm.shape[2]
     visits = blanks + emissions
     # Gradients below 1e-20 become 0: the exponential of what ends as a denormal is six times
@@ -378,7 +382,9 @@ def _pieces(joint: _Joint, act_lens: torch.Tensor, label_lens: torch.Tensor) -> 
             for t in range(0, frames, step):
                 found.append((slice(b, b + 1), slice(t, min(t + step, frames)), slice(length + 1)))
         return found
-    room = min(GPU_MOST_LOGITS, int(GPU_SHARE * _free_bytes(joint.encoded.device) / BYTES_PER_LOGIT))
+    room = min(
+        GPU_MOST_LOGITS, int(GPU_SHARE * _free_bytes(joint.encoded.device) / BYTES_PER_LOGIT)
+    )
     batch, frames, _ = joint.encoded.shape
     width = joint.predicted.shape[1]
     step = max(1, room // (batch * width * logits_per_node))

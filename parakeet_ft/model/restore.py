@@ -1,4 +1,6 @@
-"""A local .nemo, hub id or bundled name -> a model on the CPU that carries nothing of its first training's data."""
+"""A local .nemo, hub id or bundled name -> a model on the CPU that carries nothing of its first
+training's data.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +19,13 @@ __all__ = ["check_source", "describe", "family", "restore"]
 def restore(source: str) -> ASRModel:
     """The model of `source`, on the CPU, in float32 and, as NeMo leaves it, in train mode.
 
-    `source` is what `check_source` accepts. Raises UserError as it does, and if a download fails. The
-    .nemo must stay where it is until `save_to`, which copies the tokenizer from it. Data sets of the
-    checkpoint's own training are removed from its configuration, NeMo's printing of references and
-    predictions is off, and greedy decoding goes by batch (see `decode_batches`). NeMo's exchange of
-    audio lengths between ranks at each forward pass is off too: ranks that score unequal numbers of
-    batches would wait for each other for ever (ConformerEncoder.update_max_seq_length, 3.0.0).
+    `source` is what `check_source` accepts. Raises UserError as it does, and if a download fails.
+    The .nemo must stay where it is until `save_to`, which copies the tokenizer from it. Data sets
+    of the checkpoint's own training are removed from its configuration, NeMo's printing of
+    references and predictions is off, and greedy decoding goes by batch (see `decode_batches`).
+    NeMo's exchange of audio lengths between ranks at each forward pass is off too: ranks that score
+    unequal numbers of batches would wait for each other for ever
+    (ConformerEncoder.update_max_seq_length, 3.0.0).
     """
     path = fetch(source)
     check_archive(path)
@@ -33,13 +36,17 @@ def restore(source: str) -> ASRModel:
     forget_training(model)
     sharpen_filters(model)
     if decode_batches(model):
-        print("decoding: greedy_batch for the checkpoint's greedy (same texts, faster)", file=sys.stderr)
+        print(
+            "decoding: greedy_batch for the checkpoint's greedy (same texts, faster)",
+            file=sys.stderr,
+        )
     model.encoder.sync_max_audio_length = False
     return model
 
 
 def decode_batches(model: ASRModel) -> bool:
-    """Decode whole batches where the checkpoint says `greedy`; returns whether one of its heads did.
+    """Decode whole batches where the checkpoint says `greedy`; returns whether one of its heads
+    did.
 
     `greedy` goes through a batch utterance by utterance, with a Python loop over each one's frames;
     `greedy_batch` finds the same texts. The exported file keeps it.
@@ -61,9 +68,11 @@ def decode_batches(model: ASRModel) -> bool:
 
 
 def sharpen_filters(model: ASRModel) -> bool:
-    """Compute mel filters and window anew where the checkpoint was saved in half precision, as the bundled ones are; returns whether it was.
+    """Compute mel filters and window anew where the checkpoint was saved in half precision, as the
+    bundled ones are; returns whether it was.
 
-    Rounded, they change log-mel features by up to 0.4 against those of training, and of every other program that computes them.
+    Rounded, they change log-mel features by up to 0.4 against those of training, and of every other
+    program that computes them.
     """
     import torch
 
@@ -72,20 +81,29 @@ def sharpen_filters(model: ASRModel) -> bool:
     rounded = False
     for name in ("fb", "window"):
         ours, theirs = getattr(stored, name), getattr(exact, name)
-        if ours.shape == theirs.shape and not torch.equal(ours, theirs) and any(
-                torch.equal(ours, theirs.to(kind).to(ours.dtype)) for kind in (torch.float16, torch.bfloat16)):
+        if (
+            ours.shape == theirs.shape
+            and not torch.equal(ours, theirs)
+            and any(
+                torch.equal(ours, theirs.to(kind).to(ours.dtype))
+                for kind in (torch.float16, torch.bfloat16)
+            )
+        ):
             ours.copy_(theirs)
             rounded = True
     return rounded
 
 
 def forget_training(model: ASRModel) -> None:
-    """Remove the checkpoint's data sets, and switch off the printing of predictions, for good: also in the exported file."""
+    """Remove the checkpoint's data sets, and switch off the printing of predictions, for good: also
+    in the exported file.
+    """
     from omegaconf import open_dict
 
     with open_dict(model.cfg):
         model.cfg.train_ds = None
-        # Not None: transcribe() reads it (nemo/collections/asr/models/ctc_bpe_models.py, _setup_transcribe_dataloader, 3.0.0).
+        # Not None: transcribe() reads it (nemo/collections/asr/models/ctc_bpe_models.py,
+        # _setup_transcribe_dataloader, 3.0.0).
         model.cfg.validation_ds = {}
         model.cfg.test_ds = None
         model.cfg.log_prediction = False

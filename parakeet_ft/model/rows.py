@@ -1,9 +1,12 @@
-"""The weights and the loss that depend on the vocabulary: rows move by piece, and the loss stays the checkpoint's own.
+"""The weights and the loss that depend on the vocabulary: rows move by piece, and the loss stays
+the checkpoint's own.
 
-NeMo's `change_vocabulary` supplies the new tokenizer, configuration and decoding; this module undoes what it breaks (nemo 3.0.0,
-asr/models/{ctc_bpe_models,rnnt_bpe_models,hybrid_rnnt_ctc_bpe_models}.py): all weights of decoder and joint are drawn anew, the
-prediction network's included, and the transducer loss becomes plain RNNT with default settings, whose blank is one of the durations of
-a TDT model. tests/model/test_vocabulary.py fails when NeMo mends either.
+NeMo's `change_vocabulary` supplies the new tokenizer, configuration and decoding; this module
+undoes what it breaks (nemo 3.0.0,
+asr/models/{ctc_bpe_models,rnnt_bpe_models,hybrid_rnnt_ctc_bpe_models}.py): all weights of decoder
+and joint are drawn anew, the prediction network's included, and the transducer loss becomes plain
+RNNT with default settings, whose blank is one of the durations of a TDT model.
+tests/model/test_vocabulary.py fails when NeMo mends either.
 """
 
 from __future__ import annotations
@@ -21,9 +24,11 @@ MODULES = ("decoder", "joint", "ctc_decoder")
 
 
 def row_tensors(model: Any) -> set[str]:
-    """Names of the tensors with a row for each piece: rows 0..V-1 are the pieces, V the blank, those behind it durations.
+    """Names of the tensors with a row for each piece: rows 0..V-1 are the pieces, V the blank,
+    those behind it durations.
 
-    CTC head (V+1, D, 1) and (V+1); prediction embedding (V+1, P); joint output (V+1+durations, J) and (V+1+durations).
+    CTC head (V+1, D, 1) and (V+1); prediction embedding (V+1, P); joint output (V+1+durations, J)
+    and (V+1+durations).
     """
     names = []
     if hasattr(model, "joint"):
@@ -35,15 +40,18 @@ def row_tensors(model: Any) -> set[str]:
     return set(names)
 
 
-def move_rows(old: torch.Tensor, *, starts: Sequence[Sequence[int]], num_before: int) -> torch.Tensor:
-    """Rows (V + tail, ...) -> (len(starts) + tail, ...): row i is the mean of the old rows starts[i], one row is copied bit for bit.
+def move_rows(
+    old: torch.Tensor, *, starts: Sequence[Sequence[int]], num_before: int
+) -> torch.Tensor:
+    """Rows (V + tail, ...) -> (len(starts) + tail, ...): row i is the mean of the old rows
+    starts[i], one row is copied bit for bit.
 
     The tail (blank, durations) moves along unchanged.
     """
     import torch
 
     new = old.new_empty((len(starts) + old.shape[0] - num_before, *old.shape[1:]))
-    new[len(starts):] = old[num_before:]
+    new[len(starts) :] = old[num_before:]
     single = [(i, ids[0]) for i, ids in enumerate(starts) if len(ids) == 1]
     new[[i for i, _ in single]] = old[[j for _, j in single]]
     for i, ids in enumerate(starts):
@@ -52,17 +60,35 @@ def move_rows(old: torch.Tensor, *, starts: Sequence[Sequence[int]], num_before:
     return new
 
 
-def swap_tokenizer(model: Any, folder: Path, *, starts: Sequence[Sequence[int]], num_before: int, lowered: range, margin: float) -> None:
-    """Give the model the tokenizer in `folder`: row i of each piece starts as `starts[i]` says, all else in decoder and joint stays.
+def swap_tokenizer(
+    model: Any,
+    folder: Path,
+    *,
+    starts: Sequence[Sequence[int]],
+    num_before: int,
+    lowered: range,
+    margin: float,
+) -> None:
+    """Give the model the tokenizer in `folder`: row i of each piece starts as `starts[i]` says, all
+    else in decoder and joint stays.
 
-    The output biases of the rows in `lowered` are reduced by `margin`. Random state, device, precision, train or eval mode and
-    requires_grad are as before. Raises RuntimeError if the new modules have other tensors than the old.
+    The output biases of the rows in `lowered` are reduced by `margin`. Random state, device,
+    precision, train or eval mode and requires_grad are as before. Raises RuntimeError if the new
+    modules have other tensors than the old.
     """
     import torch
 
     modules = [name for name in MODULES if hasattr(model, name)]
-    old = {f"{name}.{key}": value.detach().clone() for name in modules for key, value in getattr(model, name).state_dict().items()}
-    learns = {f"{name}.{key}": p.requires_grad for name in modules for key, p in getattr(model, name).named_parameters()}
+    old = {
+        f"{name}.{key}": value.detach().clone()
+        for name in modules
+        for key, value in getattr(model, name).state_dict().items()
+    }
+    learns = {
+        f"{name}.{key}": p.requires_grad
+        for name in modules
+        for key, p in getattr(model, name).named_parameters()
+    }
     training = {name: getattr(model, name).training for name in modules}
     like = next(iter(old.values()))
     with torch.random.fork_rng(devices=[]):
@@ -75,11 +101,20 @@ def swap_tokenizer(model: Any, folder: Path, *, starts: Sequence[Sequence[int]],
             p.requires_grad_(learns[f"{name}.{key}"])
         state = {f"{name}.{key}": value for key, value in module.state_dict().items()}
         if changed := state.keys() ^ {key for key in old if key.startswith(f"{name}.")}:
-            raise RuntimeError(f"change_vocabulary changed the tensors of {name}: {sorted(changed)}")
+            raise RuntimeError(
+                f"change_vocabulary changed the tensors of {name}: {sorted(changed)}"
+            )
         for key, value in state.items():
-            moved = move_rows(old[key], starts=starts, num_before=num_before) if key in per_piece else old[key]
+            moved = (
+                move_rows(old[key], starts=starts, num_before=num_before)
+                if key in per_piece
+                else old[key]
+            )
             if moved.shape != value.shape:
-                raise RuntimeError(f"{key} is {tuple(value.shape)} with the new tokenizer, expected {tuple(moved.shape)}")
+                raise RuntimeError(
+                    f"{key} is {tuple(value.shape)} with the new tokenizer, expected "
+                    f"{tuple(moved.shape)}"
+                )
             if key in per_piece and key.endswith("bias"):
                 moved[list(lowered)] -= margin
             value.copy_(moved)
@@ -91,39 +126,66 @@ def swap_tokenizer(model: Any, folder: Path, *, starts: Sequence[Sequence[int]],
 
 
 def rebuild_loss(model: Any) -> None:
-    """The transducer loss as NeMo's constructor makes it from the checkpoint's configuration (asr/models/rnnt_models.py, 3.0.0).
+    """The transducer loss as NeMo's constructor makes it from the checkpoint's configuration
+    (asr/models/rnnt_models.py, 3.0.0).
 
-    With one difference: NeMo 3.0.0 counts the durations into the blank's index for `tdt_pytorch`. CTC losses stay: `change_vocabulary`
-    makes them right.
+    With one difference: NeMo 3.0.0 counts the durations into the blank's index for `tdt_pytorch`.
+    CTC losses stay: `change_vocabulary` makes them right.
     """
     if not hasattr(model, "joint"):
         return
     from nemo.collections.asr.losses.rnnt import RNNTLoss
 
     name, settings = model.extract_rnnt_loss_cfg(model.cfg.get("loss", None))
-    model.loss = RNNTLoss(num_classes=model.joint.num_classes_with_blank - 1 - model.joint.num_extra_outputs, loss_name=name,
-                          loss_kwargs=settings, reduction=model.cfg.get("rnnt_reduction", "mean_batch"))
+    model.loss = RNNTLoss(
+        num_classes=model.joint.num_classes_with_blank - 1 - model.joint.num_extra_outputs,
+        loss_name=name,
+        loss_kwargs=settings,
+        reduction=model.cfg.get("rnnt_reduction", "mean_batch"),
+    )
     if model.joint.fuse_loss_wer:
         model.joint.set_loss(model.loss)
         model.joint.set_wer(model.wer)
 
 
 def check_loss(model: Any, expected: dict[str, Any], *, num_pieces: int) -> None:
-    """Raise RuntimeError unless loss, joint and decoding are those of `expected` (`loss_facts` of the checkpoint) for `num_pieces`."""
+    """Raise RuntimeError unless loss, joint and decoding are those of `expected` (`loss_facts` of
+    the checkpoint) for `num_pieces`.
+    """
     expected = expected | {"blank": num_pieces}
     if "ctc" in expected:
         expected["ctc"] = expected["ctc"] | {"blank": num_pieces}
     found = loss_facts(model)
     if found != expected:
-        raise RuntimeError(f"The loss after the change of vocabulary is {found}, expected {expected} as in the checkpoint.")
+        raise RuntimeError(
+            f"The loss after the change of vocabulary is {found}, expected {expected} as in the "
+            f"checkpoint."
+        )
     if not hasattr(model, "joint"):
-        if model.decoder.num_classes_with_blank != num_pieces + 1 or model.decoding.blank_id != num_pieces:
-            raise RuntimeError(f"The CTC head has {model.decoder.num_classes_with_blank} outputs and its decoding takes "
-                               f"{model.decoding.blank_id} for blank, expected {num_pieces + 1} and {num_pieces}.")
+        if (
+            model.decoder.num_classes_with_blank != num_pieces + 1
+            or model.decoding.blank_id != num_pieces
+        ):
+            raise RuntimeError(
+                f"The CTC head has {model.decoder.num_classes_with_blank} outputs and its decoding "
+                f"takes "
+                f"{model.decoding.blank_id} for blank, expected {num_pieces + 1} and {num_pieces}."
+            )
         return
     durations = list(expected.get("durations") or [])
-    decoding = {"outputs": model.joint.num_classes_with_blank, "durations": list(model.decoding.durations or []),
-                "blank": model.decoding.blank_id, "loss in joint": not model.joint.fuse_loss_wer or model.joint.loss is model.loss}
-    wanted = {"outputs": num_pieces + 1 + len(durations), "durations": durations, "blank": num_pieces, "loss in joint": True}
+    decoding = {
+        "outputs": model.joint.num_classes_with_blank,
+        "durations": list(model.decoding.durations or []),
+        "blank": model.decoding.blank_id,
+        "loss in joint": not model.joint.fuse_loss_wer or model.joint.loss is model.loss,
+    }
+    wanted = {
+        "outputs": num_pieces + 1 + len(durations),
+        "durations": durations,
+        "blank": num_pieces,
+        "loss in joint": True,
+    }
     if decoding != wanted:
-        raise RuntimeError(f"Joint and decoding after the change of vocabulary have {decoding}, expected {wanted}.")
+        raise RuntimeError(
+            f"Joint and decoding after the change of vocabulary have {decoding}, expected {wanted}."
+        )

@@ -1,6 +1,8 @@
-"""Where a model comes from: a bundled name, a local .nemo or a hub id, checked and fetched without importing torch or NeMo.
+"""Where a model comes from: a bundled name, a local .nemo or a hub id, checked and fetched without
+importing torch or NeMo.
 
-A hub id is looked up in the Hugging Face cache first (`HF_HOME`, `HF_HUB_CACHE`); the network is touched only if it is not there.
+A hub id is looked up in the Hugging Face cache first (`HF_HOME`, `HF_HUB_CACHE`); the network is
+touched only if it is not there.
 """
 
 from __future__ import annotations
@@ -17,19 +19,28 @@ from pathlib import Path
 from typing import Any
 
 from parakeet_ft.errors import UserError
+from parakeet_ft.files import DEMO
 
 BUNDLED = {"tiny": "tiny.nemo", "tiny_tdt_ctc": "tiny_tdt_ctc.nemo"}
-CLASSES = {"EncDecCTCModelBPE": "CTC", "EncDecRNNTBPEModel": "RNNT or TDT", "EncDecHybridRNNTCTCBPEModel": "hybrid transducer-CTC"}
+CLASSES = {
+    "EncDecCTCModelBPE": "CTC",
+    "EncDecRNNTBPEModel": "RNNT or TDT",
+    "EncDecHybridRNNTCTCBPEModel": "hybrid transducer-CTC",
+}
 CONNECT_SECONDS = 3.0
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-EXPECTED = "Expected a Parakeet checkpoint: FastConformer CTC, RNNT, TDT or hybrid with a subword tokenizer."
+EXPECTED = (
+    "Expected a Parakeet checkpoint: FastConformer CTC, RNNT, TDT or hybrid with a subword "
+    "tokenizer."
+)
 
 
 def check_source(source: str) -> None:
-    """Raise UserError unless `source` can be restored: a whole archive of a Parakeet model here or in the cache, or a hub in reach.
+    """Raise UserError unless `source` can be restored: a whole archive of a Parakeet model here or
+    in the cache, or a hub in reach.
 
-    Takes milliseconds for a local file and at most some 3 s for a hub id without network. A hub id that is not cached is not
-    verified to exist.
+    Takes milliseconds for a local file and at most some 3 s for a hub id without network. A hub id
+    that is not cached is not verified to exist.
     """
     path = locate(source)
     if path is None:
@@ -39,30 +50,43 @@ def check_source(source: str) -> None:
 
 
 def locate(source: str) -> Path | None:
-    """The .nemo file of `source`, or None for a hub id that is not in the cache. Raises UserError if a local file is missing.
+    """The .nemo file of `source`, or None for a hub id that is not in the cache. Raises UserError
+    if a local file is missing.
 
-    `source` is a name of BUNDLED, a path of a .nemo, a folder with one .nemo (such as a hub snapshot), or a hub id.
+    `source` is a name of BUNDLED, a path of a .nemo, a folder with one .nemo (such as a hub
+    snapshot), or a hub id.
     """
     if source in BUNDLED:
-        path = Path(__file__).parents[1] / "demo" / BUNDLED[source]
+        path = DEMO / BUNDLED[source]
         if not path.is_file():
-            raise UserError(f"The bundled model {source} is not in this installation ({path}). Reinstall, or give a .nemo or a hub id.")
+            raise UserError(
+                f"The bundled model {source} is not in this installation ({path}). Reinstall, or "
+                f"give a .nemo or a hub id."
+            )
         return path
     path = Path(source).expanduser()
     if path.is_dir():
         found = sorted(path.glob("*.nemo"))
         if len(found) != 1:
-            raise UserError(f"The folder {source} holds {len(found)} .nemo files, expected one. Give the path of the file.")
+            raise UserError(
+                f"The folder {source} holds {len(found)} .nemo files, expected one. Give the path "
+                f"of the file."
+            )
         return found[0]
     if path.is_file():
         return path
     if HUB_ID.fullmatch(source) and path.suffix != ".nemo":
         return _cached(source)
-    raise UserError(f"No model at {source}. Expected a .nemo file, a hub id such as nvidia/parakeet-ctc-0.6b, or {' or '.join(BUNDLED)}.")
+    raise UserError(
+        f"No model at {source}. Expected a .nemo file, a hub id such as nvidia/parakeet-ctc-0.6b, "
+        f"or {' or '.join(BUNDLED)}."
+    )
 
 
 def identity(source: str) -> dict[str, Any]:
-    """What tells one checkpoint from another without reading it: where it is, its size and its time of change; of a hub id, its name."""
+    """What tells one checkpoint from another without reading it: where it is, its size and its time
+    of change; of a hub id, its name.
+    """
     path = locate(source)
     if path is None:
         return {"source": source}
@@ -71,22 +95,31 @@ def identity(source: str) -> dict[str, Any]:
 
 
 def check_archive(path: Path) -> dict[str, Any]:
-    """The configuration inside a .nemo. Raises UserError if it is no archive, truncated, or another kind of model."""
+    """The configuration inside a .nemo. Raises UserError if it is no archive, truncated, or another
+    kind of model.
+    """
     config, members = _read_config(path)
     weights = members.get("model_weights.ckpt")
     if weights is None:
-        raise UserError(f"{path} holds no model_weights.ckpt (found: {', '.join(sorted(members)[:6])}): it is truncated or was not written "
-                        "by NeMo's save_to. Download or export it again.")
+        raise UserError(
+            f"{path} holds no model_weights.ckpt (found: {', '.join(sorted(members)[:6])}): it is "
+            f"truncated or was not written "
+            "by NeMo's save_to. Download or export it again."
+        )
     with tarfile.open(path) as tar:
         content = tar.extractfile(weights)
-        # torch.save writes a zip, whose directory stands at the end: if that is there, so is the rest.
+        # torch.save writes a zip, whose directory stands at the end: if that is there, so is the
+        # rest.
         if content.read(2) == b"PK" and not zipfile.is_zipfile(content):
             raise UserError(f"The weights in {path} are truncated. Download or export it again.")
     name = str(config.get("target", "")).rpartition(".")[2]
     loss = str((config.get("loss") or {}).get("loss_name", ""))
     if name not in CLASSES or loss.startswith("multiblank"):
-        raise UserError(f"{path} is another kind of model: {name or 'no class named'}{f' with loss {loss}' if name in CLASSES else ''}. "
-                        f"{EXPECTED}")
+        raise UserError(
+            f"{path} is another kind of model: "
+            f"{name or 'no class named'}{f' with loss {loss}' if name in CLASSES else ''}. "
+            f"{EXPECTED}"
+        )
     return config
 
 
@@ -98,26 +131,43 @@ def _read_config(path: Path) -> tuple[dict[str, Any], dict[str, tarfile.TarInfo]
             # Reading the list of members to its end finds a file that ends too early.
             members = {Path(member.name).name: member for member in tar.getmembers()}
             if "model_config.yaml" not in members:
-                raise UserError(f"{path} holds no model_config.yaml (found: {', '.join(sorted(members)[:6]) or 'nothing'}): "
-                                f"it is not a NeMo model. {EXPECTED}")
+                raise UserError(
+                    f"{path} holds no model_config.yaml (found: "
+                    f"{', '.join(sorted(members)[:6]) or 'nothing'}): "
+                    f"it is not a NeMo model. {EXPECTED}"
+                )
             config = yaml.safe_load(tar.extractfile(members["model_config.yaml"]).read())
     except (tarfile.ReadError, EOFError, zlib.error) as error:
         if "unexpected end" in str(error) or isinstance(error, EOFError):
-            raise UserError(f"{path} is truncated: it ends after {path.stat().st_size} bytes, in the middle of its contents. "
-                            "Download or copy it again.") from None
+            raise UserError(
+                f"{path} is truncated: it ends after {path.stat().st_size} bytes, in the middle of "
+                f"its contents. "
+                "Download or copy it again."
+            ) from None
         start = path.open("rb").read(20)
-        hint = " It is a git-lfs pointer: run `git lfs pull`." if start.startswith(b"version https://git") else ""
-        raise UserError(f"{path} is not a .nemo file: it is no tar archive ({path.stat().st_size} bytes, starts with {start!r}).{hint} "
-                        f"{EXPECTED}") from None
+        hint = (
+            " It is a git-lfs pointer: run `git lfs pull`."
+            if start.startswith(b"version https://git")
+            else ""
+        )
+        raise UserError(
+            f"{path} is not a .nemo file: it is no tar archive ({path.stat().st_size} bytes, "
+            f"starts with {start!r}).{hint} "
+            f"{EXPECTED}"
+        ) from None
     except (OSError, yaml.YAMLError) as error:
         raise UserError(f"{path} cannot be read: {error}.") from None
     if not isinstance(config, dict):
-        raise UserError(f"The model_config.yaml in {path} is no mapping: it is not a NeMo model. {EXPECTED}")
+        raise UserError(
+            f"The model_config.yaml in {path} is no mapping: it is not a NeMo model. {EXPECTED}"
+        )
     return config, members
 
 
 def read_tokenizer(path: Path) -> bytes | None:
-    """The SentencePiece model inside a .nemo, without restoring it; None if it has another kind of tokenizer."""
+    """The SentencePiece model inside a .nemo, without restoring it; None if it has another kind of
+    tokenizer.
+    """
     config, members = _read_config(path)
     name = str((config.get("tokenizer") or {}).get("model_path", "")).removeprefix("nemo:")
     if name not in members:
@@ -127,7 +177,8 @@ def read_tokenizer(path: Path) -> bytes | None:
 
 
 def fetch(source: str) -> Path:
-    """The .nemo file of `source`, downloaded into the cache if need be: once a node, whichever process comes first, while others wait.
+    """The .nemo file of `source`, downloaded into the cache if need be: once a node, whichever
+    process comes first, while others wait.
 
     Raises UserError if it cannot be had.
     """
@@ -137,17 +188,24 @@ def fetch(source: str) -> Path:
     import filelock
     from huggingface_hub import constants, hf_hub_download
 
-    lock = Path(constants.HF_HUB_CACHE) / ".locks" / f"parakeet_ft--{source.replace('/', '--')}.lock"
+    lock = (
+        Path(constants.HF_HUB_CACHE) / ".locks" / f"parakeet_ft--{source.replace('/', '--')}.lock"
+    )
     lock.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(lock):
         if path := locate(source):
             return path
         try:
             return Path(hf_hub_download(source, _file_name(source)))
-        except Exception as error:  # huggingface_hub raises its own, httpx's and OSError; all mean that there is no file
+        # huggingface_hub raises its own, httpx's and OSError; all mean that there is no file
+        except Exception as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
-            raise UserError(f"{source} could not be downloaded ({type(error).__name__}: {reason}). Check the name at "
-                            f"{constants.ENDPOINT}/{source}, HF_TOKEN if the model is gated, and the free disk space.") from None
+            raise UserError(
+                f"{source} could not be downloaded ({type(error).__name__}: {reason}). Check the "
+                f"name at "
+                f"{constants.ENDPOINT}/{source}, HF_TOKEN if the model is gated, and the free disk "
+                f"space."
+            ) from None
 
 
 def _file_name(source: str) -> str:
@@ -155,14 +213,23 @@ def _file_name(source: str) -> str:
 
 
 def _cached(source: str) -> Path | None:
-    """As huggingface_hub.try_to_load_from_cache, whose import takes 0.4 s: the snapshot of `main`, else the newest that has the file."""
+    """As huggingface_hub.try_to_load_from_cache, whose import takes 0.4 s: the snapshot of `main`,
+    else the newest that has the file.
+    """
     from huggingface_hub import constants
 
     repository = Path(constants.HF_HUB_CACHE) / f"models--{source.replace('/', '--')}"
     main = repository / "refs" / "main"
-    if main.is_file() and (path := repository / "snapshots" / main.read_text().strip() / _file_name(source)).is_file():
+    if (
+        main.is_file()
+        and (
+            path := repository / "snapshots" / main.read_text().strip() / _file_name(source)
+        ).is_file()
+    ):
         return path
-    found = sorted(repository.glob(f"snapshots/*/{_file_name(source)}"), key=lambda p: p.stat().st_mtime)
+    found = sorted(
+        repository.glob(f"snapshots/*/{_file_name(source)}"), key=lambda p: p.stat().st_mtime
+    )
     return found[-1] if found else None
 
 
@@ -170,17 +237,24 @@ def _check_network(source: str) -> None:
     """Raise UserError within seconds if the hub is switched off or out of reach."""
     from huggingface_hub import constants
 
-    reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _unreachable(constants.ENDPOINT)
+    reason = (
+        "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _unreachable(constants.ENDPOINT)
+    )
     if reason:
         raise UserError(
-            f"{source} is not in the cache ({constants.HF_HUB_CACHE}) and cannot be downloaded: {reason}. Give a local file "
-            f"(model=path/to/{_file_name(source)}); or run `hf download {source} {_file_name(source)}` (older: `huggingface-cli "
-            "download`) on a machine with network and copy its cache here (HF_HOME names the folder)"
-            + ("; or unset HF_HUB_OFFLINE." if constants.HF_HUB_OFFLINE else "."))
+            f"{source} is not in the cache ({constants.HF_HUB_CACHE}) and cannot be downloaded: "
+            f"{reason}. Give a local file "
+            f"(model=path/to/{_file_name(source)}); or run `hf download {source} "
+            f"{_file_name(source)}` (older: `huggingface-cli "
+            "download`) on a machine with network and copy its cache here (HF_HOME names the "
+            "folder)" + ("; or unset HF_HUB_OFFLINE." if constants.HF_HUB_OFFLINE else ".")
+        )
 
 
 def _unreachable(url: str) -> str | None:
-    """Why the server of `url`, or the proxy in front of it, does not answer within CONNECT_SECONDS; None if it does."""
+    """Why the server of `url`, or the proxy in front of it, does not answer within CONNECT_SECONDS;
+    None if it does.
+    """
     parts = urllib.parse.urlsplit(url)
     proxy = urllib.request.getproxies().get(parts.scheme)
     if proxy and not urllib.request.proxy_bypass(parts.hostname or ""):

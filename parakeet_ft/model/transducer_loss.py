@@ -1,19 +1,25 @@
-"""Exact RNN-T and TDT losses as wavefronts: all utterances and all label positions of an anti-diagonal in one step, plain torch.
+"""Exact RNN-T and TDT losses as wavefronts: all utterances and all label positions of an
+anti-diagonal in one step, plain torch.
 
-NeMo 3.0.0 has for the CPU a Python loop over (B, T, U) for RNN-T and nothing for TDT (`ValueError: TDT is not yet implemented for non
-CUDA computation`). Here both are one recursion over a lattice of nodes (t, u), t frames consumed and u labels emitted:
+NeMo 3.0.0 has for the CPU a Python loop over (B, T, U) for RNN-T and nothing for TDT (`ValueError:
+TDT is not yet implemented for non CUDA computation`). Here both are one recursion over a lattice of
+nodes (t, u), t frames consumed and u labels emitted:
 
-    blank of duration d >= 1:  (t, u) -> (t + d, u)        label of duration d >= 0:  (t, u) -> (t + d, u + 1)
+    blank of duration d >= 1:  (t, u) -> (t + d, u)        label of duration d >= 0:  (t, u) -> (t +
+    d, u + 1)
 
-RNN-T is the case of blanks of duration 1 and labels of duration 0. The end is (T, U), entered by a blank only. Arcs never lead back to a
-smaller t + u, so one step per anti-diagonal suffices; the backward variables are the forward ones of the reversed lattice and run in the
-same steps as further rows. The gradient is analytic (posteriors of arcs), not autograd through the recursion.
+RNN-T is the case of blanks of duration 1 and labels of duration 0. The end is (T, U), entered by a
+blank only. Arcs never lead back to a smaller t + u, so one step per anti-diagonal suffices; the
+backward variables are the forward ones of the reversed lattice and run in the same steps as further
+rows. The gradient is analytic (posteriors of arcs), not autograd through the recursion.
 
-Papers: RNN-T, https://arxiv.org/abs/1211.3711; TDT with sigma and omega, https://arxiv.org/abs/2304.06795; FastEmit,
-https://arxiv.org/abs/2010.11148. Semantics of sigma, omega, clamp and fastemit_lambda: those of NeMo's CUDA kernels,
+Papers: RNN-T, https://arxiv.org/abs/1211.3711; TDT with sigma and omega,
+https://arxiv.org/abs/2304.06795; FastEmit, https://arxiv.org/abs/2010.11148. Semantics of sigma,
+omega, clamp and fastemit_lambda: those of NeMo's CUDA kernels,
 `nemo/collections/asr/parts/numba/rnnt_loss/utils/cuda_utils/gpu_rnnt{,_kernel}.py`, 3.0.0.
 
-Memory: nothing of the size of the logits (B, T, U + 1, V + 1) is made in the forward pass, and only their gradient in the backward pass.
+Memory: nothing of the size of the logits (B, T, U + 1, V + 1) is made in the forward pass, and only
+their gradient in the backward pass.
 """
 
 from __future__ import annotations
@@ -26,33 +32,59 @@ import torch
 if TYPE_CHECKING:
     from nemo.collections.asr.models import ASRModel
 
-# Log of an impossible event. Finite, so that differences of two are not NaN; sums of a million stay finite in float64.
+# Log of an impossible event. Finite, so that differences of two are not NaN; sums of a million stay
+# finite in float64.
 NEVER = -1e30
-# Logits normalised at once: about what stays in a core's cache (measured: 24 ms against 77 ms for 25 M logits).
+# Logits normalised at once: about what stays in a core's cache (measured: 24 ms against 77 ms for
+# 25 M logits).
 CHUNK = 1 << 17
 
 
 class TransducerLoss(torch.nn.Module):
-    """Costs of RNN-T, or of TDT if `durations` is not empty; called as NeMo's inner losses are (`RNNTLoss._loss`).
+    """Costs of RNN-T, or of TDT if `durations` is not empty; called as NeMo's inner losses are
+    (`RNNTLoss._loss`).
 
-    `blank` is the last token; with durations, the logits of the durations follow it. Gradients of the token logits of one utterance's
-    cost are clamped to [-clamp, clamp] if `clamp` > 0, before any reduction (NeMo's CUDA kernels; its CPU loss clamps after it).
-    With probability `omega` a call is trained with plain RNN-T, drawn from Python's `random` once a call as NeMo draws it.
+    `blank` is the last token; with durations, the logits of the durations follow it. Gradients of
+    the token logits of one utterance's cost are clamped to [-clamp, clamp] if `clamp` > 0, before
+    any reduction (NeMo's CUDA kernels; its CPU loss clamps after it). With probability `omega` a
+    call is trained with plain RNN-T, drawn from Python's `random` once a call as NeMo draws it.
     """
 
-    def __init__(self, *, blank: int, durations: tuple[int, ...] = (), sigma: float = 0.0, omega: float = 0.0, clamp: float = -1.0,
-                 fastemit_lambda: float = 0.0, reduction: str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        blank: int,
+        durations: tuple[int, ...] = (),
+        sigma: float = 0.0,
+        omega: float = 0.0,
+        clamp: float = -1.0,
+        fastemit_lambda: float = 0.0,
+        reduction: str | None = None,
+    ) -> None:
         super().__init__()
-        if durations and (max(durations) < 1 or min(durations) < 0 or len(set(durations)) < len(durations)):
-            raise ValueError(f"Durations must be distinct, not negative, and one at least positive; found {list(durations)}.")
+        if durations and (
+            max(durations) < 1 or min(durations) < 0 or len(set(durations)) < len(durations)
+        ):
+            raise ValueError(
+                f"Durations must be distinct, not negative, and one at least positive; found "
+                f"{list(durations)}."
+            )
         self.blank, self.durations, self.sigma, self.omega = blank, tuple(durations), sigma, omega
         self.clamp, self.fastemit_lambda, self.reduction = clamp, fastemit_lambda, reduction
 
-    def forward(self, acts: torch.Tensor, labels: torch.Tensor, act_lens: torch.Tensor, label_lens: torch.Tensor) -> torch.Tensor:
-        """acts (B, T, U + 1, V + 1 [+ D]) unnormalised, labels (B, U), act_lens (B), label_lens (B) -> costs (B) in float32, or reduced.
+    def forward(
+        self,
+        acts: torch.Tensor,
+        labels: torch.Tensor,
+        act_lens: torch.Tensor,
+        label_lens: torch.Tensor,
+    ) -> torch.Tensor:
+        """acts (B, T, U + 1, V + 1 [+ D]) unnormalised, labels (B, U), act_lens (B), label_lens (B)
+        -> costs (B) in float32, or reduced.
 
-        Any dtype of acts; the arithmetic is in float32, the recursion in float64, the gradient in the dtype of acts. What lies beyond
-        the lengths is not read. An utterance that no path explains costs infinity and has no gradient.
+        Any dtype of acts; the arithmetic is in float32, the recursion in float64, the gradient in
+        the dtype of acts. What lies beyond the lengths is not read. An utterance that no path
+        explains costs infinity and has no gradient.
         """
         durations = self.draw_durations()
         costs = _Wavefront.apply(
@@ -82,12 +114,28 @@ class TransducerLoss(torch.nn.Module):
 
 
 class _Wavefront(torch.autograd.Function):
-    """Costs (B) of logits. "Packed" tensors have one row per node of the real lattices: sum over utterances of T_b x (U_b + 1)."""
+    """Costs (B) of logits. "Packed" tensors have one row per node of the real lattices: sum over
+    utterances of T_b x (U_b + 1).
+    """
 
     @staticmethod
-    def forward(ctx, acts, labels, act_lens, label_lens, blank, num_tokens, durations, sigma, clamp, fastemit_lambda):
+    def forward(
+        ctx,
+        acts,
+        labels,
+        act_lens,
+        label_lens,
+        blank,
+        num_tokens,
+        durations,
+        sigma,
+        clamp,
+        fastemit_lambda,
+    ):
         sizes = list(zip(act_lens.tolist(), label_lens.tolist(), strict=True))
-        norm, blank_arcs, label_arcs, duration_arcs = _log_probs(acts, labels, sizes, blank, num_tokens, bool(durations))
+        norm, blank_arcs, label_arcs, duration_arcs = _log_probs(
+            acts, labels, sizes, blank, num_tokens, bool(durations)
+        )
         needs_grad = ctx.needs_input_grad[0]
         lattice = Lattice.packed(act_lens.long(), label_lens.long())
         log_likelihood, posteriors = _forward_backward(
@@ -100,8 +148,17 @@ class _Wavefront(torch.autograd.Function):
         )
         if needs_grad:
             blanks, emissions, lasting = (p.float() for p in posteriors)
-            # FastEmit counts each emission 1 + lambda times in the tokens' gradient, and not in the durations'.
-            ctx.save_for_backward(acts, labels, norm, blanks, emissions * (1 + fastemit_lambda), lasting, duration_arcs)
+            # FastEmit counts each emission 1 + lambda times in the tokens' gradient, and not in the
+            # durations'.
+            ctx.save_for_backward(
+                acts,
+                labels,
+                norm,
+                blanks,
+                emissions * (1 + fastemit_lambda),
+                lasting,
+                duration_arcs,
+            )
             ctx.settings = sizes, blank, num_tokens, clamp
         return (-log_likelihood * (1 + fastemit_lambda)).float()
 
@@ -111,37 +168,51 @@ class _Wavefront(torch.autograd.Function):
         acts, labels, norm, blanks, emissions, lasting, duration_arcs = ctx.saved_tensors
         sizes, blank, num_tokens, clamp = ctx.settings
         visits = blanks + emissions
-        # Gradients below 1e-20 become 0: the exponential of what ends as a denormal is six times slower (measured).
+        # Gradients below 1e-20 become 0: the exponential of what ends as a denormal is six times
+        # slower (measured).
         visits = visits.masked_fill_(visits < 1e-20, 0)
         grad = torch.empty(acts.shape, dtype=acts.dtype, device=acts.device)
         start = 0
         for b, (frames, length) in enumerate(sizes):
             grad[b, frames:] = 0
-            grad[b, :frames, length + 1:] = 0
+            grad[b, :frames, length + 1 :] = 0
             cost_grad = grad_costs[b].float()
-            # d cost / d logit = visits * softmax - posterior of the arc. Without a clamp, the upstream factor rides in the exponent.
+            # d cost / d logit = visits * softmax - posterior of the arc. Without a clamp, the
+            # upstream factor rides in the exponent.
             factor = torch.ones_like(cost_grad) if clamp > 0 else cost_grad.abs()
             nodes = slice(start, start := start + frames * (length + 1))
             shift = (norm[nodes] - (visits[nodes] * factor).log()).view(frames, length + 1, 1)
             arc_blank = (blanks[nodes] * factor).view(frames, length + 1)
             arc_label = (emissions[nodes] * factor).view(frames, length + 1)[:, :length]
             for rows in _chunks(frames, (length + 1) * acts.shape[-1]):
-                # Whole rows, durations and all (they are overwritten below): contiguous memory is twice as fast.
-                out = grad[b, rows, :length + 1]
-                part = out if grad.dtype == torch.float32 else torch.empty(out.shape, device=out.device)
-                torch.sub(acts[b, rows, :length + 1].float(), shift[rows], out=part).exp_()
+                # Whole rows, durations and all (they are overwritten below): contiguous memory is
+                # twice as fast.
+                out = grad[b, rows, : length + 1]
+                part = (
+                    out
+                    if grad.dtype == torch.float32
+                    else torch.empty(out.shape, device=out.device)
+                )
+                torch.sub(acts[b, rows, : length + 1].float(), shift[rows], out=part).exp_()
                 part[..., blank] -= arc_blank[rows]
-                part[:, torch.arange(length, device=acts.device), labels[b, :length].long()] -= arc_label[rows]
+                part[:, torch.arange(length, device=acts.device), labels[b, :length].long()] -= (
+                    arc_label[rows]
+                )
                 if clamp > 0:
                     part.clamp_(-clamp, clamp).mul_(cost_grad)
                 elif cost_grad < 0:
                     part.neg_()
                 if part is not out:
                     out.copy_(part)
-            out = grad[b, :frames, :length + 1, num_tokens:]
+            out = grad[b, :frames, : length + 1, num_tokens:]
             if lasting.shape[1]:
                 posterior = lasting[nodes]
-                out.copy_((cost_grad * (posterior.sum(-1, keepdim=True) * duration_arcs[nodes].exp() - posterior)).view(out.shape))
+                out.copy_(
+                    (
+                        cost_grad
+                        * (posterior.sum(-1, keepdim=True) * duration_arcs[nodes].exp() - posterior)
+                    ).view(out.shape)
+                )
             else:
                 out.zero_()
         return grad, *[None] * 9
@@ -153,22 +224,30 @@ def _chunks(frames: int, logits_per_frame: int):
 
 
 def _log_probs(acts, labels, sizes, blank, num_tokens, has_durations) -> tuple[torch.Tensor, ...]:
-    """Packed float32 (.), (.), (.), (., D): log-normaliser of the tokens; log-probabilities of blank, of the next label, of the durations.
+    """Packed float32 (.), (.), (.), (., D): log-normaliser of the tokens; log-probabilities of
+    blank, of the next label, of the durations.
 
     Where no label follows, its log-probability is NEVER.
     """
     norms, blanks, emissions, lasting = [], [], [], []
     for b, (frames, length) in enumerate(sizes):
-        own = acts[b, :frames, :length + 1]
+        own = acts[b, :frames, : length + 1]
         norm = torch.empty(frames, length + 1, device=acts.device)
         for rows in _chunks(frames, (length + 1) * num_tokens):
             norm[rows] = own[rows, :, :num_tokens].float().logsumexp(-1)
         emission = torch.full_like(norm, NEVER)
-        emission[:, :length] = own[:, torch.arange(length, device=acts.device), labels[b, :length].long()].float() - norm[:, :length]
+        emission[:, :length] = (
+            own[:, torch.arange(length, device=acts.device), labels[b, :length].long()].float()
+            - norm[:, :length]
+        )
         norms.append(norm.flatten())
         blanks.append((own[..., blank].float() - norm).flatten())
         emissions.append(emission.flatten())
-        lasting.append(own[..., num_tokens:].float().log_softmax(-1).flatten(0, 1) if has_durations else norm.new_empty(norm.numel(), 0))
+        lasting.append(
+            own[..., num_tokens:].float().log_softmax(-1).flatten(0, 1)
+            if has_durations
+            else norm.new_empty(norm.numel(), 0)
+        )
     return tuple(torch.cat(parts) for parts in (norms, blanks, emissions, lasting))
 
 
@@ -325,10 +404,12 @@ def _recursion(arcs, reach_blank, reach_label, pad, last) -> torch.Tensor:
 
 
 def use_wavefront_loss(model: ASRModel) -> str | None:
-    """Give an RNNT, TDT or hybrid model this loss on every device; a line that says so, or None if its loss was left alone (CTC, others).
+    """Give an RNNT, TDT or hybrid model this loss on every device; a line that says so, or None if
+    its loss was left alone (CTC, others).
 
-    What the loss is (durations, sigma, omega, clamp, reduction) comes from the model's own configuration, which stays untouched, so the
-    saved .nemo is stock. `model.objective.training_loss` computes it inside the joint (`model.joint_loss`).
+    What the loss is (durations, sigma, omega, clamp, reduction) comes from the model's own
+    configuration, which stays untouched, so the saved .nemo is stock.
+    `model.objective.training_loss` computes it inside the joint (`model.joint_loss`).
     """
     from nemo.collections.asr.losses.rnnt import RNNTLoss
     from omegaconf import OmegaConf
@@ -338,19 +419,41 @@ def use_wavefront_loss(model: ASRModel) -> str | None:
     name, kwargs = model.extract_rnnt_loss_cfg(model.cfg.get("loss", None))
     if name not in ("default", "warprnnt_numba", "pytorch", "tdt", "tdt_pytorch"):
         return None
-    kwargs = OmegaConf.to_container(kwargs, resolve=True) if OmegaConf.is_config(kwargs) else dict(kwargs or {})
+    kwargs = (
+        OmegaConf.to_container(kwargs, resolve=True)
+        if OmegaConf.is_config(kwargs)
+        else dict(kwargs or {})
+    )
     is_tdt = name.startswith("tdt")
-    # num_classes_with_blank counts the durations too. NeMo subtracts them for "tdt" alone (rnnt_models.py:87, 3.0.0).
-    blank = model.joint.num_classes_with_blank - 1 - (model.joint.num_extra_outputs if is_tdt else 0)
-    loss = RNNTLoss(num_classes=blank, loss_name=name, loss_kwargs=dict(kwargs), reduction=model.cfg.get("rnnt_reduction", "mean_batch"))
-    ours = {key: kwargs[key] for key in ("sigma", "omega", "clamp", "fastemit_lambda") if key in kwargs}
-    loss._loss = TransducerLoss(blank=blank, durations=tuple(kwargs["durations"]) if is_tdt else (), **ours)
-    # Halves are converted piece by piece, not as a whole; and the joint need not normalise what the loss normalises (as on CUDA).
+    # num_classes_with_blank counts the durations too. NeMo subtracts them for "tdt" alone
+    # (rnnt_models.py:87, 3.0.0).
+    blank = (
+        model.joint.num_classes_with_blank - 1 - (model.joint.num_extra_outputs if is_tdt else 0)
+    )
+    loss = RNNTLoss(
+        num_classes=blank,
+        loss_name=name,
+        loss_kwargs=dict(kwargs),
+        reduction=model.cfg.get("rnnt_reduction", "mean_batch"),
+    )
+    ours = {
+        key: kwargs[key] for key in ("sigma", "omega", "clamp", "fastemit_lambda") if key in kwargs
+    }
+    loss._loss = TransducerLoss(
+        blank=blank, durations=tuple(kwargs["durations"]) if is_tdt else (), **ours
+    )
+    # Halves are converted piece by piece, not as a whole; and the joint need not normalise what the
+    # loss normalises (as on CUDA).
     loss._force_float32 = False
     if model.joint.log_softmax is None and getattr(model.joint, "temperature", 1.0) == 1.0:
         model.joint.log_softmax = False
     model.loss = loss
     if model.joint.fuse_loss_wer:
         model.joint.set_loss(loss)
-    settings = ", ".join(f"{key} {value}" for key, value in ours.items() if value not in (0.0, -1.0))
-    return f"{'TDT' if is_tdt else 'RNN-T'} as a wavefront{' (' + settings + ')' if settings else ''}, {loss.reduction}"
+    settings = ", ".join(
+        f"{key} {value}" for key, value in ours.items() if value not in (0.0, -1.0)
+    )
+    return (
+        f"{'TDT' if is_tdt else 'RNN-T'} as a "
+        f"wavefront{' (' + settings + ')' if settings else ''}, {loss.reduction}"
+    )

@@ -1,4 +1,6 @@
-"""Keep, extend or replace the tokenizer of a model: what each mode makes of the training texts, done and told."""
+"""Keep, extend or replace the tokenizer of a model: what each mode makes of the training texts,
+done and told.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +10,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from parakeet_ft import pieces as new_pieces
-from parakeet_ft import tokenizer as sentencepieces
 from parakeet_ft.errors import UserError
 from parakeet_ft.model import rows
 from parakeet_ft.model.facts import family, loss_facts
-from parakeet_ft.tokenizer import WORD_START, Coverage
+from parakeet_ft.tokenizer import pieces as new_pieces
+from parakeet_ft.tokenizer import sentencepiece_model as sentencepieces
+from parakeet_ft.tokenizer.sentencepiece_model import WORD_START, Coverage
 
-# Nats taken off the bias of a row that `extend` adds. The row is a mean of old rows, so its logit is at most the largest of theirs, and
-# only rounding or a tie could let it win; 1 is far above the rounding of float32 and bfloat16 logits, and soon learnt away.
+# Nats taken off the bias of a row that `extend` adds. The row is a mean of old rows, so its logit
+# is at most the largest of theirs, and only rounding or a tie could let it win; 1 is far above the
+# rounding of float32 and bfloat16 logits, and soon learnt away.
 EXTEND_MARGIN = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
 class NewPiece:
-    """A piece that the model had no row for. Its row is the mean of those of `started_from`; [] stands for all old pieces."""
+    """A piece that the model had no row for. Its row is the mean of those of `started_from`; []
+    stands for all old pieces.
+    """
 
     piece: str
     id: int
@@ -32,7 +37,9 @@ class NewPiece:
 
 @dataclasses.dataclass(frozen=True)
 class VocabularyChange:
-    """What happened to the vocabulary. `num_uses` and token counts are over the training texts; `loss` is read from the live model."""
+    """What happened to the vocabulary. `num_uses` and token counts are over the training texts;
+    `loss` is read from the live model.
+    """
 
     mode: str
     family: str
@@ -47,16 +54,25 @@ class VocabularyChange:
     notes: list[str]
 
     def lines(self, limit: int = 12) -> list[str]:
-        """For people: the table kept / new / dropped, how the texts are written before and after, the loss in force."""
-        out = [f"vocabulary: {self.mode}, {self.vocab_size_before} -> {self.vocab_size_after} pieces: kept {self.num_kept}, "
-               f"new {len(self.new)}, dropped {len(self.dropped)}"]
+        """For people: the table kept / new / dropped, how the texts are written before and after,
+        the loss in force.
+        """
+        out = [
+            f"vocabulary: {self.mode}, {self.vocab_size_before} -> {self.vocab_size_after} pieces: "
+            f"kept {self.num_kept}, "
+            f"new {len(self.new)}, dropped {len(self.dropped)}"
+        ]
         shown = sorted(self.new, key=lambda p: -p.num_uses)[:limit]
-        out += [f"  new {p.piece!r} (id {p.id}, used {p.num_uses} times), started from "
-                f"{' + '.join(map(repr, p.started_from)) or 'all pieces'}" for p in shown]
+        out += [
+            f"  new {p.piece!r} (id {p.id}, used {p.num_uses} times), started from "
+            f"{' + '.join(map(repr, p.started_from)) or 'all pieces'}"
+            for p in shown
+        ]
         if len(self.new) > limit:
             out.append(f"  and {len(self.new) - limit} more")
         if self.dropped:
-            out.append(f"  dropped {', '.join(map(repr, self.dropped[:limit]))}{', ...' if len(self.dropped) > limit else ''}")
+            more = ", ..." if len(self.dropped) > limit else ""
+            out.append(f"  dropped {', '.join(map(repr, self.dropped[:limit]))}{more}")
         out += [f"  {note}" for note in self.notes]
         out += ["before: " + self.coverage_before.lines()[0]] if self.mode != "keep" else []
         out += ["texts: " + self.coverage_after.lines()[0], *self.coverage_after.lines()[1:]]
@@ -73,39 +89,69 @@ class TokenizerPlan:
     notes: list[str]
 
 
-def plan_tokenizer(model: bytes, *, texts: Sequence[str], mode: str, max_unknown_share: float, num_pieces: int | None,
-                   pieces: Sequence[str] | str | None, vocab_size: int | None, model_type: str, tokenizer_dir: str | None) -> TokenizerPlan:
-    """The tokenizer after `mode`, from the serialised SentencePiece `model` before it; needs neither torch nor NeMo.
+def plan_tokenizer(
+    model: bytes,
+    *,
+    texts: Sequence[str],
+    mode: str,
+    max_unknown_share: float,
+    num_pieces: int | None,
+    pieces: Sequence[str] | str | None,
+    vocab_size: int | None,
+    model_type: str,
+    tokenizer_dir: str | None,
+) -> TokenizerPlan:
+    """The tokenizer after `mode`, from the serialised SentencePiece `model` before it; needs
+    neither torch nor NeMo.
 
-    keep: `model` itself. extend: plus `pieces` (a list or a file of one a line), or pieces learnt from the texts: their uncovered
-    characters, then merges up to `num_pieces`. replace: the model in `tokenizer_dir`, or one of `vocab_size` pieces (None: as many as
-    now, or as the texts yield) of `model_type` trained on the texts alone. Raises UserError if more than the fraction `max_unknown_share`
-    of the tokens is then `<unk>`, if a setting belongs to another mode, and for pieces, directories and sizes that cannot be used.
+    keep: `model` itself. extend: plus `pieces` (a list or a file of one a line), or pieces learnt
+    from the texts: their uncovered characters, then merges up to `num_pieces`. replace: the model
+    in `tokenizer_dir`, or one of `vocab_size` pieces (None: as many as now, or as the texts yield)
+    of `model_type` trained on the texts alone. Raises UserError if more than the fraction
+    `max_unknown_share` of the tokens is then `<unk>`, if a setting belongs to another mode, and for
+    pieces, directories and sizes that cannot be used.
     """
-    _check_settings(mode, extend={"num_pieces": num_pieces, "pieces": pieces},
-                    replace={"vocab_size": vocab_size, "tokenizer_dir": tokenizer_dir})
+    _check_settings(
+        mode,
+        extend={"num_pieces": num_pieces, "pieces": pieces},
+        replace={"vocab_size": vocab_size, "tokenizer_dir": tokenizer_dir},
+    )
     before = sentencepieces.coverage(texts, model)
     notes: list[str] = []
     if mode == "extend":
         if pieces is None:
             wanted = new_pieces.learn_pieces(texts, model=model, num_pieces=num_pieces)
             if len(wanted) < (num_pieces or 0):
-                notes.append(f"the texts yield {len(wanted)} new pieces, {num_pieces} were asked for")
+                notes.append(
+                    f"the texts yield {len(wanted)} new pieces, {num_pieces} were asked for"
+                )
         else:
             wanted, present = new_pieces.load_pieces(pieces, model=model)
             if present:
-                notes.append(f"{len(present)} listed pieces exist already: {', '.join(map(repr, present[:10]))}")
+                notes.append(
+                    f"{len(present)} listed pieces exist already: "
+                    f"{', '.join(map(repr, present[:10]))}"
+                )
             if initial := new_pieces.begins_words(texts) & set(wanted):
                 # See the head of pieces.py.
                 wanted = list(dict.fromkeys(WORD_START + p if p in initial else p for p in wanted))
-                notes.append(f"{' '.join(sorted(initial))} always begin a word in the texts, and are added with the word's beginning")
+                notes.append(
+                    f"{' '.join(sorted(initial))} always begin a word in the texts, and are added "
+                    f"with the word's beginning"
+                )
         new_model = new_pieces.extend_sentencepiece(model, wanted) if wanted else model
         if not wanted:
             notes.append("no new piece: the tokenizer is unchanged")
     elif mode == "replace" and tokenizer_dir:
         new_model = sentencepieces.read_tokenizer_dir(tokenizer_dir)
     elif mode == "replace":
-        new_model = _train(texts, vocab_size=vocab_size, size_before=len(_piece_list(model)), model_type=model_type, notes=notes)
+        new_model = _train(
+            texts,
+            vocab_size=vocab_size,
+            size_before=len(_piece_list(model)),
+            model_type=model_type,
+            notes=notes,
+        )
     else:
         new_model = model
     after = sentencepieces.coverage(texts, new_model) if new_model is not model else before
@@ -119,87 +165,179 @@ def _check_settings(mode: str, *, extend: dict[str, Any], replace: dict[str, Any
     for owner, settings in (("extend", extend), ("replace", replace)):
         given = [name for name, value in settings.items() if value is not None]
         if given and mode != owner:
-            raise UserError(f"tokenizer.{given[0]} belongs to tokenizer={owner}, but the mode is {mode}. "
-                            f"Use tokenizer={owner} or leave it out.")
+            raise UserError(
+                f"tokenizer.{given[0]} belongs to tokenizer={owner}, but the mode is {mode}. "
+                f"Use tokenizer={owner} or leave it out."
+            )
         if len(given) > 1:
-            raise UserError(f"tokenizer.{given[0]} and tokenizer.{given[1]} exclude each other. Give one of them.")
+            raise UserError(
+                f"tokenizer.{given[0]} and tokenizer.{given[1]} exclude each other. Give one of "
+                f"them."
+            )
 
 
-def _train(texts: Sequence[str], *, vocab_size: int | None, size_before: int, model_type: str, notes: list[str]) -> bytes:
+def _train(
+    texts: Sequence[str],
+    *,
+    vocab_size: int | None,
+    size_before: int,
+    model_type: str,
+    notes: list[str],
+) -> bytes:
     whole = sorted(WORD_START + c for c in new_pieces.begins_words(texts))
     try:
-        return sentencepieces.train_sentencepiece(texts, vocab_size=vocab_size or size_before, model_type=model_type, whole=whole)
+        return sentencepieces.train_sentencepiece(
+            texts, vocab_size=vocab_size or size_before, model_type=model_type, whole=whole
+        )
     except sentencepieces.VocabularySizeError as error:
         if vocab_size is not None:
             raise
-        notes.append(f"{error.possible} pieces instead of the checkpoint's {size_before}: the texts allow no other number as near")
-        return sentencepieces.train_sentencepiece(texts, vocab_size=error.possible, model_type=model_type, whole=whole)
+        notes.append(
+            f"{error.possible} pieces instead of the checkpoint's {size_before}: the texts allow "
+            f"no other number as near"
+        )
+        return sentencepieces.train_sentencepiece(
+            texts, vocab_size=error.possible, model_type=model_type, whole=whole
+        )
 
 
 def _check_coverage(found: Coverage, *, mode: str, max_unknown_share: float) -> None:
     if found.unknown_share <= max_unknown_share:
         return
-    cure = {"keep": f"Use tokenizer=extend to add the {len(found.characters)} characters and keep what the decoder knows, "
-                    "tokenizer=replace if the texts have little in common with what the model was trained on",
-            "extend": "Add these characters to tokenizer.pieces, or leave tokenizer.pieces out to learn them from the texts",
-            "replace": "Leave tokenizer.tokenizer_dir out to train a tokenizer on the texts"}[mode]
+    cure = {
+        "keep": f"Use tokenizer=extend to add the {len(found.characters)} characters and keep what "
+        f"the decoder knows, "
+        "tokenizer=replace if the texts have little in common with what the model was trained on",
+        "extend": "Add these characters to tokenizer.pieces, or leave tokenizer.pieces out to "
+        "learn them from the texts",
+        "replace": "Leave tokenizer.tokenizer_dir out to train a tokenizer on the texts",
+    }[mode]
     details = "\n".join(found.lines()[1:])
-    raise UserError(f"The tokenizer cannot write the training texts: {found.num_unknown} of {found.num_tokens} tokens are <unk> "
-                    f"({100 * found.unknown_share:.3g} %), more than tokenizer.max_unknown_share {100 * max_unknown_share:.3g} %.\n"
-                    f"{details}\n{cure}, normalise the texts, or raise tokenizer.max_unknown_share.")
+    raise UserError(
+        f"The tokenizer cannot write the training texts: {found.num_unknown} of {found.num_tokens} "
+        f"tokens are <unk> "
+        f"({100 * found.unknown_share:.3g} %), more than tokenizer.max_unknown_share "
+        f"{100 * max_unknown_share:.3g} %.\n"
+        f"{details}\n{cure}, normalise the texts, or raise tokenizer.max_unknown_share."
+    )
 
 
-def adapt_vocabulary(model: Any, *, texts: Sequence[str], workdir: Path, mode: str, max_unknown_share: float, num_pieces: int | None,
-                     pieces: Sequence[str] | str | None, vocab_size: int | None, model_type: str,
-                     tokenizer_dir: str | None) -> VocabularyChange:
-    """Change the tokenizer of a restored model in place; settings and errors are those of `plan_tokenizer`. Call it before swapping losses.
+def adapt_vocabulary(
+    model: Any,
+    *,
+    texts: Sequence[str],
+    workdir: Path,
+    mode: str,
+    max_unknown_share: float,
+    num_pieces: int | None,
+    pieces: Sequence[str] | str | None,
+    vocab_size: int | None,
+    model_type: str,
+    tokenizer_dir: str | None,
+) -> VocabularyChange:
+    """Change the tokenizer of a restored model in place; settings and errors are those of
+    `plan_tokenizer`. Call it before swapping losses.
 
-    A piece that both vocabularies have keeps its rows bit for bit, blank and durations move behind the last piece, everything that does
-    not depend on the vocabulary stays, and a new piece starts from the mean of the old pieces that spelled it. The loss is rebuilt from
-    the checkpoint's configuration; RuntimeError if it then differs from the checkpoint's in more than the blank's index.
+    A piece that both vocabularies have keeps its rows bit for bit, blank and durations move behind
+    the last piece, everything that does not depend on the vocabulary stays, and a new piece starts
+    from the mean of the old pieces that spelled it. The loss is rebuilt from the checkpoint's
+    configuration; RuntimeError if it then differs from the checkpoint's in more than the blank's
+    index.
 
-    After `extend`, greedy decoding yields what it did before, whatever the weights: the logit of a new row is the mean of old logits less
-    EXTEND_MARGIN, so an old one is always larger; CTC's softmax over more rows keeps their order, durations are chosen apart, and old
-    embeddings drive the prediction network as before. (Up to the rounding of matrix products of another width: old pieces that tie to
-    the last bits may swap; and where a new character is punctuation that the old vocabulary had in pieces with "▁" alone, NeMo's decoding
-    begins to delete the space before it.) Beam search sums probabilities and may differ.
+    After `extend`, greedy decoding yields what it did before, whatever the weights: the logit of a
+    new row is the mean of old logits less EXTEND_MARGIN, so an old one is always larger; CTC's
+    softmax over more rows keeps their order, durations are chosen apart, and old embeddings drive
+    the prediction network as before. (Up to the rounding of matrix products of another width: old
+    pieces that tie to the last bits may swap; and where a new character is punctuation that the old
+    vocabulary had in pieces with "▁" alone, NeMo's decoding begins to delete the space before it.)
+    Beam search sums probabilities and may differ.
 
     A changed tokenizer is written into `workdir`, which must last until `save_to`.
     """
     if type(model.tokenizer).__name__ != "SentencePieceTokenizer" or model.tokenizer_type != "bpe":
-        raise UserError(f"The model's tokenizer is a {type(model.tokenizer).__name__}, expected one SentencePiece model; "
-                        "aggregate and WordPiece tokenizers are not supported.")
+        raise UserError(
+            f"The model's tokenizer is a {type(model.tokenizer).__name__}, expected one "
+            f"SentencePiece model; "
+            "aggregate and WordPiece tokenizers are not supported."
+        )
     old = model.tokenizer.tokenizer.serialized_model_proto()
-    plan = plan_tokenizer(old, texts=texts, mode=mode, max_unknown_share=max_unknown_share, num_pieces=num_pieces, pieces=pieces,
-                          vocab_size=vocab_size, model_type=model_type, tokenizer_dir=tokenizer_dir)
+    plan = plan_tokenizer(
+        old,
+        texts=texts,
+        mode=mode,
+        max_unknown_share=max_unknown_share,
+        num_pieces=num_pieces,
+        pieces=pieces,
+        vocab_size=vocab_size,
+        model_type=model_type,
+        tokenizer_dir=tokenizer_dir,
+    )
     facts_before, before, after = loss_facts(model), _piece_list(old), _piece_list(plan.model)
     starts = _row_starts(old, before, after)
     if plan.model != old:
         folder = sentencepieces.write_tokenizer_dir(plan.model, workdir)
         lowered = range(len(before), len(after)) if mode == "extend" else range(0)
-        rows.swap_tokenizer(model, folder, starts=starts, num_before=len(before), lowered=lowered, margin=EXTEND_MARGIN)
+        rows.swap_tokenizer(
+            model,
+            folder,
+            starts=starts,
+            num_before=len(before),
+            lowered=lowered,
+            margin=EXTEND_MARGIN,
+        )
     rows.rebuild_loss(model)
     rows.check_loss(model, facts_before, num_pieces=len(after))
     uses = Counter(i for text in texts for i in model.tokenizer.text_to_ids(text))
     had, has = set(before), set(after)
-    new = [NewPiece(piece=piece, id=i, num_uses=uses[i],
-                    started_from=[before[j] for j in starts[i]] if len(starts[i]) < len(before) else [])
-           for i, piece in enumerate(after) if piece not in had]
-    return VocabularyChange(mode=mode, family=family(model), vocab_size_before=len(before), vocab_size_after=len(after),
-                            num_kept=len(had & has), new=new, dropped=[p for p in before if p not in has],
-                            coverage_before=plan.coverage_before, coverage_after=plan.coverage_after, loss=loss_facts(model),
-                            notes=plan.notes + _notes_on_use(new, model.tokenizer.tokenizer) + _notes_on_spaces(model, texts))
+    new = [
+        NewPiece(
+            piece=piece,
+            id=i,
+            num_uses=uses[i],
+            started_from=[before[j] for j in starts[i]] if len(starts[i]) < len(before) else [],
+        )
+        for i, piece in enumerate(after)
+        if piece not in had
+    ]
+    return VocabularyChange(
+        mode=mode,
+        family=family(model),
+        vocab_size_before=len(before),
+        vocab_size_after=len(after),
+        num_kept=len(had & has),
+        new=new,
+        dropped=[p for p in before if p not in has],
+        coverage_before=plan.coverage_before,
+        coverage_after=plan.coverage_after,
+        loss=loss_facts(model),
+        notes=plan.notes
+        + _notes_on_use(new, model.tokenizer.tokenizer)
+        + _notes_on_spaces(model, texts),
+    )
 
 
 def _notes_on_use(new: list[NewPiece], processor: Any) -> list[str]:
     between = [p for p in new if processor.is_unused(p.id)]
     idle = [p.piece for p in new if not p.num_uses and not processor.is_unused(p.id)]
-    notes = [f"{len(between)} of the new pieces only join others on the way to a listed piece and are never written"] if between else []
-    return notes + ([f"{len(idle)} new pieces occur nowhere in the texts: {', '.join(map(repr, idle[:10]))}"] if idle else [])
+    notes = (
+        [
+            f"{len(between)} of the new pieces only join others on the way to a listed piece and "
+            f"are never written"
+        ]
+        if between
+        else []
+    )
+    return notes + (
+        [f"{len(idle)} new pieces occur nowhere in the texts: {', '.join(map(repr, idle[:10]))}"]
+        if idle
+        else []
+    )
 
 
 def _notes_on_spaces(model: Any, texts: Sequence[str]) -> list[str]:
-    """What NeMo's decoding does to the texts: it deletes spaces before punctuation (see the head of pieces.py)."""
+    """What NeMo's decoding does to the texts: it deletes spaces before punctuation (see the head of
+    pieces.py).
+    """
     if not model.decoding.supported_punctuation:
         return []
     pattern = model.decoding.space_before_punct_pattern
@@ -207,15 +345,23 @@ def _notes_on_spaces(model: Any, texts: Sequence[str]) -> list[str]:
     if not found:
         return []
     characters = sorted({match[2] for text in found for match in pattern.finditer(text)})
-    return [f"{len(found)} texts have a space before {' '.join(characters)}, which NeMo deletes when it decodes: {found[0]!r} is written "
-            f"{pattern.sub(chr(92) + '2', found[0])!r} at best. Remove the space from the texts."]
+    return [
+        f"{len(found)} texts have a space before {' '.join(characters)}, which NeMo deletes when "
+        f"it decodes: {found[0]!r} is written "
+        f"{pattern.sub(chr(92) + '2', found[0])!r} at best. Remove the space from the texts."
+    ]
 
 
 def _row_starts(old: bytes, before: list[str], after: list[str]) -> list[list[int]]:
-    """For each new id the old ids whose rows it starts from: itself by piece, else those that spelled it, else all."""
+    """For each new id the old ids whose rows it starts from: itself by piece, else those that
+    spelled it, else all.
+    """
     ids = {piece: i for i, piece in enumerate(before)}
     spelled = new_pieces.spell(old, [piece for piece in after if piece not in ids])
-    return [[ids[piece]] if piece in ids else spelled[piece] or list(range(len(before))) for piece in after]
+    return [
+        [ids[piece]] if piece in ids else spelled[piece] or list(range(len(before)))
+        for piece in after
+    ]
 
 
 def _piece_list(model: bytes) -> list[str]:

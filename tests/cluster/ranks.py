@@ -1,4 +1,6 @@
-"""What tests run on several ranks, in processes that are forked from one which has imported NeMo; and the sets and settings of all cluster tests."""
+"""What tests run on several ranks, in processes that are forked from one which has imported NeMo;
+and the sets and settings of all cluster tests.
+"""
 
 from __future__ import annotations
 
@@ -23,25 +25,52 @@ def free_port() -> int:
 
 
 def demo_settings(folder: Path, *, steps: int) -> list[str]:
-    """Overrides for a run of the bundled tiny model on a few utterances of the demo, a checkpoint after each step; writes the manifests."""
+    """Overrides for a run of the bundled tiny model on a few utterances of the demo, a checkpoint
+    after each step; writes the manifests.
+    """
     from parakeet_ft.data.manifest import read_manifest, write_manifest
 
     folder.mkdir(parents=True, exist_ok=True)
     for name, size in {"train": 16, "dev": 3, "guard": 2, "replay": 8}.items():
-        write_manifest(read_manifest(ROOT / "parakeet_ft" / "demo" / f"{name}.jsonl")[:size], folder / f"{name}.jsonl")
-    return ["model=tiny", f"data.train={folder / 'train.jsonl'}", f"data.validation={folder / 'dev.jsonl'}", f"data.guard_validation={folder / 'guard.jsonl'}",
-            f"data.replay.manifest={folder / 'replay.jsonl'}", "data.num_workers=0", "data.batch_seconds=10", f"budget.steps={steps}", "logger=csv",
-            "evaluation.batch_seconds=5", "evaluation.validations=1", "evaluation.interpolation=[]", "evaluation.average_last=null", "checkpoint.every_steps=1",
-            "trainer.accelerator=cpu"]
+        write_manifest(
+            read_manifest(ROOT / "parakeet_ft" / "demo" / f"{name}.jsonl")[:size],
+            folder / f"{name}.jsonl",
+        )
+    return [
+        "model=tiny",
+        f"data.train={folder / 'train.jsonl'}",
+        f"data.validation={folder / 'dev.jsonl'}",
+        f"data.guard_validation={folder / 'guard.jsonl'}",
+        f"data.replay.manifest={folder / 'replay.jsonl'}",
+        "data.num_workers=0",
+        "data.batch_seconds=10",
+        f"budget.steps={steps}",
+        "logger=csv",
+        "evaluation.batch_seconds=5",
+        "evaluation.validations=1",
+        "evaluation.interpolation=[]",
+        "evaluation.average_last=null",
+        "checkpoint.every_steps=1",
+        "trainer.accelerator=cpu",
+    ]
 
 
-def on_ranks(function: Callable[..., None], *arguments: Any, outputs: Path, count: int = 2) -> list[int]:
-    """Call function(*arguments) on `count` ranks that have joined; returns their exit codes. What rank n prints is in outputs/n.txt."""
+def on_ranks(
+    function: Callable[..., None], *arguments: Any, outputs: Path, count: int = 2
+) -> list[int]:
+    """Call function(*arguments) on `count` ranks that have joined; returns their exit codes. What
+    rank n prints is in outputs/n.txt.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["nemo.collections.asr.models", "lightning.pytorch"])
     outputs.mkdir(parents=True, exist_ok=True)
     port = free_port()
-    ranks = [context.Process(target=_run, args=(rank, count, port, outputs / f"{rank}.txt", function, arguments)) for rank in range(count)]
+    ranks = [
+        context.Process(
+            target=_run, args=(rank, count, port, outputs / f"{rank}.txt", function, arguments)
+        )
+        for rank in range(count)
+    ]
     for rank in ranks:
         rank.start()
     for rank in ranks:
@@ -49,74 +78,100 @@ def on_ranks(function: Callable[..., None], *arguments: Any, outputs: Path, coun
     hanging = [rank for rank in ranks if rank.is_alive()]
     for rank in hanging:
         rank.kill()
-    printed = "\n".join(f"--- rank {rank} ---\n{(outputs / f'{rank}.txt').read_text()}" for rank in range(count))
+    printed = "\n".join(
+        f"--- rank {rank} ---\n{(outputs / f'{rank}.txt').read_text()}" for rank in range(count)
+    )
     assert not hanging, f"{len(hanging)} ranks did not end\n{printed}"
     return [rank.exitcode for rank in ranks]
 
 
-def _run(rank: int, count: int, port: int, output: Path, function: Callable[..., None], arguments: tuple) -> None:
+def _run(
+    rank: int, count: int, port: int, output: Path, function: Callable[..., None], arguments: tuple
+) -> None:
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for descriptor in (1, 2):
         os.dup2(file, descriptor)
     sys.stdout, sys.stderr = (os.fdopen(descriptor, "w", buffering=1) for descriptor in (1, 2))
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1",
-                   "MASTER_PORT": str(port)}
-    from parakeet_ft import distributed
+    os.environ |= {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(count),
+        "LOCAL_RANK": str(rank),
+        "LOCAL_WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    from parakeet_ft.distributed import ranks
 
     # Longer than the tests wait: what ends must not end by this.
-    distributed.join(timeout_minutes=60)
+    ranks.join(timeout_minutes=60)
     function(*arguments)
 
 
 def finetune(config: dict[str, Any], run_dir: Path, stop_before_batch: int | None = None) -> None:
-    """The recipe on this rank. Leaves <rank>.json with the indices of all utterances that it trained on, and <rank>.pt with its weights.
+    """The recipe on this rank. Leaves <rank>.json with the indices of all utterances that it
+    trained on, and <rank>.pt with its weights.
 
     stop_before_batch: rank 1 gets SIGUSR1 then.
     """
     import torch
 
-    from parakeet_ft import distributed, loaders, trainer
+    from parakeet_ft.batches import loaders
+    from parakeet_ft.distributed import ranks
     from parakeet_ft.errors import exit_on_user_error
+    from parakeet_ft.training import fine_tuner
     from recipes import finetune as recipe
 
     seen: list[int] = []
-    read, step, end = loaders.BatchDataset.__getitem__, trainer.FineTuner.training_step, trainer.FineTuner.on_fit_end
+    read, step, end = (
+        loaders.BatchDataset.__getitem__,
+        fine_tuner.FineTuner.training_step,
+        fine_tuner.FineTuner.on_fit_end,
+    )
 
     def read_and_note(self, indices):
-        seen.extend(i % len(self.utterances) for i in indices)  # indices count on through the passes
+        seen.extend(
+            i % len(self.utterances) for i in indices
+        )  # indices count on through the passes
         return read(self, indices)
 
     def maybe_stop(self, batch, batch_index):
-        if batch_index == stop_before_batch and distributed.rank() == 1:
+        if batch_index == stop_before_batch and ranks.rank() == 1:
             os.kill(os.getpid(), signal.SIGUSR1)
         return step(self, batch, batch_index)
 
     def end_and_save(self):
         end(self)
-        torch.save(self.model.state_dict(), run_dir / f"{distributed.rank()}.pt")
+        torch.save(self.model.state_dict(), run_dir / f"{ranks.rank()}.pt")
 
-    loaders.BatchDataset.__getitem__, trainer.FineTuner.training_step, trainer.FineTuner.on_fit_end = read_and_note, maybe_stop, end_and_save
-    with exit_on_user_error(), distributed.ending_together(run_dir):
+    (
+        loaders.BatchDataset.__getitem__,
+        fine_tuner.FineTuner.training_step,
+        fine_tuner.FineTuner.on_fit_end,
+    ) = read_and_note, maybe_stop, end_and_save
+    with exit_on_user_error(), ranks.ending_together(run_dir):
         recipe.finetune(config, run_dir=run_dir, command=["x"])
-        (run_dir / f"{distributed.rank()}.json").write_text(json.dumps(seen))
+        (run_dir / f"{ranks.rank()}.json").write_text(json.dumps(seen))
 
 
 def finetune_short_of_memory(config: dict[str, Any], run_dir: Path) -> None:
-    """The recipe on this rank; at its second batch rank 1 alone runs out of memory in the forward pass.
+    """The recipe on this rank; at its second batch rank 1 alone runs out of memory in the forward
+    pass.
 
-    Behind the beginning of the encoder, where NeMo 3.0.0 lets the ranks agree on the longest audio (conformer_encoder.py, update_max_seq_length).
+    Behind the beginning of the encoder, where NeMo 3.0.0 lets the ranks agree on the longest audio
+    (conformer_encoder.py, update_max_seq_length).
     """
     import torch
 
-    from parakeet_ft import distributed, trainer
+    from parakeet_ft.distributed import ranks
+    from parakeet_ft.training import fine_tuner
 
-    losses = trainer.FineTuner._losses
+    losses = fine_tuner.FineTuner._losses
 
     def fail_once(self, batch):
         found = losses(self, batch)
-        if distributed.rank() == 1 and self.trainer.fit_loop.epoch_loop.batch_idx == 1:
+        if ranks.rank() == 1 and self.trainer.fit_loop.epoch_loop.batch_idx == 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return found
 
-    trainer.FineTuner._losses = fail_once
+    fine_tuner.FineTuner._losses = fail_once
     finetune(config, run_dir)

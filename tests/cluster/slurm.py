@@ -1,4 +1,6 @@
-"""A real Slurm on this machine: one controller, two virtual nodes with a core each, a database of none. Needs root, slurm-wlm and munge."""
+"""A real Slurm on this machine: one controller, two virtual nodes with a core each, a database of
+none. Needs root, slurm-wlm and munge.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +35,8 @@ SelectTypeParameters=CR_Core
 ReturnToService=2
 KillWait=5
 MailProg=/bin/true
-NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={port_1} CPUs=1 RealMemory=1000 State=UNKNOWN
-NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={port_2} CPUs=1 RealMemory=1000 State=UNKNOWN
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={port_1} CPUs=1 RealMemory=1000
+NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={port_2} CPUs=1 RealMemory=1000
 PartitionName=debug Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
 """
 
@@ -53,14 +55,31 @@ def start(folder: Path) -> dict[str, str]:
     for name in ("state", "spool.n1", "spool.n2"):
         (folder / name).mkdir(parents=True)
     configuration = folder / "slurm.conf"
-    configuration.write_text(CONFIGURATION.format(host=os.uname().nodename.partition(".")[0], folder=folder, port=free_port(), port_1=free_port(),
-                                                  port_2=free_port()))
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")} | {"SLURM_CONF": str(configuration)}
+    configuration.write_text(
+        CONFIGURATION.format(
+            host=os.uname().nodename.partition(".")[0],
+            folder=folder,
+            port=free_port(),
+            port_1=free_port(),
+            port_2=free_port(),
+        )
+    )
+    environment = {
+        key: value for key, value in os.environ.items() if not key.startswith("SLURM_")
+    } | {"SLURM_CONF": str(configuration)}
     for command in (["slurmctld"], ["slurmd", "-N", "n1"], ["slurmd", "-N", "n2"]):
-        subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        subprocess.run(
+            command,
+            env=environment,
+            check=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
     deadline = time.monotonic() + 60
     while (states := ask(environment, "sinfo", "-h", "-N", "-o", "%t").split()) != ["idle", "idle"]:
-        assert time.monotonic() < deadline, f"nodes are {states}\n{(folder / 'slurmctld.log').read_text()}"
+        assert time.monotonic() < deadline, (
+            f"nodes are {states}\n{(folder / 'slurmctld.log').read_text()}"
+        )
         time.sleep(0.3)
     return environment
 

@@ -1,4 +1,6 @@
-"""Two ranks on a CPU over gloo: they learn the same from different batches, one of them speaks, and they fail together."""
+"""Two ranks on a CPU over gloo: they learn the same from different batches, one of them speaks, and
+they fail together.
+"""
 
 import collections
 import json
@@ -8,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from parakeet_ft import configuration
+from parakeet_ft import preflight
 from parakeet_ft.data.manifest import read_manifest
 from parakeet_ft.errors import UserError
 from tests.cluster import ranks
@@ -22,9 +24,9 @@ def manifest(speech):
 
 
 def configure(nemo, manifest, *more):
-    return configuration.compose(
+    return preflight.compose(
         "finetune",
-        configuration.expand_shorthand(
+        preflight.expand_shorthand(
             [
                 f"model={nemo}",
                 f"data.train={manifest}",
@@ -53,9 +55,18 @@ def runs(tiny_nemo, manifest, tmp_path_factory):
             strategy = "auto" if name == "one" else name
             made[name] = folder / "e" / name
             config = configure(tiny_nemo("ctc"), manifest, f"trainer.strategy={strategy}")
-            codes = ranks.on_ranks(ranks.finetune, config, made[name], outputs=folder / name, count=1 if name == "one" else 2)
-            assert set(codes) == {0}, (folder / name / "0.txt").read_text() + (folder / name / "1.txt").read_text()
+            codes = ranks.on_ranks(
+                ranks.finetune,
+                config,
+                made[name],
+                outputs=folder / name,
+                count=1 if name == "one" else 2,
+            )
+            assert set(codes) == {0}, (folder / name / "0.txt").read_text() + (
+                folder / name / "1.txt"
+            ).read_text()
         return made[name]
+
     return run
 
 
@@ -73,8 +84,13 @@ def test_ddp_ranks_end_with_the_same_weights(runs):
 
 
 def test_ddp_ranks_see_what_one_process_sees_nothing_twice_nothing_lost(runs, manifest):
-    seen = {name: [json.loads((runs(name) / f"{rank}.json").read_text()) for rank in range(count)] for name, count in (("ddp", 2), ("one", 1))}
-    counts = {name: collections.Counter(index for rank in seen[name] for index in rank) for name in seen}
+    seen = {
+        name: [json.loads((runs(name) / f"{rank}.json").read_text()) for rank in range(count)]
+        for name, count in (("ddp", 2), ("one", 1))
+    }
+    counts = {
+        name: collections.Counter(index for rank in seen[name] for index in rank) for name in seen
+    }
     assert counts["ddp"] == counts["one"] == dict.fromkeys(range(len(read_manifest(manifest))), 2)
     assert all(seen["ddp"])
 
@@ -82,32 +98,52 @@ def test_ddp_ranks_see_what_one_process_sees_nothing_twice_nothing_lost(runs, ma
 def test_a_batch_that_one_rank_cannot_hold_is_skipped_by_all(tiny_nemo, manifest, tmp_path):
     run_dir = tmp_path / "e" / "r"
     config = configure(tiny_nemo("ctc"), manifest)
-    assert ranks.on_ranks(ranks.finetune_short_of_memory, config, run_dir, outputs=tmp_path / "out") == [0, 0], (tmp_path / "out" / "1.txt").read_text()
-    row, = map(json.loads, (run_dir / "bad_batches.jsonl").read_text().splitlines())
-    assert (row["rank"], row["position"], row["reason"]) == (1, 1, "memory ran out") and row["utterances"]
-    assert json.loads((run_dir / "run.json").read_text())["effective"]["bad_batches"]["positions"] == [1]
-    assert all(torch.equal(value, weights(run_dir, 1)[key]) for key, value in weights(run_dir).items())
+    assert ranks.on_ranks(
+        ranks.finetune_short_of_memory, config, run_dir, outputs=tmp_path / "out"
+    ) == [0, 0], (tmp_path / "out" / "1.txt").read_text()
+    (row,) = map(json.loads, (run_dir / "bad_batches.jsonl").read_text().splitlines())
+    assert (row["rank"], row["position"], row["reason"]) == (1, 1, "memory ran out") and row[
+        "utterances"
+    ]
+    assert json.loads((run_dir / "run.json").read_text())["effective"]["bad_batches"][
+        "positions"
+    ] == [1]
+    assert all(
+        torch.equal(value, weights(run_dir, 1)[key]) for key, value in weights(run_dir).items()
+    )
 
 
 def test_one_rank_speaks_and_writes(runs):
     run_dir = runs("ddp")
-    assert "best.nemo" in printed(run_dir, 0).splitlines()[-1] and "2 CPU rank(s), strategy ddp" in printed(run_dir, 0)
+    assert "best.nemo" in printed(run_dir, 0).splitlines()[
+        -1
+    ] and "2 CPU rank(s), strategy ddp" in printed(run_dir, 0)
     assert printed(run_dir, 1) == ""
     alone = {p.name for p in runs("one").iterdir()}
-    assert {p.name for p in run_dir.iterdir()} == alone | {"rank1", "1.pt", "1.json"} and {p.name for p in (run_dir / "rank1").iterdir()} == {"run.log"}
+    assert {p.name for p in run_dir.iterdir()} == alone | {"rank1", "1.pt", "1.json"} and {
+        p.name for p in (run_dir / "rank1").iterdir()
+    } == {"run.log"}
 
 
 def test_two_ranks_score_the_checkpoint_as_one_does(runs):
     one, two = (json.loads((runs(name) / "report.json").read_text()) for name in ("one", "ddp"))
     assert one["baseline"] == two["baseline"] and two["baseline"]["domain"]["words"] > 0
-    assert [point["step"] for point in two["history"]] != [] and two["tuned"].keys() == one["tuned"].keys()
+    assert [point["step"] for point in two["history"]] != [] and two["tuned"].keys() == one[
+        "tuned"
+    ].keys()
 
 
 def test_fsdp_learns_what_ddp_learns_and_exports_the_same_model(runs):
     from nemo.collections.asr.models import ASRModel
 
     ddp, fsdp = runs("ddp"), runs("fsdp")
-    for one, other in ((weights(ddp), weights(fsdp)), *((_restore(ASRModel, run / name) for run in (ddp, fsdp)) for name in ("best.nemo", "last.nemo"))):
+    for one, other in (
+        (weights(ddp), weights(fsdp)),
+        *(
+            (_restore(ASRModel, run / name) for run in (ddp, fsdp))
+            for name in ("best.nemo", "last.nemo")
+        ),
+    ):
         assert one.keys() == other.keys()
         for key in one:
             torch.testing.assert_close(one[key], other[key], rtol=1e-4, atol=1e-5)
@@ -118,59 +154,94 @@ def _restore(kind, path):
 
 
 def test_fsdp_divides_every_weight(tiny_model, tmp_path):
-    assert ranks.on_ranks(shard_and_count, tiny_model("hybrid").cfg, outputs=tmp_path) == [0, 0], (tmp_path / "0.txt").read_text()
-    counts = [json.loads((tmp_path / f"{rank}.txt").read_text().splitlines()[-1]) for rank in (0, 1)]
+    assert ranks.on_ranks(shard_and_count, tiny_model("hybrid").cfg, outputs=tmp_path) == [0, 0], (
+        tmp_path / "0.txt"
+    ).read_text()
+    counts = [
+        json.loads((tmp_path / f"{rank}.txt").read_text().splitlines()[-1]) for rank in (0, 1)
+    ]
     whole = counts[0]["whole"]
-    assert sum(count["here"] for count in counts) == pytest.approx(whole, rel=0.02) and max(count["here"] for count in counts) < 0.6 * whole
+    assert (
+        sum(count["here"] for count in counts) == pytest.approx(whole, rel=0.02)
+        and max(count["here"] for count in counts) < 0.6 * whole
+    )
 
 
 def shard_and_count(cfg):
     import torch
     from nemo.collections.asr.models import ASRModel
 
-    from parakeet_ft import sharding
+    from parakeet_ft.distributed import sharding
 
     model = ASRModel.from_config_dict(cfg)
     mesh = torch.distributed.init_device_mesh("cpu", (2,))
     twin = sharding.sharded(model, mesh=mesh)
-    print(json.dumps({"whole": sum(p.numel() for p in model.parameters()), "here": sum(p.to_local().numel() for p in twin.parameters())}))
+    print(
+        json.dumps(
+            {
+                "whole": sum(p.numel() for p in model.parameters()),
+                "here": sum(p.to_local().numel() for p in twin.parameters()),
+            }
+        )
+    )
 
 
-def test_a_signal_to_one_fsdp_rank_saves_on_all_and_the_run_continues_to_the_same_weights(runs, tiny_nemo, manifest, tmp_path):
-    config, run_dir = configure(tiny_nemo("ctc"), manifest, "trainer.strategy=fsdp"), tmp_path / "e" / "r"
-    assert ranks.on_ranks(ranks.finetune, config, run_dir, 2, outputs=tmp_path / "first") == [75, 75], (tmp_path / "first" / "0.txt").read_text()
+def test_a_signal_to_one_fsdp_rank_saves_on_all_and_the_run_continues_to_the_same_weights(
+    runs, tiny_nemo, manifest, tmp_path
+):
+    config, run_dir = (
+        configure(tiny_nemo("ctc"), manifest, "trainer.strategy=fsdp"),
+        tmp_path / "e" / "r",
+    )
+    assert ranks.on_ranks(ranks.finetune, config, run_dir, 2, outputs=tmp_path / "first") == [
+        75,
+        75,
+    ], (tmp_path / "first" / "0.txt").read_text()
     assert "SIGUSR1: saved at step" in (tmp_path / "first" / "0.txt").read_text()
-    assert ranks.on_ranks(ranks.finetune, config, run_dir, outputs=tmp_path / "then") == [0, 0], (tmp_path / "then" / "0.txt").read_text()
+    assert ranks.on_ranks(ranks.finetune, config, run_dir, outputs=tmp_path / "then") == [0, 0], (
+        tmp_path / "then" / "0.txt"
+    ).read_text()
     one, other = weights(run_dir), weights(runs("fsdp"))
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
 def test_the_first_exception_is_told_once_with_its_rank_and_ends_all(tiny_nemo, speech, tmp_path):
     manifest, scored, run_dir = speech(count=4), speech(count=2), tmp_path / "e" / "r"
-    config = configure(tiny_nemo("ctc"), manifest, f"data.validation={scored}", f"data.guard_validation={scored}")
+    config = configure(
+        tiny_nemo("ctc"), manifest, f"data.validation={scored}", f"data.guard_validation={scored}"
+    )
     lost = Path(read_manifest(manifest)[2].audio_filepath)
     lost.unlink()
     assert sorted(ranks.on_ranks(ranks.finetune, config, run_dir, outputs=tmp_path / "o")) == [1, 2]
     told = [(tmp_path / "o" / f"{rank}.txt").read_text() for rank in (0, 1)]
-    message = [(rank, line) for rank, text in enumerate(told) for line in text.splitlines() if line.startswith("error: ")]
+    message = [
+        (rank, line)
+        for rank, text in enumerate(told)
+        for line in text.splitlines()
+        if line.startswith("error: ")
+    ]
     assert len(message) == 1, told
     rank, line = message[0]
-    assert line.startswith(f"error: rank {rank} of 2 on {os.uname().nodename}: ") and lost.name in line
+    assert (
+        line.startswith(f"error: rank {rank} of 2 on {os.uname().nodename}: ") and lost.name in line
+    )
     assert (run_dir / "failure.txt").read_text().strip() == line
 
 
 def test_a_rank_that_waits_for_nobody_ends_when_another_fails(tmp_path):
     assert sorted(ranks.on_ranks(fail_on_second, tmp_path, outputs=tmp_path)) == [1, 2]
-    assert (tmp_path / "0.txt").read_text() == "" and "rank 1 of 2" in (tmp_path / "1.txt").read_text()
+    assert (tmp_path / "0.txt").read_text() == "" and "rank 1 of 2" in (
+        tmp_path / "1.txt"
+    ).read_text()
 
 
 def fail_on_second(run_dir):
     import time
 
-    from parakeet_ft import distributed
+    from parakeet_ft.distributed import ranks
 
-    with distributed.ending_together(run_dir):
-        if distributed.rank() == 1:
+    with ranks.ending_together(run_dir):
+        if ranks.rank() == 1:
             raise UserError("gone")
         time.sleep(10 * ranks.SECONDS)
 
@@ -180,30 +251,34 @@ def test_an_error_of_rank_0s_own_work_reaches_all_ranks(tmp_path):
 
 
 def fail_on_first():
-    from parakeet_ft import distributed
+    from parakeet_ft.distributed import ranks
 
     def fail():
-        raise UserError(f"only rank {distributed.rank()} came here")
+        raise UserError(f"only rank {ranks.rank()} came here")
+
     try:
-        distributed.on_first(fail)
+        ranks.on_first(fail)
     except UserError as error:
         assert str(error) == "only rank 0 came here"
         os._exit(7)
 
 
 def test_work_is_divided_and_comes_back_in_order(tmp_path):
-    assert ranks.on_ranks(divide_and_check, outputs=tmp_path, count=3) == [0, 0, 0], (tmp_path / "0.txt").read_text()
+    assert ranks.on_ranks(divide_and_check, outputs=tmp_path, count=3) == [0, 0, 0], (
+        tmp_path / "0.txt"
+    ).read_text()
 
 
 def divide_and_check():
-    from parakeet_ft import distributed
+    from parakeet_ft.distributed import ranks
 
     shares = []
 
     def square(mine):
         shares.append(len(mine))
         return [number**2 for number in mine]
-    assert distributed.divide(square, list(range(7))) == [number**2 for number in range(7)]
-    assert distributed.divide(square, [5]) == [25]
-    assert distributed.add([1, distributed.rank()]) == [3, 3]
-    assert shares == [[3, 1], [2, 0], [2, 0]][distributed.rank()]
+
+    assert ranks.divide(square, list(range(7))) == [number**2 for number in range(7)]
+    assert ranks.divide(square, [5]) == [25]
+    assert ranks.add([1, ranks.rank()]) == [3, 3]
+    assert shares == [[3, 1], [2, 0], [2, 0]][ranks.rank()]

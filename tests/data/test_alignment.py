@@ -1,4 +1,6 @@
-"""Alignment: the best path is the best, words are found where they were put, cuts fall into pauses."""
+"""Alignment: the best path is the best, words are found where they were put, cuts fall into
+pauses.
+"""
 
 import itertools
 import tracemalloc
@@ -6,7 +8,14 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from parakeet_ft.data.alignment import UNTRANSCRIBED, Word, align_words, best_path, cut_utterances, transcript_words
+from parakeet_ft.data.alignment import (
+    UNTRANSCRIBED,
+    Word,
+    align_words,
+    best_path,
+    cut_utterances,
+    transcript_words,
+)
 from parakeet_ft.errors import UserError
 
 BLANK = 5
@@ -21,13 +30,22 @@ def score(log_probs, path, tokens, free=()):
     labels = np.full(2 * len(tokens) + 1, BLANK)
     labels[1::2] = tokens
     ends = {0, 2 * len(tokens), *(2 * i + 2 for i in free)}
-    return sum(max(row[labels[s]], UNTRANSCRIBED) if s in ends else row[labels[s]] for row, s in zip(log_probs, path, strict=True))
+    return sum(
+        max(row[labels[s]], UNTRANSCRIBED) if s in ends else row[labels[s]]
+        for row, s in zip(log_probs, path, strict=True)
+    )
 
 
 def is_ctc_path(path, tokens):
     steps = list(itertools.pairwise(path))
-    return path[0] in (0, 1) and path[-1] >= 2 * len(tokens) - 1 and all(
-        b - a in (0, 1) or (b - a == 2 and a % 2 == 1 and tokens[a // 2] != tokens[b // 2]) for a, b in steps)
+    return (
+        path[0] in (0, 1)
+        and path[-1] >= 2 * len(tokens) - 1
+        and all(
+            b - a in (0, 1) or (b - a == 2 and a % 2 == 1 and tokens[a // 2] != tokens[b // 2])
+            for a, b in steps
+        )
+    )
 
 
 @pytest.mark.parametrize("tokens", [[0], [1, 1], [2, 3, 2], [4, 4, 4]])
@@ -36,9 +54,15 @@ def test_no_path_is_better_than_the_best(tokens):
     for free in ((), (0,)):
         log_probs = random_log_probs(6, rng)
         found = best_path(log_probs, tokens, blank=BLANK, free_after=free)
-        paths = [p for p in itertools.product(range(2 * len(tokens) + 1), repeat=6) if is_ctc_path(p, tokens)]
+        paths = [
+            p
+            for p in itertools.product(range(2 * len(tokens) + 1), repeat=6)
+            if is_ctc_path(p, tokens)
+        ]
         assert is_ctc_path(found, tokens)
-        assert score(log_probs, found, tokens, free) == pytest.approx(max(score(log_probs, p, tokens, free) for p in paths), abs=1e-4)
+        assert score(log_probs, found, tokens, free) == pytest.approx(
+            max(score(log_probs, p, tokens, free) for p in paths), abs=1e-4
+        )
 
 
 def test_the_path_is_that_of_nemo(monkeypatch):
@@ -53,9 +77,13 @@ def test_the_path_is_that_of_nemo(monkeypatch):
         tokens = rng.integers(0, BLANK, size=rng.integers(1, 12)).tolist()
         log_probs = random_log_probs(int(rng.integers(25, 60)), rng)
         labels = [BLANK, *(x for t in tokens for x in (t, BLANK))]
-        theirs = viterbi_decoding(torch.tensor(log_probs)[None], torch.tensor([labels]), torch.tensor([len(log_probs)]),
-                                  torch.tensor([len(labels)]),
-                                  torch.device("cpu"))[0]
+        theirs = viterbi_decoding(
+            torch.tensor(log_probs)[None],
+            torch.tensor([labels]),
+            torch.tensor([len(log_probs)]),
+            torch.tensor([len(labels)]),
+            torch.device("cpu"),
+        )[0]
         assert best_path(log_probs, tokens, blank=BLANK).tolist() == theirs
 
 
@@ -65,13 +93,16 @@ def test_a_transcript_that_does_not_fit_is_refused():
 
 
 def spoken(words, width=40, frames_a_token=3, pause=4, seed=0):
-    """Peaky log-probabilities of words with pauses -> (log_probs, [(first, end) frame of each word])."""
+    """Peaky log-probabilities of words with pauses -> (log_probs, [(first, end) frame of each
+    word]).
+    """
     rng, rows, places = np.random.default_rng(seed), [], []
 
     def row(index):
         scores = rng.standard_normal(width + 1)
         scores[index] += 7
         rows.append(scores - np.log(np.exp(scores).sum()))
+
     for word in words:
         for _ in range(pause):
             row(width)
@@ -88,15 +119,23 @@ def spoken(words, width=40, frames_a_token=3, pause=4, seed=0):
 
 def make_words(count, seed=0, sentence=5, width=40):
     rng = np.random.default_rng(seed)
-    return [Word(f"w{i}", tuple(int(t) for t in rng.integers(0, width, size=rng.integers(1, 4))), i % sentence == sentence - 1)
-            for i in range(count)]
+    return [
+        Word(
+            f"w{i}",
+            tuple(int(t) for t in rng.integers(0, width, size=rng.integers(1, 4))),
+            i % sentence == sentence - 1,
+        )
+        for i in range(count)
+    ]
 
 
 def test_words_are_found_where_they_were_put():
     words = make_words(40)
     log_probs, places = spoken(words)
     found = align_words(log_probs, words, blank=40, frame_seconds=0.08)
-    assert [(round(b / 0.08), round(e / 0.08)) for b, e, _ in found] == places and all(s > -0.5 for *_, s in found)
+    assert [(round(b / 0.08), round(e / 0.08)) for b, e, _ in found] == places and all(
+        s > -0.5 for *_, s in found
+    )
 
 
 def test_untranscribed_audio_is_left_out_and_lost_words_score_low():
@@ -105,8 +144,12 @@ def test_untranscribed_audio_is_left_out_and_lost_words_score_low():
     log_probs, first = np.concatenate([p[0] for p in parts]), len(parts[0][0])
     found = align_words(log_probs, words, blank=40, frame_seconds=1.0)
     shift = first + len(parts[1][0])
-    assert [(b, e) for b, e, _ in found[:15]] == parts[0][1] and [(b - shift, e - shift) for b, e, _ in found[16:]] == parts[2][1][1:]
-    wrong = align_words(parts[0][0], words[:5] + strange[:5] + words[10:15], blank=40, frame_seconds=1.0)
+    assert [(b, e) for b, e, _ in found[:15]] == parts[0][1] and [
+        (b - shift, e - shift) for b, e, _ in found[16:]
+    ] == parts[2][1][1:]
+    wrong = align_words(
+        parts[0][0], words[:5] + strange[:5] + words[10:15], blank=40, frame_seconds=1.0
+    )
     assert min(s for *_, s in wrong[:4]) > -0.7 and max(s for *_, s in wrong[6:9]) < -1.0
 
 
@@ -128,16 +171,24 @@ def encode(text):
 def test_transcripts_become_words_with_tokens():
     words = transcript_words("Hello, World. (2)\nbye", encode=encode, unknown_id=0)
     assert [(w.text, w.tokens, w.ends_sentence) for w in words] == [
-        ("Hello,", tuple(encode("hello")), False), ("World.", tuple(encode("world")), True), ("(2)", (), True),
-        ("bye", tuple(encode("bye")), True)]
+        ("Hello,", tuple(encode("hello")), False),
+        ("World.", tuple(encode("world")), True),
+        ("(2)", (), True),
+        ("bye", tuple(encode("bye")), True),
+    ]
 
 
 def test_sentences_are_cut_and_long_ones_parted_at_their_longest_pause():
     words = [Word(f"w{i}", (1,), i in (2, 9)) for i in range(10)]
-    times = [(1.0 + i + (0.5 if i > 6 else 0), 1.8 + i + (0.5 if i > 6 else 0), -0.1 * i) for i in range(10)]
+    times = [
+        (1.0 + i + (0.5 if i > 6 else 0), 1.8 + i + (0.5 if i > 6 else 0), -0.1 * i)
+        for i in range(10)
+    ]
     found = cut_utterances(words, times, max_seconds=5.0, total_seconds=12.0)
     assert [s.text for s in found] == ["w0 w1 w2", "w3 w4 w5 w6", "w7 w8 w9"]
-    assert [(s.begin, s.end) for s in found] == [(0.7, 3.9), (3.9, 8.1), (8.2, 11.6)] and found[2].score == -0.9
+    assert [(s.begin, s.end) for s in found] == [(0.7, 3.9), (3.9, 8.1), (8.2, 11.6)] and found[
+        2
+    ].score == -0.9
 
 
 def test_a_recording_cut_into_sentences_loses_no_word():
@@ -145,5 +196,8 @@ def test_a_recording_cut_into_sentences_loses_no_word():
     log_probs, _ = spoken(words)
     times = align_words(log_probs, words, blank=40, frame_seconds=0.08)
     found = cut_utterances(words, times, max_seconds=4.0, total_seconds=len(log_probs) * 0.08)
-    assert " ".join(s.text for s in found) == " ".join(w.text for w in words) and max(s.end - s.begin for s in found) <= 4.0
+    assert (
+        " ".join(s.text for s in found) == " ".join(w.text for w in words)
+        and max(s.end - s.begin for s in found) <= 4.0
+    )
     assert all(a.end <= b.begin + 1e-6 for a, b in itertools.pairwise(found))

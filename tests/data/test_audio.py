@@ -8,11 +8,22 @@ import pytest
 import soundfile
 
 from parakeet_ft.data import audio
-from parakeet_ft.data.audio import AudioError, decode, measure, probe, read_audio, resample, to_int16, to_mono
+from parakeet_ft.data.audio import (
+    AudioError,
+    decode,
+    measure,
+    probe,
+    read_audio,
+    resample,
+    to_int16,
+    to_mono,
+)
 
 
 def tone(seconds=1.0, rate_hz=16000, hertz=440.0, amplitude=0.5):
-    return (amplitude * np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate_hz)) / rate_hz)).astype(np.float32)
+    return (
+        amplitude * np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate_hz)) / rate_hz)
+    ).astype(np.float32)
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.mp3", "a.ogg", "a.aiff"])
@@ -33,9 +44,15 @@ def test_formats_of_ffmpeg_are_read_whole_and_in_part(tmp_path, suffix):
     path = str(tmp_path / f"a.{suffix}")
     samples = np.concatenate([tone(2.0, 48000, 300.0), tone(2.0, 48000, 1200.0)])
     with av.open(path, "w") as container:
-        stream = container.add_stream("libopus" if suffix == "webm" else "aac", rate=48000, layout="mono")
+        stream = container.add_stream(
+            "libopus" if suffix == "webm" else "aac", rate=48000, layout="mono"
+        )
         for start in range(0, len(samples), 960):
-            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples[None, start:start + 960]), format="fltp", layout="mono")
+            frame = av.AudioFrame.from_ndarray(
+                np.ascontiguousarray(samples[None, start : start + 960]),
+                format="fltp",
+                layout="mono",
+            )
             frame.rate, frame.pts = 48000, start
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
@@ -54,7 +71,9 @@ def test_a_part_is_cut_at_its_offset(tmp_path):
 
 def test_channels_are_averaged_or_chosen():
     both = np.array([[0.2, 0.4], [-0.2, 0.0]], dtype=np.float32)
-    assert np.allclose(to_mono(both), [0.3, -0.1]) and np.allclose(to_mono(both, channel=1), [0.4, 0.0])
+    assert np.allclose(to_mono(both), [0.3, -0.1]) and np.allclose(
+        to_mono(both, channel=1), [0.4, 0.0]
+    )
     with pytest.raises(AudioError, match="has 2"):
         to_mono(both, channel=2)
 
@@ -87,7 +106,19 @@ def damage(kind, folder):
     return str(path)
 
 
-@pytest.mark.parametrize("kind", ["zero_bytes", "unreadable", "not_a_file", "missing", "not_finite", "truncated", "damaged", "no_samples"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "zero_bytes",
+        "unreadable",
+        "not_a_file",
+        "missing",
+        "not_finite",
+        "truncated",
+        "damaged",
+        "no_samples",
+    ],
+)
 def test_damage_has_its_word(tmp_path, kind):
     with pytest.raises(AudioError) as error:
         decode(damage(kind, tmp_path))
@@ -139,7 +170,10 @@ def test_an_offset_after_the_end_has_its_word(tmp_path):
 def test_levels_are_those_of_the_formulas():
     samples = tone(1.0, amplitude=0.5)
     found = measure(samples[:, None], rate_hz=16000, mono16=to_int16(samples), mono16_rate_hz=16000)
-    assert abs(found.level_dbfs - 20 * np.log10(0.5 / np.sqrt(2))) < 0.02 and abs(found.peak_dbfs - 20 * np.log10(0.5)) < 0.02
+    assert (
+        abs(found.level_dbfs - 20 * np.log10(0.5 / np.sqrt(2))) < 0.02
+        and abs(found.peak_dbfs - 20 * np.log10(0.5)) < 0.02
+    )
     assert found.clipped_share == 0 and found.duration == 1.0
 
 
@@ -155,7 +189,11 @@ def test_the_hash_is_of_the_samples_and_not_of_the_file(tmp_path):
     for name in ("a.wav", "b.flac"):
         soundfile.write(tmp_path / name, samples, 16000)
         found, rate_hz = decode(str(tmp_path / name))
-        hashes.add(measure(found, rate_hz=rate_hz, mono16=to_int16(to_mono(found)), mono16_rate_hz=rate_hz).samples_hash)
+        hashes.add(
+            measure(
+                found, rate_hz=rate_hz, mono16=to_int16(to_mono(found)), mono16_rate_hz=rate_hz
+            ).samples_hash
+        )
     assert len(hashes) == 1
 
 
@@ -163,24 +201,36 @@ def test_sixteen_bits_survive_the_round_trip(tmp_path):
     samples = np.array([-32768, -1, 0, 1, 32767] * 1000, dtype=np.int16)
     audio.write_flac(samples, tmp_path / "d" / "a.flac", rate_hz=16000)
     found, _ = decode(str(tmp_path / "d" / "a.flac"))
-    assert np.array_equal(to_int16(to_mono(found)), samples) and [p.name for p in (tmp_path / "d").iterdir()] == ["a.flac"]
+    assert np.array_equal(to_int16(to_mono(found)), samples) and [
+        p.name for p in (tmp_path / "d").iterdir()
+    ] == ["a.flac"]
 
 
 def test_resampling_agrees_with_scipy():
     signal = pytest.importorskip("scipy.signal")
     samples = tone(1.0, 48000)
-    assert np.abs(resample(samples, from_hz=48000, to_hz=16000)[500:-500] - signal.resample_poly(samples, 1, 3)[500:-500]).max() < 2e-3
+    assert (
+        np.abs(
+            resample(samples, from_hz=48000, to_hz=16000)[500:-500]
+            - signal.resample_poly(samples, 1, 3)[500:-500]
+        ).max()
+        < 2e-3
+    )
 
 
-@pytest.mark.parametrize(("name", "rate_hz"), [("a.wav", 16000), ("a.flac", 44100), ("a.mp3", 8000)])
+@pytest.mark.parametrize(
+    ("name", "rate_hz"), [("a.wav", 16000), ("a.flac", 44100), ("a.mp3", 8000)]
+)
 def test_streaming_gives_what_reading_gives(tmp_path, name, rate_hz):
-    samples = tone(3.3, rate_hz) + 0.01 * np.random.default_rng(0).standard_normal(int(3.3 * rate_hz))
+    samples = tone(3.3, rate_hz) + 0.01 * np.random.default_rng(0).standard_normal(
+        int(3.3 * rate_hz)
+    )
     soundfile.write(tmp_path / name, np.stack([samples, samples * 0.5], axis=1), rate_hz)
     whole = read_audio(str(tmp_path / name))
     blocks = list(audio.stream_audio(str(tmp_path / name), block_seconds=0.5))
     streamed = np.concatenate(blocks)
     assert len(blocks) > 5 and abs(len(streamed) - len(whole)) <= 2
-    assert np.abs(streamed[:-100] - whole[:len(streamed)][:-100]).max() < 1e-4
+    assert np.abs(streamed[:-100] - whole[: len(streamed)][:-100]).max() < 1e-4
 
 
 def test_streaming_reads_formats_of_ffmpeg(tmp_path):
@@ -189,17 +239,35 @@ def test_streaming_reads_formats_of_ffmpeg(tmp_path):
     with av.open(path, "w") as container:
         stream = container.add_stream("aac", rate=16000, layout="mono")
         for start in range(0, 80000, 1024):
-            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(tone(6.0)[None, start:start + 1024]), format="fltp", layout="mono")
+            frame = av.AudioFrame.from_ndarray(
+                np.ascontiguousarray(tone(6.0)[None, start : start + 1024]),
+                format="fltp",
+                layout="mono",
+            )
             frame.rate, frame.pts = 16000, start
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     assert np.array_equal(np.concatenate(list(audio.stream_audio(path))), read_audio(path))
 
 
-@pytest.mark.parametrize(("container", "subtype"), [
-    ("WAV", "PCM_16"), ("WAVEX", "PCM_16"), ("WAV", "ULAW"), ("AIFF", "PCM_16"), ("AU", "PCM_16"),
-    ("W64", "PCM_16"), ("RF64", "PCM_16"), ("CAF", "PCM_16"), ("VOC", "PCM_16"), ("NIST", "PCM_16"),
-    ("FLAC", "PCM_16"), ("OGG", "OPUS"), ("OGG", "VORBIS")])
+@pytest.mark.parametrize(
+    ("container", "subtype"),
+    [
+        ("WAV", "PCM_16"),
+        ("WAVEX", "PCM_16"),
+        ("WAV", "ULAW"),
+        ("AIFF", "PCM_16"),
+        ("AU", "PCM_16"),
+        ("W64", "PCM_16"),
+        ("RF64", "PCM_16"),
+        ("CAF", "PCM_16"),
+        ("VOC", "PCM_16"),
+        ("NIST", "PCM_16"),
+        ("FLAC", "PCM_16"),
+        ("OGG", "OPUS"),
+        ("OGG", "VORBIS"),
+    ],
+)
 def test_half_a_file_is_told_in_every_format_and_a_whole_one_is_read(tmp_path, container, subtype):
     path = tmp_path / "a"
     samples = 0.1 * np.random.default_rng(0).standard_normal(64000)
@@ -207,7 +275,7 @@ def test_half_a_file_is_told_in_every_format_and_a_whole_one_is_read(tmp_path, c
     assert len(decode(str(path))[0]) == 64000
     content = path.read_bytes()
     for share in (0.3, 0.5, 0.8):
-        path.write_bytes(content[:int(len(content) * share)])
+        path.write_bytes(content[: int(len(content) * share)])
         with pytest.raises(AudioError) as caught:
             decode(str(path))
         assert caught.value.reason in ("truncated", "damaged", "unreadable", "no_samples")
@@ -223,14 +291,18 @@ def test_half_a_file_of_ffmpegs_formats_is_told(tmp_path, suffix):
         noise = 0.1 * np.random.default_rng(0).standard_normal((1, 48000 * 4)).astype("float32")
         frame = av.AudioFrame.from_ndarray(noise, format="fltp", layout="mono")
         frame.sample_rate = 48000
-        resampler = av.AudioResampler(format=stream.format, layout=stream.layout, rate=48000,
-                                      frame_size=stream.codec_context.frame_size or 1024)
+        resampler = av.AudioResampler(
+            format=stream.format,
+            layout=stream.layout,
+            rate=48000,
+            frame_size=stream.codec_context.frame_size or 1024,
+        )
         for piece in [*resampler.resample(frame), None]:
             for packet in stream.encode(piece):
                 out.mux(packet)
     assert abs(len(decode(str(path))[0]) / 48000 - 4) < 0.05
     assert len(decode(str(path), offset=1.0, duration=0.5)[0]) == 24000
-    path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(AudioError) as caught:
         decode(str(path))
     assert caught.value.reason in ("truncated", "unreadable") and "Errno" not in str(caught.value)
@@ -249,10 +321,19 @@ def test_a_header_of_impossible_values_is_unreadable(tmp_path):
                     read(path)
 
 
-@pytest.mark.parametrize(("offset", "duration", "reason"), [
-    (float("inf"), None, "bad_times"), (float("nan"), None, "bad_times"), (-1.0, None, "bad_times"),
-    (0.0, float("nan"), "bad_times"), (0.0, -2.0, "bad_times"), (0.0, float("inf"), "bad_times"),
-    (1e308, None, "beyond_end"), (1e308, 1e308, "beyond_end")])
+@pytest.mark.parametrize(
+    ("offset", "duration", "reason"),
+    [
+        (float("inf"), None, "bad_times"),
+        (float("nan"), None, "bad_times"),
+        (-1.0, None, "bad_times"),
+        (0.0, float("nan"), "bad_times"),
+        (0.0, -2.0, "bad_times"),
+        (0.0, float("inf"), "bad_times"),
+        (1e308, None, "beyond_end"),
+        (1e308, 1e308, "beyond_end"),
+    ],
+)
 def test_times_that_no_recording_has_are_a_reason(tmp_path, offset, duration, reason):
     soundfile.write(tmp_path / "a.wav", np.zeros(16000), 16000)
     with pytest.raises(AudioError) as caught:

@@ -17,8 +17,12 @@ from parakeet_ft.errors import UserError
 def utterances(tmp_path):
     out = []
     for i in range(12):
-        soundfile.write(tmp_path / f"{i}.wav", 0.1 * np.random.default_rng(i).standard_normal(16000), 16000)
-        out.append(Utterance(audio_filepath=str(tmp_path / f"{i}.wav"), duration=1.0, text=f"number {i}"))
+        soundfile.write(
+            tmp_path / f"{i}.wav", 0.1 * np.random.default_rng(i).standard_normal(16000), 16000
+        )
+        out.append(
+            Utterance(audio_filepath=str(tmp_path / f"{i}.wav"), duration=1.0, text=f"number {i}")
+        )
     return out
 
 
@@ -32,10 +36,15 @@ def test_no_utterance_is_an_error():
 
 
 def test_missing_audio_is_counted_and_five_files_are_named(utterances):
-    gone = [dataclasses.replace(u, audio_filepath=u.audio_filepath + ".gone") for u in utterances[:7]]
+    gone = [
+        dataclasses.replace(u, audio_filepath=u.audio_filepath + ".gone") for u in utterances[:7]
+    ]
     with pytest.raises(UserError) as error:
         quick_check(gone + utterances[7:])
-    assert "7 audio files that do not exist" in str(error.value) and str(error.value).count(".gone") == 5
+    assert (
+        "7 audio files that do not exist" in str(error.value)
+        and str(error.value).count(".gone") == 5
+    )
 
 
 def test_some_empty_texts_warn_and_all_empty_texts_stop(utterances):
@@ -62,15 +71,26 @@ def test_wrong_durations_warn_when_few_and_stop_when_many(utterances):
 
 def test_the_sample_bounds_the_files_that_are_opened(utterances, monkeypatch):
     from parakeet_ft.data import audio
+
     probed = []
-    monkeypatch.setattr(audio, "probe", lambda path: probed.append(path) or audio.AudioInfo(1.0, 16000, 1))
+    monkeypatch.setattr(
+        audio, "probe", lambda path: probed.append(path) or audio.AudioInfo(1.0, 16000, 1)
+    )
     quick_check(utterances * 10, sample=5)
     assert len(probed) == 5
 
 
 def test_the_check_imports_neither_torch_nor_nemo_nor_pandas():
-    code = "import sys, parakeet_ft.data.audit; print([m for m in ('torch', 'nemo', 'pandas', 'lightning', 'scipy') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    code = (
+        "import sys, parakeet_ft.data.audit; print([m for m in ('torch', 'nemo', 'pandas', "
+        "'lightning', 'scipy') if m in sys.modules])"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )
 
 
 def stretch(path="a.wav", offset=0.0, duration=2.0, text="one two"):

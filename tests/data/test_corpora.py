@@ -36,7 +36,10 @@ def sound(path, seconds=1.0, rate_hz=8000):
 
 
 def brief(utterances, root):
-    return [(u.audio_filepath.removeprefix(f"{root}/"), u.text, u.speaker, u.offset, u.duration) for u in utterances]
+    return [
+        (u.audio_filepath.removeprefix(f"{root}/"), u.text, u.speaker, u.offset, u.duration)
+        for u in utterances
+    ]
 
 
 TABLE = 'path,text,speaker,take\na.wav,"one, ""two""\nthree",ann,1\nsub/b.wav,four,,2\n'
@@ -44,16 +47,25 @@ TABLE = 'path,text,speaker,take\na.wav,"one, ""two""\nthree",ann,1\nsub/b.wav,fo
 
 def test_a_csv_keeps_quotes_newlines_and_further_columns(tmp_path):
     rows = list(read_table(write(tmp_path / "t.csv", TABLE)))
-    assert brief(rows, tmp_path) == [("a.wav", 'one, "two"\nthree', "ann", 0.0, 0.0), ("sub/b.wav", "four", None, 0.0, 0.0)]
+    assert brief(rows, tmp_path) == [
+        ("a.wav", 'one, "two"\nthree', "ann", 0.0, 0.0),
+        ("sub/b.wav", "four", None, 0.0, 0.0),
+    ]
     assert [r.extra for r in rows] == [{"take": "1"}, {"take": "2"}]
 
 
 def test_tsv_semicolons_json_lines_and_parquet_give_the_same_utterances(tmp_path):
     import pandas
 
-    records = [{"path": "a.wav", "text": "one", "speaker": "ann"}, {"path": "b.wav", "text": "it's \"two\"", "speaker": "bob"}]
-    write(tmp_path / "t.tsv", "path\ttext\tspeaker\n" + "".join("\t".join(r.values()) + "\n" for r in records))
-    write(tmp_path / "s.csv", "\ufeffpath;text;speaker\na.wav;one;ann\nb.wav;\"it's \"\"two\"\"\";bob\n")
+    records = [
+        {"path": "a.wav", "text": "one", "speaker": "ann"},
+        {"path": "b.wav", "text": 'it\'s "two"', "speaker": "bob"},
+    ]
+    write(
+        tmp_path / "t.tsv",
+        "path\ttext\tspeaker\n" + "".join("\t".join(r.values()) + "\n" for r in records),
+    )
+    write(tmp_path / "s.csv", '\ufeffpath;text;speaker\na.wav;one;ann\nb.wav;"it\'s ""two""";bob\n')
     write(tmp_path / "t.jsonl", "".join(json.dumps(r) + "\n" for r in records))
     pandas.DataFrame(records).to_parquet(tmp_path / "t.parquet")
     expected = [("a.wav", "one", "ann", 0.0, 0.0), ("b.wav", 'it\'s "two"', "bob", 0.0, 0.0)]
@@ -62,15 +74,31 @@ def test_tsv_semicolons_json_lines_and_parquet_give_the_same_utterances(tmp_path
 
 
 def test_offset_duration_and_language_are_understood(tmp_path):
-    row, = read_table(write(tmp_path / "t.csv", "audio_filepath,sentence,offset,duration,language\na.wav,x,1.5,2.25,de\n"))
+    (row,) = read_table(
+        write(
+            tmp_path / "t.csv",
+            "audio_filepath,sentence,offset,duration,language\na.wav,x,1.5,2.25,de\n",
+        )
+    )
     assert (row.offset, row.duration, row.extra) == (1.5, 2.25, {"lang": "de"})
 
 
 def test_a_bad_row_is_marked_and_the_others_are_read(tmp_path):
-    rows = list(read_table(write(tmp_path / "t.csv", "path,text,duration\n,x,\na.wav\nb.wav,y,long\nc.wav,z,1,2,3\nd.wav,w,1\n")))
-    assert [r.extra.get("bad_row", "-").split(",")[0] for r in rows] == ["no path", "no text", "duration is 'long'",
-                                                                         "2 cells more than the header has; "
-                                                                       "quote texts that hold the delimiter", "-"]
+    rows = list(
+        read_table(
+            write(
+                tmp_path / "t.csv",
+                "path,text,duration\n,x,\na.wav\nb.wav,y,long\nc.wav,z,1,2,3\nd.wav,w,1\n",
+            )
+        )
+    )
+    assert [r.extra.get("bad_row", "-").split(",")[0] for r in rows] == [
+        "no path",
+        "no text",
+        "duration is 'long'",
+        "2 cells more than the header has; quote texts that hold the delimiter",
+        "-",
+    ]
 
 
 def test_a_table_in_latin_1_is_read_with_its_encoding(tmp_path):
@@ -79,10 +107,17 @@ def test_a_table_in_latin_1_is_read_with_its_encoding(tmp_path):
     assert "\udcfc" in next(read_table(path)).text
 
 
-@pytest.mark.parametrize(("content", "options", "message"), [
-    ("path,words\na,b\n", {}, "no column for the text; it has 'path', 'words'. Name it with --text-column"),
-    ("path,text\na,b\n", {"speaker_column": "who"}, "no column 'who'"),
-])
+@pytest.mark.parametrize(
+    ("content", "options", "message"),
+    [
+        (
+            "path,words\na,b\n",
+            {},
+            "no column for the text; it has 'path', 'words'. Name it with --text-column",
+        ),
+        ("path,text\na,b\n", {"speaker_column": "who"}, "no column 'who'"),
+    ],
+)
 def test_a_missing_column_is_named(tmp_path, content, options, message):
     with pytest.raises(UserError) as error:
         list(read_table(write(tmp_path / "t.csv", content), **options))
@@ -93,18 +128,25 @@ def test_a_folder_pairs_audio_with_texts(tmp_path):
     sound(tmp_path / "ann" / "a.wav")
     sound(tmp_path / "bob_1.flac")
     write(tmp_path / "ann" / "a.txt", "hello\n")
-    assert brief(read_folder(tmp_path, speaker_from="folder"), tmp_path) == [("bob_1.flac", "", tmp_path.name, 0.0, 0.0),
-                                                                             ("ann/a.wav", "hello\n", "ann", 0.0, 0.0)]
+    assert brief(read_folder(tmp_path, speaker_from="folder"), tmp_path) == [
+        ("bob_1.flac", "", tmp_path.name, 0.0, 0.0),
+        ("ann/a.wav", "hello\n", "ann", 0.0, 0.0),
+    ]
     assert [u.speaker for u in read_folder(tmp_path, speaker_from="prefix")] == ["bob", "a"]
 
 
 def test_librispeech_gives_speakers_and_splits(tmp_path):
-    write(tmp_path / "train-clean-100" / "19" / "198" / "19-198.trans.txt", "19-198-0000 CHAPTER ONE\n19-198-0001 IT WAS\n")
+    write(
+        tmp_path / "train-clean-100" / "19" / "198" / "19-198.trans.txt",
+        "19-198-0000 CHAPTER ONE\n19-198-0001 IT WAS\n",
+    )
     write(tmp_path / "test-other" / "7" / "1" / "7-1.trans.txt", "7-1-0000 NO\n")
     found = list(read_librispeech(tmp_path))
-    assert brief(found, tmp_path) == [("test-other/7/1/7-1-0000.flac", "NO", "7", 0.0, 0.0),
-                                      ("train-clean-100/19/198/19-198-0000.flac", "CHAPTER ONE", "19", 0.0, 0.0),
-                                      ("train-clean-100/19/198/19-198-0001.flac", "IT WAS", "19", 0.0, 0.0)]
+    assert brief(found, tmp_path) == [
+        ("test-other/7/1/7-1-0000.flac", "NO", "7", 0.0, 0.0),
+        ("train-clean-100/19/198/19-198-0000.flac", "CHAPTER ONE", "19", 0.0, 0.0),
+        ("train-clean-100/19/198/19-198-0001.flac", "IT WAS", "19", 0.0, 0.0),
+    ]
     assert [u.extra["split"] for u in found] == ["test", "train", "train"]
     with pytest.raises(UserError, match=r"no \*\.trans\.txt"):
         list(read_librispeech(write(tmp_path / "empty" / "file", "").parent))
@@ -113,16 +155,27 @@ def test_librispeech_gives_speakers_and_splits(tmp_path):
 def test_ljspeech_takes_the_normalised_text(tmp_path):
     write(tmp_path / "metadata.csv", 'LJ1|in 1455, "so"|in fourteen, "so"\nLJ2|two\nbroken\n')
     found = list(read_ljspeech(tmp_path))
-    assert brief(found[:2], tmp_path) == [("wavs/LJ1.wav", 'in fourteen, "so"', "LJ", 0.0, 0.0), ("wavs/LJ2.wav", "two", "LJ", 0.0, 0.0)]
-    assert next(read_ljspeech(tmp_path, raw_text=True)).text == 'in 1455, "so"' and "bad_row" in found[2].extra
+    assert brief(found[:2], tmp_path) == [
+        ("wavs/LJ1.wav", 'in fourteen, "so"', "LJ", 0.0, 0.0),
+        ("wavs/LJ2.wav", "two", "LJ", 0.0, 0.0),
+    ]
+    assert (
+        next(read_ljspeech(tmp_path, raw_text=True)).text == 'in 1455, "so"'
+        and "bad_row" in found[2].extra
+    )
 
 
 def test_common_voice_gives_speakers_and_its_own_splits(tmp_path):
     for name in ("train", "dev", "test"):
-        write(tmp_path / f"{name}.tsv", f'client_id\tpath\tsentence\tage\tlocale\nid{name}\t{name}.mp3\tsay "{name}\t\teu\n')
+        write(
+            tmp_path / f"{name}.tsv",
+            f'client_id\tpath\tsentence\tage\tlocale\nid{name}\t{name}.mp3\tsay "{name}\t\teu\n',
+        )
     found = list(read_common_voice(tmp_path))
     assert brief(found, tmp_path)[0] == ("clips/train.mp3", 'say "train', "idtrain", 0.0, 0.0)
-    assert [u.extra for u in found] == [{"lang": "eu", "split": s} for s in ("train", "dev", "test")]
+    assert [u.extra for u in found] == [
+        {"lang": "eu", "split": s} for s in ("train", "dev", "test")
+    ]
     with pytest.raises(UserError, match=r"lacks validated\.tsv; it has dev, test, train"):
         list(read_common_voice(tmp_path, tables=["validated"]))
 
@@ -133,8 +186,14 @@ def test_kaldi_segments_cut_recordings(tmp_path):
     write(tmp_path / "segments", "u1 r1 0.5 2.0\nu2 r2 1 -1\nu4 r9 0 1\n")
     write(tmp_path / "utt2spk", "u1 ann\nu2 bob\n")
     found = list(read_kaldi(tmp_path, audio_root=tmp_path))
-    assert brief(found[:2], tmp_path) == [("r1.wav", "hello there", "ann", 0.5, 1.5), ("/abs/r2.wav", "bye", "bob", 1.0, 0.0)]
-    assert [u.extra.get("bad_row") for u in found[2:]] == ["no usable line in segments", "r9 is not in wav.scp"]
+    assert brief(found[:2], tmp_path) == [
+        ("r1.wav", "hello there", "ann", 0.5, 1.5),
+        ("/abs/r2.wav", "bye", "bob", 1.0, 0.0),
+    ]
+    assert [u.extra.get("bad_row") for u in found[2:]] == [
+        "no usable line in segments",
+        "r9 is not in wav.scp",
+    ]
 
 
 def test_kaldi_commands_run_only_when_allowed(tmp_path):
@@ -145,7 +204,7 @@ def test_kaldi_commands_run_only_when_allowed(tmp_path):
     write(tmp_path / "text", "u1 hello\n")
     with pytest.raises(UserError, match="--allow-pipes"):
         list(read_kaldi(tmp_path))
-    utterance, = read_kaldi(tmp_path, allow_pipes=True)
+    (utterance,) = read_kaldi(tmp_path, allow_pipes=True)
     samples, rate_hz = decode(utterance.pipe)
     assert (len(samples), rate_hz) == (8000, 8000)
 
@@ -153,15 +212,40 @@ def test_kaldi_commands_run_only_when_allowed(tmp_path):
 def test_lhotse_cuts_are_read_as_lhotse_writes_them(tmp_path):
     lhotse = pytest.importorskip("lhotse")
     recording = lhotse.Recording.from_file(sound(tmp_path / "long.wav", 4.0))
-    segments = [lhotse.SupervisionSegment(id="s1", recording_id="long", start=1.0, duration=1.5, text="one", speaker="ann", language="en"),
-                lhotse.SupervisionSegment(id="s2", recording_id="long", start=3.0, duration=0.5, text="two")]
-    cut = lhotse.MonoCut(id="c", start=0.0, duration=4.0, channel=0, recording=recording, supervisions=segments)
-    cuts = lhotse.CutSet.from_cuts([*lhotse.CutSet.from_cuts([cut]).trim_to_supervisions(), cut.truncate(offset=0.5).with_id("d"),
-                                    cut.pad(6.0).with_id("e")])
+    segments = [
+        lhotse.SupervisionSegment(
+            id="s1",
+            recording_id="long",
+            start=1.0,
+            duration=1.5,
+            text="one",
+            speaker="ann",
+            language="en",
+        ),
+        lhotse.SupervisionSegment(
+            id="s2", recording_id="long", start=3.0, duration=0.5, text="two"
+        ),
+    ]
+    cut = lhotse.MonoCut(
+        id="c", start=0.0, duration=4.0, channel=0, recording=recording, supervisions=segments
+    )
+    cuts = lhotse.CutSet.from_cuts(
+        [
+            *lhotse.CutSet.from_cuts([cut]).trim_to_supervisions(),
+            cut.truncate(offset=0.5).with_id("d"),
+            cut.pad(6.0).with_id("e"),
+        ]
+    )
     cuts.to_file(tmp_path / "cuts.jsonl.gz")
     found = list(read_lhotse_cuts(tmp_path / "cuts.jsonl.gz"))
-    assert brief(found[:4], tmp_path) == [("long.wav", "one", "ann", 1.0, 1.5), ("long.wav", "two", None, 3.0, 0.5)] * 2
-    assert found[0].extra == {"id": "s1", "lang": "en"} and "expected a cut of one audio file" in found[4].extra["bad_row"]
+    assert (
+        brief(found[:4], tmp_path)
+        == [("long.wav", "one", "ann", 1.0, 1.5), ("long.wav", "two", None, 3.0, 0.5)] * 2
+    )
+    assert (
+        found[0].extra == {"id": "s1", "lang": "en"}
+        and "expected a cut of one audio file" in found[4].extra["bad_row"]
+    )
 
 
 def test_lhotse_cuts_that_are_no_cuts_are_refused(tmp_path):
@@ -195,16 +279,22 @@ def test_subtitles_are_joined_to_sentences_without_sounds(tmp_path):
     path = sound(tmp_path / "talk.wav", 8.0)
     found = list(read_subtitles(tmp_path))
     assert "no recording" in found[0].extra["bad_row"]
-    assert [(u.audio_filepath, u.text, u.offset, u.duration) for u in found[1:]] == [(path, "It was a dark night.", 0.9, 2.7),
-                                                                                     (path, "Who is there?", 5.9, 1.2)]
+    assert [(u.audio_filepath, u.text, u.offset, u.duration) for u in found[1:]] == [
+        (path, "It was a dark night.", 0.9, 2.7),
+        (path, "Who is there?", 5.9, 1.2),
+    ]
 
 
 def test_subtitle_lines_are_not_joined_over_pauses_or_beyond_the_length():
     lines = [(0.0, 4.0, "a"), (4.0, 8.0, "b"), (8.0, 12.0, "c"), (20.0, 21.0, "d")]
-    assert list(merge_lines(lines, merge_seconds=9.0)) == [(0.0, 8.0, "a b"), (8.0, 12.0, "c"), (20.0, 21.0, "d")]
+    assert list(merge_lines(lines, merge_seconds=9.0)) == [
+        (0.0, 8.0, "a b"),
+        (8.0, 12.0, "c"),
+        (20.0, 21.0, "d"),
+    ]
 
 
-LONG = '''File type = "ooTextFile"
+LONG = """File type = "ooTextFile"
 Object class = "TextGrid"
 
 xmin = 0
@@ -235,41 +325,66 @@ item []:
         points [1]:
             number = 1
             mark = "x"
-'''
-SHORT = '"ooTextFile"\n"TextGrid"\n0\n2.5\n<exists>\n1\n"IntervalTier"\n"ann"\n0\n2.5\n2\n0\n1.25\n"say ""ah"" 3 times"\n1.25\n2.5\n""\n'
+"""
+SHORT = (
+    '"ooTextFile"\n"TextGrid"\n0\n2.5\n<exists>\n1\n"IntervalTier"\n"ann"\n0\n2.5\n2\n'
+    '0\n1.25\n"say ""ah"" 3 times"\n1.25\n2.5\n""\n'
+)
 
 
-@pytest.mark.parametrize("text", [LONG, "File type = \"ooTextFile\"\nObject class = \"TextGrid\"\n\n" + SHORT.split("\n", 2)[2]])
+@pytest.mark.parametrize(
+    "text",
+    [LONG, 'File type = "ooTextFile"\nObject class = "TextGrid"\n\n' + SHORT.split("\n", 2)[2]],
+)
 def test_both_forms_of_textgrid_are_read(text):
-    assert parse_textgrid(text, where="x") == [("ann", [(0.0, 1.25, 'say "ah" 3 times'), (1.25, 2.5, "")])]
+    assert parse_textgrid(text, where="x") == [
+        ("ann", [(0.0, 1.25, 'say "ah" 3 times'), (1.25, 2.5, "")])
+    ]
 
 
 def test_textgrids_in_utf_16_give_intervals_with_text(tmp_path):
     path = sound(tmp_path / "talk.wav", 3.0)
     write(tmp_path / "talk.TextGrid", LONG.replace("times", "mäl"), "utf-16")
     found = list(read_textgrids(tmp_path, speaker_from_tier=True))
-    assert brief(found, tmp_path) == [("talk.wav", 'say "ah" 3 mäl', "ann", 0.0, 1.25)] and found[0].audio_filepath == path
+    assert (
+        brief(found, tmp_path) == [("talk.wav", 'say "ah" 3 mäl', "ann", 0.0, 1.25)]
+        and found[0].audio_filepath == path
+    )
     with pytest.raises(UserError, match="tier 'bob'; there are 'ann'"):
         list(read_textgrids(tmp_path, tier="bob"))
 
 
 def test_stm_lines_become_segments(tmp_path):
     path = sound(tmp_path / "talk.wav", 9.0)
-    write(tmp_path / "t.stm", ";; comment\ntalk 1 ann 0.5 2.0 <o,f0,female> hello there\ntalk 1 x 2 3 ignore_time_segment_in_scoring\ntalk "
-                              "1 bob 3 4.5 bye\n"
-                              "gone 1 bob 3 4 x\ntalk 1\n")
+    write(
+        tmp_path / "t.stm",
+        ";; comment\ntalk 1 ann 0.5 2.0 <o,f0,female> hello there\ntalk 1 x 2 3 "
+        "ignore_time_segment_in_scoring\ntalk "
+        "1 bob 3 4.5 bye\n"
+        "gone 1 bob 3 4 x\ntalk 1\n",
+    )
     found = list(read_stm(tmp_path / "t.stm"))
-    assert [(u.audio_filepath, u.text, u.speaker, u.offset, u.duration) for u in found[:2]] == [(path, "hello there", "ann", 0.5, 1.5),
-                                                                                                (path, "bye", "bob", 3.0, 1.5)]
+    assert [(u.audio_filepath, u.text, u.speaker, u.offset, u.duration) for u in found[:2]] == [
+        (path, "hello there", "ann", 0.5, 1.5),
+        (path, "bye", "bob", 3.0, 1.5),
+    ]
     assert ["bad_row" in u.extra for u in found] == [False, False, True, True]
 
 
 def test_ctm_words_are_gathered_up_to_pauses_and_to_the_length(tmp_path):
     sound(tmp_path / "talk.wav", 9.0)
     words = [("a", 0.5, 0.3), ("b", 0.9, 0.3), ("c", 2.5, 0.5), ("d", 3.0, 0.5), ("e", 3.5, 0.5)]
-    write(tmp_path / "t.ctm", "".join(f"talk 1 {begin} {length} {word} 0.9\n" for word, begin, length in words) + "talk 1 x\n")
+    write(
+        tmp_path / "t.ctm",
+        "".join(f"talk 1 {begin} {length} {word} 0.9\n" for word, begin, length in words)
+        + "talk 1 x\n",
+    )
     found = list(read_ctm(tmp_path / "t.ctm", max_seconds=1.2))
-    assert [(u.text, u.offset, u.duration) for u in found[:3]] == [("a b", 0.4, 0.9), ("c d", 2.4, 1.2), ("e", 3.4, 0.7)]
+    assert [(u.text, u.offset, u.duration) for u in found[:3]] == [
+        ("a b", 0.4, 0.9),
+        ("c d", 2.4, 1.2),
+        ("e", 3.4, 0.7),
+    ]
     assert "bad_row" in found[3].extra
 
 
@@ -278,28 +393,51 @@ def test_hugging_face_rows_come_with_their_bytes_as_files(tmp_path):
     from parakeet_ft.data.corpora.hugging_face import load_hugging_face, read_hugging_face
 
     raw = Path(sound(tmp_path / "a.wav")).read_bytes()
-    features = datasets.Features({"audio": {"bytes": datasets.Value("binary"), "path": datasets.Value("string")},
-                                  "sentence": datasets.Value("string"),
-                                  "speaker_id": datasets.Value("int64"), "topic": datasets.Value("string")})
-    part = datasets.Dataset.from_list([{"audio": {"bytes": raw, "path": "x.wav"}, "sentence": "hi", "speaker_id": 7, "topic": "t"}],
-                                      features=features)
+    features = datasets.Features(
+        {
+            "audio": {"bytes": datasets.Value("binary"), "path": datasets.Value("string")},
+            "sentence": datasets.Value("string"),
+            "speaker_id": datasets.Value("int64"),
+            "topic": datasets.Value("string"),
+        }
+    )
+    part = datasets.Dataset.from_list(
+        [
+            {
+                "audio": {"bytes": raw, "path": "x.wav"},
+                "sentence": "hi",
+                "speaker_id": 7,
+                "topic": "t",
+            }
+        ],
+        features=features,
+    )
     datasets.DatasetDict({"train": part, "validation": part}).save_to_disk(str(tmp_path / "saved"))
     parts = load_hugging_face(str(tmp_path / "saved"))
     found = list(read_hugging_face(parts, keep_audio_in=tmp_path / "source", audio_column="audio"))
-    assert [(u.text, u.speaker, u.extra) for u in found] == [("hi", "7", {"topic": "t", "split": "train"}),
-                                                             ("hi", "7", {"topic": "t", "split": "dev"})]
+    assert [(u.text, u.speaker, u.extra) for u in found] == [
+        ("hi", "7", {"topic": "t", "split": "train"}),
+        ("hi", "7", {"topic": "t", "split": "dev"}),
+    ]
     assert Path(found[0].audio_filepath).read_bytes() == raw
     with pytest.raises(UserError, match="Cannot load the dataset"):
         load_hugging_face(str(tmp_path / "nothing"))
 
 
 def test_manifests_keep_their_splits_and_mark_broken_lines(tmp_path):
-    write(tmp_path / "train.json", '{"audio_filepath": "a.wav", "duration": 1, "text": "x", "k": 1}\n{"audio_filepath": "b.wav"\n')
+    write(
+        tmp_path / "train.json",
+        '{"audio_filepath": "a.wav", "duration": 1, "text": "x", "k": 1}\n{"audio_filepath": '
+        '"b.wav"\n',
+    )
     write(tmp_path / "my_val.json", '{"audio_filepath": "/c.wav", "duration": 2, "text": "y"}\n')
     paths = [tmp_path / "train.json", tmp_path / "my_val.json"]
     assert split_names(paths) == ["train", "dev"]
     found = list(read_manifests(paths, splits=split_names(paths)))
-    assert found[0].audio_filepath == str(tmp_path / "a.wav") and found[0].extra == {"k": 1, "split": "train"}
+    assert found[0].audio_filepath == str(tmp_path / "a.wav") and found[0].extra == {
+        "k": 1,
+        "split": "train",
+    }
     assert "line 2 is not JSON" in found[1].extra["bad_row"] and found[2].extra["split"] == "dev"
 
 
@@ -444,15 +582,28 @@ def test_segments_with_impossible_times_are_bad_rows(tmp_path, times):
 
 
 def lhotse_cut(*, kind="file", source='"a.wav"', start="0", said='"text": "x"') -> str:
-    return (f'{{"type": "MonoCut", "id": "c", "start": 0, "duration": 1, "recording": {{"sources": '
-            f'[{{"type": "{kind}", "source": {source}}}]}}, '
-            f'"supervisions": [{{"start": {start}, "duration": 1, {said}}}]}}')
+    return (
+        f'{{"type": "MonoCut", "id": "c", "start": 0, "duration": 1, "recording": {{"sources": '
+        f'[{{"type": "{kind}", "source": {source}}}]}}, '
+        f'"supervisions": [{{"start": {start}, "duration": 1, {said}}}]}}'
+    )
 
 
-@pytest.mark.parametrize("cut", [
-    '{"type": "MonoCut"}', "[1]", '"x"', '{"type": "MonoCut", "recording": {"sources": "x"}}',
-    lhotse_cut(source="5"), lhotse_cut(start="NaN"), lhotse_cut(start="2"),
-    lhotse_cut(kind="command"), lhotse_cut(said='"text": 5'), lhotse_cut(said='"speaker": ["x"]')])
+@pytest.mark.parametrize(
+    "cut",
+    [
+        '{"type": "MonoCut"}',
+        "[1]",
+        '"x"',
+        '{"type": "MonoCut", "recording": {"sources": "x"}}',
+        lhotse_cut(source="5"),
+        lhotse_cut(start="NaN"),
+        lhotse_cut(start="2"),
+        lhotse_cut(kind="command"),
+        lhotse_cut(said='"text": 5'),
+        lhotse_cut(said='"speaker": ["x"]'),
+    ],
+)
 def test_a_cut_that_is_not_as_lhotse_writes_it_is_a_bad_row(tmp_path, cut):
     write(tmp_path / "cuts.jsonl", f"{cut}\n{lhotse_cut()}\n")
     bad, found = read_lhotse_cuts(tmp_path / "cuts.jsonl")

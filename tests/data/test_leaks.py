@@ -8,7 +8,12 @@ from parakeet_ft.data.leaks import NEAR, _shingles, near_duplicates
 def test_one_changed_word_in_nine_is_near_and_an_exact_copy_is_not_listed():
     mine = "the cat sat on the mat and looked at me"
     near = "the cat sat on the mat and looked at you"
-    assert [(a, b) for a, b, _ in near_duplicates([mine], [near, mine, "something else that has nothing to do with it"])] == [(mine, near)]
+    assert [
+        (a, b)
+        for a, b, _ in near_duplicates(
+            [mine], [near, mine, "something else that has nothing to do with it"]
+        )
+    ] == [(mine, near)]
 
 
 def test_short_sentences_are_never_near():
@@ -22,6 +27,7 @@ def test_the_index_finds_what_all_pairs_find():
 
     def varied(sentence):
         return " ".join(rng.choice(words) if rng.random() < 0.1 else word for word in sentence)
+
     mine, others = [varied(s) for s in base], [varied(s) for s in base]
     expected = set()
     for a in mine:

@@ -26,9 +26,11 @@ def test_an_unknown_kind_is_named():
 def test_synthetic_utterances_fill_the_hours_and_pass_the_check(tmp_path):
     write_manifest(make_synthetic(tmp_path, hours=0.01, max_seconds=4.0), tmp_path / "train.jsonl")
     utterances = read_manifest(tmp_path / "train.jsonl")
-    assert 36 <= sum(u.duration for u in utterances) < 41 and {u.text
-                                                               for u in utterances} == {""} and len({u.extra["kind"]
-                                                                                                     for u in utterances}) == len(KINDS)
+    assert (
+        36 <= sum(u.duration for u in utterances) < 41
+        and {u.text for u in utterances} == {""}
+        and len({u.extra["kind"] for u in utterances}) == len(KINDS)
+    )
     assert quick_check(utterances) == []
     first = (tmp_path / "audio").joinpath("white-00001.flac").read_bytes()
     list(make_synthetic(tmp_path / "again", hours=0.01, max_seconds=4.0))
@@ -37,11 +39,20 @@ def test_synthetic_utterances_fill_the_hours_and_pass_the_check(tmp_path):
 
 def test_recordings_are_cut_in_turn(tmp_path):
     for i, name in enumerate(("rain", "music")):
-        soundfile.write(tmp_path / f"{name}.wav", 0.1 * np.random.default_rng(i).standard_normal(44100 * 5), 44100)
+        soundfile.write(
+            tmp_path / f"{name}.wav",
+            0.1 * np.random.default_rng(i).standard_normal(44100 * 5),
+            44100,
+        )
     (tmp_path / "broken.wav").write_text("no audio")
     made = list(cut_folder(tmp_path, tmp_path / "out", hours=0.003, max_seconds=3.0))
-    assert {u.audio_filepath.split("-")[0] for u in made} == {"audio/rain", "audio/music"} and sum(u.duration for u in made) >= 10.8
-    assert all(abs(soundfile.info(tmp_path / "out" / u.audio_filepath).duration - u.duration) < 1e-3 for u in made)
+    assert {u.audio_filepath.split("-")[0] for u in made} == {"audio/rain", "audio/music"} and sum(
+        u.duration for u in made
+    ) >= 10.8
+    assert all(
+        abs(soundfile.info(tmp_path / "out" / u.audio_filepath).duration - u.duration) < 1e-3
+        for u in made
+    )
 
 
 def test_a_folder_without_audio_is_named(tmp_path):

@@ -1,4 +1,6 @@
-"""Shards hold every utterance once, are of about equal length, and are read by those who defined their layout."""
+"""Shards hold every utterance once, are of about equal length, and are read by those who defined
+their layout.
+"""
 
 import json
 import tarfile
@@ -20,11 +22,24 @@ def manifest(tmp_path_factory):
     for i in range(30):
         seconds = 0.5 + 0.1 * (i % 7)
         if i % 3:
-            soundfile.write(folder / f"{i}.flac", 0.1 * rng.standard_normal(int(seconds * 16000)), 16000)
-            utterances.append(Utterance(audio_filepath=f"{i}.flac", duration=seconds, text=f"text {i}", speaker="ann",
-                                        extra={"lang": "en", "take": i}))
+            soundfile.write(
+                folder / f"{i}.flac", 0.1 * rng.standard_normal(int(seconds * 16000)), 16000
+            )
+            utterances.append(
+                Utterance(
+                    audio_filepath=f"{i}.flac",
+                    duration=seconds,
+                    text=f"text {i}",
+                    speaker="ann",
+                    extra={"lang": "en", "take": i},
+                )
+            )
         else:
-            utterances.append(Utterance(audio_filepath="long.wav", duration=seconds, text=f"text {i}", offset=0.3 * i))
+            utterances.append(
+                Utterance(
+                    audio_filepath="long.wav", duration=seconds, text=f"text {i}", offset=0.3 * i
+                )
+            )
     write_manifest(utterances, folder / "m.jsonl")
     return folder / "m.jsonl"
 
@@ -35,12 +50,18 @@ def run(manifest, out, **options):
 
 def test_shards_are_of_about_equal_length_and_hold_each_line_once(manifest, tmp_path):
     shards = plan_shards(manifest, out=tmp_path, hours=6 / 3600, format="nemo")
-    assert sorted(o for s in shards for o in s.offsets) == sorted({o for s in shards for o in s.offsets}) and sum(len(s.offsets)
-                                                                                                                  for s in shards) == 30
+    assert (
+        sorted(o for s in shards for o in s.offsets)
+        == sorted({o for s in shards for o in s.offsets})
+        and sum(len(s.offsets) for s in shards) == 30
+    )
     described = run(manifest, tmp_path)
     seconds = [shard["seconds"] for shard in described["shards"]]
-    assert len(seconds) == 4 and max(seconds) - min(seconds) <= 0.6 and sum(seconds) == pytest.approx(sum(u.duration
-                                                                                                          for u in read_manifest(manifest)))
+    assert (
+        len(seconds) == 4
+        and max(seconds) - min(seconds) <= 0.6
+        and sum(seconds) == pytest.approx(sum(u.duration for u in read_manifest(manifest)))
+    )
 
 
 def test_nemo_reads_the_shards(manifest, tmp_path):
@@ -49,14 +70,21 @@ def test_nemo_reads_the_shards(manifest, tmp_path):
 
     described = run(manifest, tmp_path)
     last = len(described["shards"]) - 1
-    cuts = list(LazyNeMoTarredIterator(manifest_path=f"{tmp_path}/sharded_manifests/manifest__OP_0..{last}_CL_.json",
-                                       tar_paths=f"{tmp_path}/audio__OP_0..{last}_CL_.tar"))
+    cuts = list(
+        LazyNeMoTarredIterator(
+            manifest_path=f"{tmp_path}/sharded_manifests/manifest__OP_0..{last}_CL_.json",
+            tar_paths=f"{tmp_path}/audio__OP_0..{last}_CL_.tar",
+        )
+    )
     expected = {u.text: u for u in read_manifest(manifest)}
     assert sorted(c.supervisions[0].text for c in cuts) == sorted(expected)
     for cut in cuts:
         utterance = expected[cut.supervisions[0].text]
-        original, _ = soundfile.read(utterance.audio_filepath, start=round(utterance.offset * 16000),
-                                     frames=round(utterance.duration * 16000))
+        original, _ = soundfile.read(
+            utterance.audio_filepath,
+            start=round(utterance.offset * 16000),
+            frames=round(utterance.duration * 16000),
+        )
         assert np.abs(cut.load_audio()[0] - original).max() < 1e-4
 
 
@@ -68,7 +96,9 @@ def test_the_indices_are_those_that_nemo_would_write(manifest, tmp_path):
     create_tar_index(tmp_path / "audio_1.tar", tmp_path / "tar.idx")
     create_index(tmp_path / "sharded_manifests" / "manifest_1.json", tmp_path / "json.idx")
     assert (tmp_path / "tar.idx").read_bytes() == (tmp_path / "audio_1.tar.idx").read_bytes()
-    assert (tmp_path / "json.idx").read_bytes() == (tmp_path / "sharded_manifests" / "manifest_1.json.idx").read_bytes()
+    assert (tmp_path / "json.idx").read_bytes() == (
+        tmp_path / "sharded_manifests" / "manifest_1.json.idx"
+    ).read_bytes()
 
 
 def test_lhotse_reads_the_shar(manifest, tmp_path):
@@ -78,35 +108,57 @@ def test_lhotse_reads_the_shar(manifest, tmp_path):
     expected = {u.text: u for u in read_manifest(manifest)}
     assert sorted(c.supervisions[0].text for c in cuts) == sorted(expected)
     cut = next(c for c in cuts if c.supervisions[0].text == "text 4")
-    assert (cut.supervisions[0].speaker, cut.supervisions[0].language, cut.custom["take"]) == ("ann", "en", 4)
-    assert np.abs(cut.load_audio()[0] - soundfile.read(expected["text 4"].audio_filepath)[0]).max() < 1e-4
+    assert (cut.supervisions[0].speaker, cut.supervisions[0].language, cut.custom["take"]) == (
+        "ann",
+        "en",
+        4,
+    )
+    assert (
+        np.abs(cut.load_audio()[0] - soundfile.read(expected["text 4"].audio_filepath)[0]).max()
+        < 1e-4
+    )
 
 
 def test_the_same_manifest_gives_the_same_bytes_and_finished_shards_stay(manifest, tmp_path):
     run(manifest, tmp_path / "a")
     run(manifest, tmp_path / "b")
-    files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*") if p.is_file())
-    assert all((tmp_path / "a" / f).read_bytes() == (tmp_path / "b" / f).read_bytes() for f in files)
+    files = sorted(
+        p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*") if p.is_file()
+    )
+    assert all(
+        (tmp_path / "a" / f).read_bytes() == (tmp_path / "b" / f).read_bytes() for f in files
+    )
     times = {f: (tmp_path / "a" / f).stat().st_mtime_ns for f in files if f.suffix == ".tar"}
     (tmp_path / ".a.state" / "done_2.json").unlink()
     (tmp_path / "a" / "audio_2.tar").unlink()
     run(manifest, tmp_path / "a")
-    assert [str(f) for f in times if (tmp_path / "a" / f).stat().st_mtime_ns != times[f]] == ["audio_2.tar"]
-    assert all((tmp_path / "a" / f).read_bytes() == (tmp_path / "b" / f).read_bytes() for f in files)
+    assert [str(f) for f in times if (tmp_path / "a" / f).stat().st_mtime_ns != times[f]] == [
+        "audio_2.tar"
+    ]
+    assert all(
+        (tmp_path / "a" / f).read_bytes() == (tmp_path / "b" / f).read_bytes() for f in files
+    )
 
 
 def test_whole_flac_files_go_in_byte_for_byte(manifest, tmp_path):
     run(manifest, tmp_path)
     originals = {p.read_bytes() for p in manifest.parent.glob("*.flac")}
     with tarfile.open(tmp_path / "audio_0.tar") as tar:
-        names = {json.loads(line)["audio_filepath"]: json.loads(line)
-                 for line in (tmp_path / "sharded_manifests" / "manifest_0.json").read_text().splitlines()}
+        names = {
+            json.loads(line)["audio_filepath"]: json.loads(line)
+            for line in (tmp_path / "sharded_manifests" / "manifest_0.json")
+            .read_text()
+            .splitlines()
+        }
         assert tar.getnames() == list(names)
         copied = sum(tar.extractfile(name).read() in originals for name in names)
     assert copied == sum("take" in line for line in names.values()) > 0
 
 
 def test_audio_that_cannot_be_read_is_named(manifest, tmp_path):
-    write_manifest([Utterance(audio_filepath=str(tmp_path / "none.wav"), duration=1.0, text="x")], tmp_path / "m.jsonl")
+    write_manifest(
+        [Utterance(audio_filepath=str(tmp_path / "none.wav"), duration=1.0, text="x")],
+        tmp_path / "m.jsonl",
+    )
     with pytest.raises(UserError, match=r"No audio at .*none\.wav"):
         run(tmp_path / "m.jsonl", tmp_path / "out")

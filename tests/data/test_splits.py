@@ -22,7 +22,9 @@ def splits(groups, rules):
 
 def test_shares_are_about_what_was_asked_for():
     found = list(splits(MANY, SplitRules(dev_share=0.1, test_share=0.2)).values())
-    assert abs(found.count("dev") / 2000 - 0.1) < 0.02 and abs(found.count("test") / 2000 - 0.2) < 0.02
+    assert (
+        abs(found.count("dev") / 2000 - 0.1) < 0.02 and abs(found.count("test") / 2000 - 0.2) < 0.02
+    )
 
 
 def test_adding_data_moves_nothing():
@@ -43,17 +45,24 @@ def test_the_hash_is_the_same_on_every_machine():
 
 @pytest.mark.parametrize("count", [3, 4, 5, 8])
 def test_few_speakers_fill_every_split_with_one_and_train_with_the_rest(count):
-    found = splits({f"s{i}": 100.0 + i for i in range(count)}, SplitRules(dev_share=1e-6, test_share=1e-6))
+    found = splits(
+        {f"s{i}": 100.0 + i for i in range(count)}, SplitRules(dev_share=1e-6, test_share=1e-6)
+    )
     assert sorted(found.values()) == ["dev", "test"] + ["train"] * (count - 2)
 
 
 def test_the_speaker_nearest_to_the_share_is_held_out():
-    found = splits({"s1": 1000.0, "s2": 10.0, "s3": 100.0, "s4": 890.0}, SplitRules(dev_share=0.0, test_share=0.04))
+    found = splits(
+        {"s1": 1000.0, "s2": 10.0, "s3": 100.0, "s4": 890.0},
+        SplitRules(dev_share=0.0, test_share=0.04),
+    )
     assert found == {"s1": "train", "s2": "train", "s3": "test", "s4": "train"}
 
 
 def test_two_speakers_leave_dev_empty_rather_than_train():
-    assert sorted(splits({"a": 1.0, "b": 2.0}, SplitRules(dev_share=1e-9, test_share=1e-9)).values()) == ["test", "train"]
+    assert sorted(
+        splits({"a": 1.0, "b": 2.0}, SplitRules(dev_share=1e-9, test_share=1e-9)).values()
+    ) == ["test", "train"]
 
 
 def test_train_is_not_left_empty():
@@ -65,7 +74,10 @@ def test_train_is_not_left_empty():
 
 def test_named_speakers_win_over_the_hash():
     found = splits(MANY, SplitRules(test_groups=("speaker1", "speaker2"), dev_share=0.1))
-    assert {g for g in found if found[g] == "test"} == {"speaker1", "speaker2"} and "dev" in found.values()
+    assert {g for g in found if found[g] == "test"} == {
+        "speaker1",
+        "speaker2",
+    } and "dev" in found.values()
 
 
 def test_what_was_pinned_stays_pinned():

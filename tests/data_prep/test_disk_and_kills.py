@@ -36,13 +36,19 @@ def table(tmp_path):
 
 
 def on_a_disk(options: str, folder: Path, *command) -> subprocess.CompletedProcess:
-    """Run a script while `folder` is a file system of its own; skips where that needs more rights."""
+    """Run a script while `folder` is a file system of its own; skips where that needs more
+    rights.
+    """
     folder.mkdir(exist_ok=True)
     if shutil.which("unshare") is None:
         pytest.skip("no unshare on this machine")
     mount = f'mount -t tmpfs -o {options} none "$0" || exit 99; exec "$@"'
-    done = subprocess.run(["unshare", "-rm", "sh", "-c", mount, folder, sys.executable,
-                           *map(str, command)], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", mount, folder, sys.executable, *map(str, command)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
     if done.returncode == 99 or "unshare failed" in done.stderr:
         pytest.skip("no mounts in a user namespace here")
     return done
@@ -51,21 +57,30 @@ def on_a_disk(options: str, folder: Path, *command) -> subprocess.CompletedProce
 @pytest.mark.parametrize("size", ["8k", "64k", "500k", "1300k"])
 def test_a_full_disk_is_told_in_words(table, tmp_path, size):
     out = tmp_path / "out"
-    done = on_a_disk(f"size={size}", out, "data_prep/from_table.py", table, "--out", out / "x",
-                     "--jobs", 1)
+    done = on_a_disk(
+        f"size={size}", out, "data_prep/from_table.py", table, "--out", out / "x", "--jobs", 1
+    )
     assert "Traceback" not in done.stderr and "System error" not in done.stderr
     assert done.returncode == 2 and "full" in done.stderr, done.stderr
 
 
-@pytest.mark.parametrize("command", [
-    ["from_table.py", "TABLE", "--jobs", 1], ["split.py", "MANIFEST"],
-    ["shard.py", "MANIFEST", "--jobs", 1], ["non_speech.py", "--hours", 0.001],
-    ["check.py", "MANIFEST", "--jobs", 1], ["check.py", "MANIFEST", "--quick"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["from_table.py", "TABLE", "--jobs", 1],
+        ["split.py", "MANIFEST"],
+        ["shard.py", "MANIFEST", "--jobs", 1],
+        ["non_speech.py", "--hours", 0.001],
+        ["check.py", "MANIFEST", "--jobs", 1],
+        ["check.py", "MANIFEST", "--quick"],
+    ],
+)
 def test_a_read_only_disk_is_told_in_words(table, tmp_path, command):
     given = {"TABLE": table, "MANIFEST": table.with_name("m.jsonl")}
     script, *arguments = [given.get(a, a) for a in command]
-    done = on_a_disk("ro", tmp_path / "out", f"data_prep/{script}", *arguments, "--out",
-                     tmp_path / "out" / "x")
+    done = on_a_disk(
+        "ro", tmp_path / "out", f"data_prep/{script}", *arguments, "--out", tmp_path / "out" / "x"
+    )
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     assert "read-only" in done.stderr.lower() and len(done.stderr.strip().splitlines()) == 1
 
@@ -82,6 +97,7 @@ def test_errors_of_the_disk_are_one_line_and_other_errors_pass(capsys):
 def test_flac_that_cannot_be_written_says_why_and_leaves_nothing(tmp_path, monkeypatch):
     def full(self, data):
         raise OSError(errno.ENOSPC, "No space left on device")
+
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(UserError, match="the disk is full"):
         audio.write_flac(np.zeros(100, dtype=np.int16), tmp_path / "a.flac", rate_hz=16000)
@@ -133,9 +149,19 @@ def test_a_killed_preparation_leaves_no_process(tmp_path):
         lines.append(f"{i}.wav,sentence number {i}")
     (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
     process = subprocess.Popen(
-        [sys.executable, ROOT / "data_prep" / "from_table.py", tmp_path / "t.csv", "--out",
-         tmp_path / "out", "--jobs", "2"], start_new_session=True, stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL)
+        [
+            sys.executable,
+            ROOT / "data_prep" / "from_table.py",
+            tmp_path / "t.csv",
+            "--out",
+            tmp_path / "out",
+            "--jobs",
+            "2",
+        ],
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         assert until(lambda: len(alive(process.pid)) >= 4, 60), "two workers and a tracker"
         assert until(lambda: any(tmp_path.glob("out/audio/*/*.flac")), 60)
@@ -148,19 +174,23 @@ def test_a_killed_preparation_leaves_no_process(tmp_path):
 
 
 def test_a_child_ends_with_a_parent_that_ended_before_it_could_ask():
-    code = ("import os, sys; sys.path.insert(0, sys.argv[1])\n"
-            "from parakeet_ft.data.parallel import die_with_parent\n"
-            "die_with_parent(1 if os.getppid() != 1 else 2)\n")
+    code = (
+        "import os, sys; sys.path.insert(0, sys.argv[1])\n"
+        "from parakeet_ft.data.parallel import die_with_parent\n"
+        "die_with_parent(1 if os.getppid() != 1 else 2)\n"
+    )
     assert subprocess.run([sys.executable, "-c", code, str(ROOT)]).returncode == 1
 
 
 def test_where_the_kernel_cannot_be_asked_the_parent_is_watched(monkeypatch):
     from parakeet_ft.data import parallel
 
-    code = ("import os, sys, time; sys.path.insert(0, sys.argv[1])\n"
-            "from parakeet_ft.data import parallel\n"
-            "parallel.ctypes.CDLL = None\n"
-            "parallel.die_with_parent(1)\n"
-            "time.sleep(30)\n")
+    code = (
+        "import os, sys, time; sys.path.insert(0, sys.argv[1])\n"
+        "from parakeet_ft.data import parallel\n"
+        "parallel.ctypes.CDLL = None\n"
+        "parallel.die_with_parent(1)\n"
+        "time.sleep(30)\n"
+    )
     assert parallel.PR_SET_PDEATHSIG == 1
     assert subprocess.run([sys.executable, "-c", code, str(ROOT)], timeout=20).returncode == 1

@@ -13,38 +13,93 @@ import numpy as np
 import pytest
 import soundfile
 
-from parakeet_ft import augmentation, configuration
+from parakeet_ft import preflight
+from parakeet_ft.batches import augmentation
 from parakeet_ft.data import audio
 from parakeet_ft.data.audio import AudioError
 from parakeet_ft.data.audit import quick_check
 from parakeet_ft.data.manifest import Utterance, read_manifest
 from parakeet_ft.data.parallel import InlineExecutor
-from parakeet_ft.data.recordings import Recording, collect_recordings
 from parakeet_ft.data.shards import write_shards
 from parakeet_ft.errors import UserError
+from parakeet_ft.transcription.recordings import Recording, collect_recordings
 
 ROOT = Path(__file__).resolve().parents[2]
 HOSTILE = [
     # for a shell
-    "x;touch MARK;cat good.opus|", "x; touch MARK; cat good.opus |", "touch MARK|", "touch MARK|\t",
-    "touch MARK | ", "|touch MARK", "| touch MARK", "`touch MARK`", "`touch MARK`.wav",
-    "$(touch MARK)", "$(touch MARK).wav", "touch${IFS}MARK|", "x;touch${IFS}MARK;|",
-    "x && touch MARK", "x || touch MARK", "x & touch MARK &", "x\ntouch MARK\n", "x\ntouch MARK|",
-    "x\r\ntouch MARK |", "> MARK", "good.opus > MARK |", "< good.opus tee MARK |",
-    "'; touch MARK; '", '"; touch MARK; "', "good.opus|touch MARK", "sox|touch MARK|", "~/x.wav",
-    "$HOME/x.wav", "*.opus", "-", "--help", "-o MARK", "@good.opus", "%(touch MARK)s",
+    "x;touch MARK;cat good.opus|",
+    "x; touch MARK; cat good.opus |",
+    "touch MARK|",
+    "touch MARK|\t",
+    "touch MARK | ",
+    "|touch MARK",
+    "| touch MARK",
+    "`touch MARK`",
+    "`touch MARK`.wav",
+    "$(touch MARK)",
+    "$(touch MARK).wav",
+    "touch${IFS}MARK|",
+    "x;touch${IFS}MARK;|",
+    "x && touch MARK",
+    "x || touch MARK",
+    "x & touch MARK &",
+    "x\ntouch MARK\n",
+    "x\ntouch MARK|",
+    "x\r\ntouch MARK |",
+    "> MARK",
+    "good.opus > MARK |",
+    "< good.opus tee MARK |",
+    "'; touch MARK; '",
+    '"; touch MARK; "',
+    "good.opus|touch MARK",
+    "sox|touch MARK|",
+    "~/x.wav",
+    "$HOME/x.wav",
+    "*.opus",
+    "-",
+    "--help",
+    "-o MARK",
+    "@good.opus",
+    "%(touch MARK)s",
     # for FFmpeg and for libraries that fetch
-    "fd:", "fd:0", "pipe:", "pipe:0", "file:good.opus", "file:///etc/hostname",
-    "concat:good.opus|good.opus", "concatf:list.txt", "subfile,,start,0,end,0,,:good.opus",
-    "crypto:good.opus", "data:audio/wav;base64,UklGRg==", "cache:good.opus", "async:good.opus",
-    "lavfi:sine", "tee:MARK", "md5:MARK", "unix:MARK", "http://127.0.0.1:PORT/a.wav",
-    "https://127.0.0.1:PORT/a.wav", "tcp://127.0.0.1:PORT", "ftp://127.0.0.1:PORT/a.wav",
-    "rtmp://127.0.0.1:PORT/a", "rtsp://127.0.0.1:PORT/a", "tls://127.0.0.1:PORT",
-    "gopher://127.0.0.1:PORT/a", "icecast://127.0.0.1:PORT/a", "s3://bucket/a.wav",
+    "fd:",
+    "fd:0",
+    "pipe:",
+    "pipe:0",
+    "file:good.opus",
+    "file:///etc/hostname",
+    "concat:good.opus|good.opus",
+    "concatf:list.txt",
+    "subfile,,start,0,end,0,,:good.opus",
+    "crypto:good.opus",
+    "data:audio/wav;base64,UklGRg==",
+    "cache:good.opus",
+    "async:good.opus",
+    "lavfi:sine",
+    "tee:MARK",
+    "md5:MARK",
+    "unix:MARK",
+    "http://127.0.0.1:PORT/a.wav",
+    "https://127.0.0.1:PORT/a.wav",
+    "tcp://127.0.0.1:PORT",
+    "ftp://127.0.0.1:PORT/a.wav",
+    "rtmp://127.0.0.1:PORT/a",
+    "rtsp://127.0.0.1:PORT/a",
+    "tls://127.0.0.1:PORT",
+    "gopher://127.0.0.1:PORT/a",
+    "icecast://127.0.0.1:PORT/a",
+    "s3://bucket/a.wav",
     "hf://datasets/a/b.wav",
     # no files
-    "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0", "/dev/zero", "/dev/null", "a\0b.wav",
-    "good.opus\0|touch MARK|", ".", "..",
+    "/dev/stdin",
+    "/dev/fd/0",
+    "/proc/self/fd/0",
+    "/dev/zero",
+    "/dev/null",
+    "a\0b.wav",
+    "good.opus\0|touch MARK|",
+    ".",
+    "..",
 ]
 
 
@@ -108,8 +163,10 @@ def csv_table(paths):
 
 
 def json_lines(paths, name="train.jsonl"):
-    lines = [{"audio_filepath": path, "text": f"sentence number {i}", "duration": 1.0}
-             for i, path in enumerate(paths)]
+    lines = [
+        {"audio_filepath": path, "text": f"sentence number {i}", "duration": 1.0}
+        for i, path in enumerate(paths)
+    ]
     Path(name).write_text("".join(json.dumps(line) + "\n" for line in lines))
     return name
 
@@ -140,8 +197,16 @@ def cuts(paths, kind="file"):
     for i, path in enumerate(paths):
         recording = {"id": str(i), "sources": [{"type": kind, "channels": [0], "source": path}]}
         said = {"id": str(i), "start": 0.0, "duration": 1.0, "text": f"sentence number {i}"}
-        lines.append({"type": "MonoCut", "id": str(i), "start": 0.0, "duration": 1.0,
-                      "recording": recording, "supervisions": [said]})
+        lines.append(
+            {
+                "type": "MonoCut",
+                "id": str(i),
+                "start": 0.0,
+                "duration": 1.0,
+                "recording": recording,
+                "supervisions": [said],
+            }
+        )
     Path("cuts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return "lhotse_cuts.py", "cuts.jsonl"
 
@@ -175,8 +240,17 @@ def test_what_looks_like_a_command_is_a_file_that_does_not_exist(place, source):
 def test_an_existing_file_of_such_a_name_is_read(place, source):
     names = files_of_these_names(place)
     script, *arguments = source(names)
-    call(script, *arguments, "--out", "out", "--jobs", 1, "--keep-duplicate-audio",
-         "--max-dropped", 1)
+    call(
+        script,
+        *arguments,
+        "--out",
+        "out",
+        "--jobs",
+        1,
+        "--keep-duplicate-audio",
+        "--max-dropped",
+        1,
+    )
     kept = [row for split in ("train", "dev", "test") for row in rows(place / "out", split)]
     assert rows(place / "out", "dropped") == []
     assert len(kept) == len(names) > 40
@@ -193,8 +267,11 @@ def test_kaldi_reads_commands_in_wav_scp_alone_and_only_when_allowed(place, caps
     assert call("kaldi.py", *arguments) == 0 and Path("MARK").exists()
     Path("MARK").unlink()
     # What was written names files: read again, nothing runs.
-    kept = [row["audio_filepath"] for split in ("train", "dev", "test")
-            for row in rows(place / "out", split)]
+    kept = [
+        row["audio_filepath"]
+        for split in ("train", "dev", "test")
+        for row in rows(place / "out", split)
+    ]
     assert len(kept) == 2 and all(path.endswith(".flac") for path in kept)
 
 
@@ -202,7 +279,7 @@ def test_a_command_that_was_dropped_is_text_in_dropped_jsonl(place):
     Path("text").write_text("u1 hello there\n")
     Path("wav.scp").write_text("u1 touch ran; false |\n")
     call("kaldi.py", ".", "--out", "out", "--jobs", 1, "--allow-pipes")
-    row, = rows(place / "out", "dropped")
+    (row,) = rows(place / "out", "dropped")
     assert row["audio_filepath"] == "touch ran; false |" and Path("ran").exists()
     Path("ran").unlink()
     with pytest.raises(AudioError, match="No audio at touch ran"):
@@ -220,8 +297,9 @@ def test_kaldi_segments_reach_no_shell(place, allow):
     assert [row["reason"] for row in rows(place / "out", "dropped")] == ["bad_row"] * len(names)
 
 
-@pytest.mark.parametrize("script", ["from_folder.py", "textgrid.py", "subtitles.py", "stm.py",
-                                    "ctm.py"])
+@pytest.mark.parametrize(
+    "script", ["from_folder.py", "textgrid.py", "subtitles.py", "stm.py", "ctm.py"]
+)
 def test_recordings_of_such_names_are_read(place, script):
     folder = place / "talks"
     names = files_of_these_names(folder, suffix=".opus")
@@ -229,13 +307,16 @@ def test_recordings_of_such_names_are_read(place, script):
     for i, name in enumerate(names):
         bare, text = folder / name.removesuffix(".opus"), f"sentence number {i}"
         for suffix, content in (
-                (".txt", text), (".srt", f"1\n00:00:00,100 --> 00:00:00,900\n{text}\n"),
-                (".TextGrid", f'{header}"IntervalTier"\n"t"\n0\n1\n1\n0\n1\n"{text}"\n')):
+            (".txt", text),
+            (".srt", f"1\n00:00:00,100 --> 00:00:00,900\n{text}\n"),
+            (".TextGrid", f'{header}"IntervalTier"\n"t"\n0\n1\n1\n0\n1\n"{text}"\n'),
+        ):
             Path(f"{bare}{suffix}").write_text(content)
     words = [name.removesuffix(".opus") for name in names]
     words = [word for word in words if word.split() == [word] and "/" not in word]
-    Path("talks/all.stm").write_text("".join(f"{w} 1 ann 0 0.9 number {i}\n"
-                                             for i, w in enumerate(words)))
+    Path("talks/all.stm").write_text(
+        "".join(f"{w} 1 ann 0 0.9 number {i}\n" for i, w in enumerate(words))
+    )
     Path("talks/all.ctm").write_text("".join(f"{w} 1 0 0.9 word{i}\n" for i, w in enumerate(words)))
     source = {"stm.py": "talks/all.stm", "ctm.py": "talks/all.ctm"}.get(script, "talks")
     call(script, source, "--out", "out", "--jobs", 1, "--keep-duplicate-audio", "--max-dropped", 1)
@@ -246,8 +327,10 @@ def test_recordings_of_such_names_are_read(place, script):
 @pytest.mark.parametrize("script", ["common_voice.py", "librispeech.py", "ljspeech.py"])
 def test_corpora_that_name_such_files_find_nothing_and_run_nothing(place, script):
     names = [name for name in hostile() if not set(name) & set("\n\r\t\0")]
-    Path("train.tsv").write_text("client_id\tpath\tsentence\n" + "".join(
-        f"ann\t{name}\tsentence number {i}\n" for i, name in enumerate(names)))
+    Path("train.tsv").write_text(
+        "client_id\tpath\tsentence\n"
+        + "".join(f"ann\t{name}\tsentence number {i}\n" for i, name in enumerate(names))
+    )
     Path("metadata.csv").write_text("".join(f"{name}|text|sentence\n" for name in names))
     keys = [name.replace(" ", "_") for name in names]
     Path("ann.trans.txt").write_text("".join(f"{key} SENTENCE\n" for key in keys))
@@ -267,20 +350,21 @@ def test_the_preflight_of_finetune_and_evaluate_names_them(place, capsys):
     absent = rf"names {len({os.path.normpath(p) for p in hostile()})} audio files that do not exist"
     from parakeet_ft.evaluation import request
 
-    for overrides in ([f"data.train={bad}", f"data.validation={good}"],
-                      [f"data.train={good}", f"data.validation={bad}"],
-                      [f"data.train={good}", f"data.validation={good}",
-                       f"data.replay.manifest={bad}"],
-                      [f"data.train={good}", f"data.validation={good}", f"data.test={bad}"]):
+    for overrides in (
+        [f"data.train={bad}", f"data.validation={good}"],
+        [f"data.train={good}", f"data.validation={bad}"],
+        [f"data.train={good}", f"data.validation={good}", f"data.replay.manifest={bad}"],
+        [f"data.train={good}", f"data.validation={good}", f"data.test={bad}"],
+    ):
         with pytest.raises(UserError, match=absent):
-            configuration.check_finetune(overrides)
+            preflight.check_finetune(overrides)
     with pytest.raises(UserError, match=absent):
-        request.read_request(configuration.compose("evaluate", [f"manifests=[{bad}]"]))
+        request.read_request(preflight.compose("evaluate", [f"manifests=[{bad}]"]))
     assert quick_check(read_manifest(good), sample=1000) == []
 
 
 def test_transcription_takes_them_for_files(place):
-    from parakeet_ft.transcription import measure
+    from parakeet_ft.transcription.long_audio import measure
 
     made = files_of_these_names(place)
     seconds = [measure(recording) for recording in collect_recordings([json_lines(made)])]
@@ -336,12 +420,15 @@ def test_a_manifest_or_table_of_such_a_name_is_a_file_that_does_not_exist(place)
                 list(read(path))
 
 
-@pytest.mark.parametrize("content", [
-    "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:PORT/x.ts\n#EXT-X-ENDLIST\n",
-    "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\ngood.opus\n#EXT-X-ENDLIST\n",
-    "ffconcat version 1.0\nfile good.opus\n",
-    "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=audio PORT RTP/AVP 0\n",
-])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:PORT/x.ts\n#EXT-X-ENDLIST\n",
+        "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\ngood.opus\n#EXT-X-ENDLIST\n",
+        "ffconcat version 1.0\nfile good.opus\n",
+        "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=audio PORT RTP/AVP 0\n",
+    ],
+)
 def test_a_playlist_opens_neither_network_nor_other_files(place, content):
     for suffix in (".m3u8", ".ffconcat", ".sdp", ".wav", ".m4a"):
         Path(f"list{suffix}").write_text(content.replace("PORT", PORT))

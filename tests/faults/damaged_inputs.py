@@ -51,16 +51,26 @@ def count(outcomes: list[Outcome]) -> dict[str, int]:
     silent = sum(o.silent and not o.traceback for o in outcomes)
     tracebacks = sum(o.traceback for o in outcomes)
     handled = sum(o.handled and not o.silent and not o.traceback for o in outcomes)
-    return {"inputs": len(outcomes), "handled": handled, "tracebacks": tracebacks,
-            "silently_changed": silent,
-            "harmless": len(outcomes) - handled - tracebacks - silent}
+    return {
+        "inputs": len(outcomes),
+        "handled": handled,
+        "tracebacks": tracebacks,
+        "silently_changed": silent,
+        "harmless": len(outcomes) - handled - tracebacks - silent,
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kinds", nargs="*", choices=[*KINDS, []], metavar="KIND",
-                        help=f"some of {', '.join(KINDS)}; default: all")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "kinds",
+        nargs="*",
+        choices=[*KINDS, []],
+        metavar="KIND",
+        help=f"some of {', '.join(KINDS)}; default: all",
+    )
     parser.add_argument("--every", type=int, default=1, metavar="N", help="only each N-th input")
     parser.add_argument("--verbose", action="store_true", help="name every input and its message")
     args = parser.parse_args()
@@ -70,9 +80,13 @@ def main() -> None:
             outcome = try_out(case)
             found[case.kind].append(outcome)
             if args.verbose or outcome.traceback or outcome.silent:
-                words = [word for word in ("handled", "traceback", "silent") if getattr(outcome, word)]
-                print(f"{case.kind} {case.name}: {' '.join(words) or 'harmless'}: {outcome.message}",
-                      flush=True)
+                words = [
+                    word for word in ("handled", "traceback", "silent") if getattr(outcome, word)
+                ]
+                print(
+                    f"{case.kind} {case.name}: {' '.join(words) or 'harmless'}: {outcome.message}",
+                    flush=True,
+                )
     outcomes = [outcome for some in found.values() for outcome in some]
     by_kind = {kind: count(some) for kind, some in found.items()}
     print(json.dumps(count(outcomes) | {"by_kind": by_kind}))

@@ -1,12 +1,16 @@
-"""Kill the demo's fine-tuning with SIGKILL at random moments, give the same command again, and compare with the run that was never killed.
+"""Kill the demo's fine-tuning with SIGKILL at random moments, give the same command again, and
+compare with the run that was never killed.
 
-    python tests/faults/kill_many.py --kills 50                  one process
-    python tests/faults/kill_many.py --kills 50 --processes 2    two ranks; one of them, at random, is killed
+    python tests/faults/kill_many.py --kills 50                  one process python
+    tests/faults/kill_many.py --kills 50 --processes 2    two ranks; one of them, at random, is
+    killed
 
-Each trial is a run of its own: started, killed at a moment drawn uniformly from the length of the uninterrupted run, and started again
-unless it had finished. Identical means: every tensor of the last checkpoint and of best.nemo, the report's scores, and the set of files.
-Processes are forked from one that has imported NeMo, so that the moments fall into the run and not into its imports; the demo is cut
-to a few utterances and steps, with a checkpoint after every step, so that many fall into a save. Last line: `N of N identical`.
+Each trial is a run of its own: started, killed at a moment drawn uniformly from the length of the
+uninterrupted run, and started again unless it had finished. Identical means: every tensor of the
+last checkpoint and of best.nemo, the report's scores, and the set of files. Processes are forked
+from one that has imported NeMo, so that the moments fall into the run and not into its imports; the
+demo is cut to a few utterances and steps, with a checkpoint after every step, so that many fall
+into a save. Last line: `N of N identical`.
 """
 
 from __future__ import annotations
@@ -37,14 +41,30 @@ def write_manifests(folder: Path) -> list[str]:
     from parakeet_ft.data.manifest import read_manifest, write_manifest
 
     for name, size in SIZES.items():
-        write_manifest(read_manifest(ROOT / "parakeet_ft" / "demo" / f"{name}.jsonl")[:size], folder / f"{name}.jsonl")
-    roles = {"data.train": "train", "data.validation": "dev", "data.test": "test", "data.guard_test": "guard", "data.guard_validation": "guard_dev",
-             "data.replay.manifest": "replay"}
-    return [*(f"{key}={folder / name}.jsonl" for key, name in roles.items()), "data.replay.ratio=1", "name=killed", "model=tiny"]
+        write_manifest(
+            read_manifest(ROOT / "parakeet_ft" / "demo" / f"{name}.jsonl")[:size],
+            folder / f"{name}.jsonl",
+        )
+    roles = {
+        "data.train": "train",
+        "data.validation": "dev",
+        "data.test": "test",
+        "data.guard_test": "guard",
+        "data.guard_validation": "guard_dev",
+        "data.replay.manifest": "replay",
+    }
+    return [
+        *(f"{key}={folder / name}.jsonl" for key, name in roles.items()),
+        "data.replay.ratio=1",
+        "name=killed",
+        "model=tiny",
+    ]
 
 
 def start(overrides: list[str], folder: Path, *, processes: int) -> list[int]:
-    """Fork the recipe as a user runs it (as torchrun runs it for several ranks) in `folder`; returns the process numbers by rank."""
+    """Fork the recipe as a user runs it (as torchrun runs it for several ranks) in `folder`;
+    returns the process numbers by rank.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -62,8 +82,16 @@ def start(overrides: list[str], folder: Path, *, processes: int) -> list[int]:
             os.dup2(log, 1)
             os.dup2(log, 2)
             if processes > 1:
-                os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), GROUP_RANK="0", WORLD_SIZE=str(processes), LOCAL_WORLD_SIZE=str(processes),
-                                  MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHELASTIC_RUN_ID=f"kill-{port}")
+                os.environ.update(
+                    RANK=str(rank),
+                    LOCAL_RANK=str(rank),
+                    GROUP_RANK="0",
+                    WORLD_SIZE=str(processes),
+                    LOCAL_WORLD_SIZE=str(processes),
+                    MASTER_ADDR="127.0.0.1",
+                    MASTER_PORT=str(port),
+                    TORCHELASTIC_RUN_ID=f"kill-{port}",
+                )
             sys.argv = [str(ROOT / "recipes" / "finetune.py"), *overrides]
             runpy.run_path(sys.argv[0], run_name="__main__")
             code = 0
@@ -96,27 +124,46 @@ def wait(children: list[int], *, seconds: float = 600) -> list[int]:
 
 
 def fingerprint(run_dir: Path) -> dict[str, object]:
-    """All that must not differ: hashes of the last checkpoint's and best.nemo's tensors, scores, files."""
+    """All that must not differ: hashes of the last checkpoint's and best.nemo's tensors, scores,
+    files.
+    """
     import torch
     from nemo.collections.asr.models import ASRModel
 
-    from parakeet_ft import checkpoints
+    from parakeet_ft.training import checkpoints
 
     def digest(state: dict[str, torch.Tensor]) -> str:
         sha = hashlib.sha256()
         for key in sorted(state):
             sha.update(key.encode() + state[key].contiguous().numpy().tobytes())
         return sha.hexdigest()
+
     report = json.loads((run_dir / "report.json").read_text())
     last = checkpoints.read(checkpoints.find(run_dir / "checkpoints", "resume")[-1])
-    return {"last": digest(last["state_dict"]), "best": digest(ASRModel.restore_from(str(run_dir / "best.nemo"), map_location="cpu").state_dict()),
-            "scores": report["tuned"], "history": report["history"],
-            "files": sorted(str(p.relative_to(run_dir)) for p in run_dir.rglob("*") if p.is_file() and "tensorboard" not in p.parts and p.name != ".lock")}
+    return {
+        "last": digest(last["state_dict"]),
+        "best": digest(
+            ASRModel.restore_from(str(run_dir / "best.nemo"), map_location="cpu").state_dict()
+        ),
+        "scores": report["tuned"],
+        "history": report["history"],
+        "files": sorted(
+            str(p.relative_to(run_dir))
+            for p in run_dir.rglob("*")
+            if p.is_file() and "tensorboard" not in p.parts and p.name != ".lock"
+        ),
+    }
 
 
 def finished(folder: Path) -> Path:
-    """The one run of a trial. Raises RuntimeError if there are several or none: then a kill cost a run."""
-    runs = [p for p in (folder / "outputs" / "killed").iterdir() if p.is_dir() and not p.is_symlink() and (p / "run.json").exists()]
+    """The one run of a trial. Raises RuntimeError if there are several or none: then a kill cost a
+    run.
+    """
+    runs = [
+        p
+        for p in (folder / "outputs" / "killed").iterdir()
+        if p.is_dir() and not p.is_symlink() and (p / "run.json").exists()
+    ]
     if len(runs) != 1 or not json.loads((runs[0] / "run.json").read_text())["finished"]:
         raise RuntimeError(f"{len(runs)} runs under {folder}, expected one that finished")
     return runs[0]
@@ -135,7 +182,9 @@ def moment(folder: Path) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--steps", type=int, default=8)
@@ -149,14 +198,29 @@ def main() -> int:
     rng = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
-        overrides = [*write_manifests(root), f"budget.steps={args.steps}", "evaluation.validations=2", "evaluation.interpolation=[0.5]",
-                     "checkpoint.every_steps=1", "data.num_workers=0", "logger=csv", *(["trainer=ddp", "trainer.accelerator=cpu",
-                                                                                        f"trainer.devices={args.processes}"] if args.processes > 1 else [])]
+        overrides = [
+            *write_manifests(root),
+            f"budget.steps={args.steps}",
+            "evaluation.validations=2",
+            "evaluation.interpolation=[0.5]",
+            "checkpoint.every_steps=1",
+            "data.num_workers=0",
+            "logger=csv",
+            *(
+                ["trainer=ddp", "trainer.accelerator=cpu", f"trainer.devices={args.processes}"]
+                if args.processes > 1
+                else []
+            ),
+        ]
         (root / "whole").mkdir()
         begun = time.monotonic()
         codes = wait(start(overrides, root / "whole", processes=args.processes))
         if any(codes):
-            print((root / "whole" / "rank0.log").read_text()[-3000:], f"the uninterrupted run failed with exit codes {codes}", sep="\n")
+            print(
+                (root / "whole" / "rank0.log").read_text()[-3000:],
+                f"the uninterrupted run failed with exit codes {codes}",
+                sep="\n",
+            )
             return 1
         length = time.monotonic() - begun
         expected = fingerprint(finished(root / "whole"))
@@ -170,8 +234,14 @@ def main() -> int:
             time.sleep(at)
             os.kill(rng.choice(children), signal.SIGKILL)
             killed = time.monotonic()
-            wait(children, seconds=20)  # then the launcher ends those that wait for a rank which never came
-            others = f", the others ended after {time.monotonic() - killed:.1f} s" if args.processes > 1 else ""
+            wait(
+                children, seconds=20
+            )  # then the launcher ends those that wait for a rank which never came
+            others = (
+                f", the others ended after {time.monotonic() - killed:.1f} s"
+                if args.processes > 1
+                else ""
+            )
             where = moment(folder)
             if where != "after the end":  # the same command would begin another run
                 wait(start(overrides, folder, processes=args.processes))
@@ -181,7 +251,11 @@ def main() -> int:
             except Exception as error:
                 different = [f"{type(error).__name__}: {error}"]
             identical += not different
-            print(f"kill {trial + 1:3d} at {at:5.1f} s, {where}{others}: {'identical' if not different else f'DIFFERENT: {different}'}", flush=True)
+            print(
+                f"kill {trial + 1:3d} at {at:5.1f} s, {where}{others}: "
+                f"{'identical' if not different else f'DIFFERENT: {different}'}",
+                flush=True,
+            )
             if different:
                 print((folder / "rank0.log").read_text()[-3000:])
     print(f"{identical} of {args.kills} identical")

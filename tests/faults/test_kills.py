@@ -9,7 +9,16 @@ import pytest
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kills", "processes"), [(5, 1)])
-def test_runs_killed_at_random_moments_end_with_the_weights_of_the_uninterrupted_run(kills, processes):
+def test_runs_killed_at_random_moments_end_with_the_weights_of_the_uninterrupted_run(
+    kills, processes
+):
     script = Path(__file__).with_name("kill_many.py")
-    done = subprocess.run([sys.executable, script, "--kills", str(kills), "--processes", str(processes)], capture_output=True, text=True, timeout=600)
-    assert done.stdout.splitlines()[-1] == f"{kills} of {kills} identical", done.stdout + done.stderr
+    done = subprocess.run(
+        [sys.executable, script, "--kills", str(kills), "--processes", str(processes)],
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.stdout.splitlines()[-1] == f"{kills} of {kills} identical", (
+        done.stdout + done.stderr
+    )

@@ -15,12 +15,16 @@ def encode(model, seconds, count=1):
     model.preprocessor.featurizer.dither = 0.0
     audio = torch.randn(count, int(16000 * seconds), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        features, lengths = model.preprocessor(input_signal=audio, length=torch.tensor([audio.shape[1]] * count))
+        features, lengths = model.preprocessor(
+            input_signal=audio, length=torch.tensor([audio.shape[1]] * count)
+        )
         return model.encoder(audio_signal=features, length=lengths)[0]
 
 
 @pytest.mark.parametrize("use_bias", [True, False])
-def test_local_attention_equals_full_where_its_window_covers_all_and_differs_where_not(use_bias, tiny_model):
+def test_local_attention_equals_full_where_its_window_covers_all_and_differs_where_not(
+    use_bias, tiny_model
+):
     model = tiny_model("ctc", use_bias=use_bias)
     short, long = encode(model, 0.3), encode(model, 4)
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -34,7 +38,9 @@ def test_local_attention_equals_full_where_its_window_covers_all_and_differs_whe
 
 
 @pytest.mark.parametrize("use_bias", [True, False])
-def test_local_attention_and_a_global_token_survive_save_and_restore(use_bias, tiny_model, tmp_path):
+def test_local_attention_and_a_global_token_survive_save_and_restore(
+    use_bias, tiny_model, tmp_path
+):
     from nemo.collections.asr.models import ASRModel
 
     model = tiny_model("tdt", use_bias=use_bias)
@@ -53,7 +59,9 @@ def test_local_attention_and_a_global_token_survive_save_and_restore(use_bias, t
 def test_local_attention_with_a_global_token_gets_gradients(family, tiny_model):
     model = tiny_model(family).train()
     set_attention(model, **LOCAL, global_tokens=1)
-    features, lengths = model.preprocessor(input_signal=torch.randn(2, 64000), length=torch.tensor([64000, 40000]))
+    features, lengths = model.preprocessor(
+        input_signal=torch.randn(2, 64000), length=torch.tensor([64000, 40000])
+    )
     model.encoder(audio_signal=features, length=lengths)[0].square().mean().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.encoder.parameters())
 
@@ -70,22 +78,28 @@ def test_a_frozen_encoder_stays_frozen_and_in_eval_mode(tiny_model):
 def test_subsampling_in_pieces_gives_the_same(chunking, tiny_model):
     model = tiny_model("ctc")
     whole, alone = encode(model, 3, count=4), encode(model, 2.99)
-    assert set_attention(model, kind="full", subsampling_chunking=chunking)["subsampling_chunking"] == chunking
+    assert (
+        set_attention(model, kind="full", subsampling_chunking=chunking)["subsampling_chunking"]
+        == chunking
+    )
     torch.testing.assert_close(encode(model, 3, count=4), whole, rtol=1e-4, atol=1e-5)
     # A batch of one is split by channel, unmasked at the end: close, and no more.
     assert (encode(model, 2.99) - alone).abs().mean() < 0.05 * alone.abs().mean()
 
 
-@pytest.mark.parametrize("settings, says", [
-    ({"kind": "sparse"}, "'full' or 'local'"),
-    ({"kind": "local", "left_context": 0, "right_context": 0}, "at least 1"),
-    ({"kind": "local", "left_context": -1, "right_context": -1}, "kind=full"),
-    ({"kind": "local", "left_context": 16, "right_context": 8}, "wrong frames"),
-    ({"kind": "full", "global_tokens": 1}, "global_tokens"),
-    ({"kind": "local", "global_tokens": -1}, "global_tokens"),
-    ({"kind": "full", "subsampling_chunking": -1}, "crashes in NeMo"),
-    ({"kind": "full", "subsampling_chunking": 6}, "power of 2"),
-])
+@pytest.mark.parametrize(
+    "settings, says",
+    [
+        ({"kind": "sparse"}, "'full' or 'local'"),
+        ({"kind": "local", "left_context": 0, "right_context": 0}, "at least 1"),
+        ({"kind": "local", "left_context": -1, "right_context": -1}, "kind=full"),
+        ({"kind": "local", "left_context": 16, "right_context": 8}, "wrong frames"),
+        ({"kind": "full", "global_tokens": 1}, "global_tokens"),
+        ({"kind": "local", "global_tokens": -1}, "global_tokens"),
+        ({"kind": "full", "subsampling_chunking": -1}, "crashes in NeMo"),
+        ({"kind": "full", "subsampling_chunking": 6}, "power of 2"),
+    ],
+)
 def test_settings_without_meaning_are_refused_and_change_nothing(settings, says, tiny_model):
     model = tiny_model("ctc")
     before = attention(model)
@@ -126,4 +140,6 @@ def test_nemo_still_misplaces_positions_when_contexts_differ(tiny_model):
     model.change_attention_model("rel_pos_local_attn", [8, 8])
     torch.testing.assert_close(encode(model, 0.3), full, rtol=1e-4, atol=1e-5)
     model.change_attention_model("rel_pos_local_attn", [8, 6])
-    assert full.shape[-1] <= 6 and not torch.allclose(encode(model, 0.3), full, rtol=1e-3, atol=1e-3)
+    assert full.shape[-1] <= 6 and not torch.allclose(
+        encode(model, 0.3), full, rtol=1e-3, atol=1e-3
+    )

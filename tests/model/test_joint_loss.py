@@ -1,4 +1,6 @@
-"""The loss with the joint inside, against autograd through all logits and against NeMo's own joint."""
+"""The loss with the joint inside, against autograd through all logits and against NeMo's own
+joint.
+"""
 
 import dataclasses
 
@@ -236,10 +238,21 @@ def test_no_value_is_read_back_from_a_device(monkeypatch):
     monkeypatch.setattr(joint_loss, "KEPT_BYTES", 0)
     # A fake tensor has no values: whoever asks for one (item, tolist, a mask as an index) fails.
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        fakes = [mode.from_tensor(getattr(case, f.name)) for f in dataclasses.fields(Case) if f.name != "output"]
+        fakes = [
+            mode.from_tensor(getattr(case, f.name))
+            for f in dataclasses.fields(Case)
+            if f.name != "output"
+        ]
         encoded, predicted, labels, act_lens, label_lens = fakes
         costs = joint_costs(
-            encoded, predicted, case.output, [], labels, act_lens, label_lens, arcs=Arcs(PIECES, DURATIONS)
+            encoded,
+            predicted,
+            case.output,
+            [],
+            labels,
+            act_lens,
+            label_lens,
+            arcs=Arcs(PIECES, DURATIONS),
         )
         costs.sum().backward()
     assert costs.shape == (3,)
@@ -248,9 +261,9 @@ def test_no_value_is_read_back_from_a_device(monkeypatch):
 @pytest.mark.parametrize("family", ["rnnt", "tdt", "hybrid", "hybrid_rnnt"])
 @pytest.mark.parametrize("adapted", ["", "lora", "adapters"])
 def test_a_model_trains_with_the_loss_and_gradients_of_its_own_joint(family, adapted, tiny_model):
-    from parakeet_ft import adapters, lora
     from parakeet_ft.model.objective import training_loss
     from parakeet_ft.model.transducer_loss import use_wavefront_loss
+    from parakeet_ft.training import adapters, lora
     from tests.model.test_transducer_loss import batch_for
 
     found = []

@@ -1,4 +1,6 @@
-"""Replicas are NeMo models like the published ones: they save, restore, and have the published numbers of weights."""
+"""Replicas are NeMo models like the published ones: they save, restore, and have the published
+numbers of weights.
+"""
 
 import dataclasses
 
@@ -10,17 +12,25 @@ FAMILIES = ["ctc", "rnnt", "tdt", "hybrid", "hybrid_rnnt"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_tiny_replica_restores_to_the_same_weights_and_transcripts(family, tiny_model, tiny_nemo, speech):
+def test_a_tiny_replica_restores_to_the_same_weights_and_transcripts(
+    family, tiny_model, tiny_nemo, speech
+):
     import torch
     from nemo.collections.asr.models import ASRModel
 
-    model, again = tiny_model(family), ASRModel.restore_from(str(tiny_nemo(family)), map_location="cpu")
+    model, again = (
+        tiny_model(family),
+        ASRModel.restore_from(str(tiny_nemo(family)), map_location="cpu"),
+    )
     assert type(again) is type(model)
     weights, weights_again = model.state_dict(), again.state_dict()
     assert weights.keys() == weights_again.keys()
     assert all(torch.equal(weights[k], weights_again[k]) for k in weights)
     manifest = str(speech(count=2))
-    texts = [[h.text for h in m.transcribe(manifest, batch_size=2, verbose=False)] for m in (model, again)]
+    texts = [
+        [h.text for h in m.transcribe(manifest, batch_size=2, verbose=False)]
+        for m in (model, again)
+    ]
     assert texts[0] == texts[1] and len(texts[0]) == 2
 
 
@@ -42,7 +52,9 @@ def test_a_tdt_replica_has_the_tdt_loss_with_blank_before_the_durations(family, 
 
 @pytest.mark.parametrize("name, millions", [("parakeet_tdt_ctc_110m", 114)])
 def test_a_replica_of_a_published_checkpoint_has_its_size(name, millions, tmp_path):
-    """The model card of parakeet-tdt_ctc-110m says 114 M. Two layers built, the rest multiplied, to keep the test small."""
+    """The model card of parakeet-tdt_ctc-110m says 114 M. Two layers built, the rest multiplied, to
+    keep the test small.
+    """
     architecture = replicas.REPLICAS[name]
     replicas.write_tokenizer(tmp_path, vocab_size=architecture.vocab_size)
     counts = []

@@ -1,4 +1,6 @@
-"""Sources are checked in milliseconds, fetched once a node, and restored without a trace of their first training's data."""
+"""Sources are checked in milliseconds, fetched once a node, and restored without a trace of their
+first training's data.
+"""
 
 import http.server
 import io
@@ -43,7 +45,14 @@ def hub_cache(tmp_path, monkeypatch):
     """An empty cache, no proxies, and a hub whose address is set by the test."""
     from huggingface_hub import constants
 
-    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+    for name in (
+        "http_proxy",
+        "https_proxy",
+        "all_proxy",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "ALL_PROXY",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
@@ -59,6 +68,7 @@ def closed_port():
 
 # Local files.
 
+
 @pytest.mark.parametrize("family", ["ctc", "rnnt", "tdt", "hybrid", "hybrid_rnnt"])
 def test_every_family_passes_the_check(family, tiny_nemo):
     check_source(str(tiny_nemo(family)))
@@ -70,23 +80,38 @@ def test_a_file_cut_anywhere_is_called_truncated(tiny_nemo, tmp_path):
     with tarfile.open(tiny_nemo("ctc")) as tar:
         members = {Path(m.name).name: m for m in tar.getmembers()}
     weights = members["model_weights.ckpt"]
-    for size in (weights.offset_data + 10, weights.offset_data + weights.size // 2, weights.offset_data + weights.size - 1):
+    for size in (
+        weights.offset_data + 10,
+        weights.offset_data + weights.size // 2,
+        weights.offset_data + weights.size - 1,
+    ):
         path.write_bytes(whole[:size])
         with pytest.raises(UserError, match="truncated"):
             check_source(str(path))
-    path.write_bytes(whole[:members["model_config.yaml"].offset_data + 100])
+    path.write_bytes(whole[: members["model_config.yaml"].offset_data + 100])
     with pytest.raises(UserError, match="truncated"):
         check_source(str(path))
 
 
 def test_weights_that_were_cut_before_they_were_packed_are_truncated(tmp_path):
     with pytest.raises(UserError, match="weights in .* truncated"):
-        check_archive(archive(tmp_path / "a.nemo", {"model_config.yaml": config(), "model_weights.ckpt": b"PK\3\4" + b"x" * 1000}))
+        check_archive(
+            archive(
+                tmp_path / "a.nemo",
+                {"model_config.yaml": config(), "model_weights.ckpt": b"PK\3\4" + b"x" * 1000},
+            )
+        )
 
 
-@pytest.mark.parametrize("content, message", [
-    (b"", "no tar archive"), (b"<html>not found</html>" * 100, "no tar archive .*<html>"), (b"\0" * 4096, "no model_config.yaml|no tar"),
-    (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 2\n", "git lfs pull")])
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"", "no tar archive"),
+        (b"<html>not found</html>" * 100, "no tar archive .*<html>"),
+        (b"\0" * 4096, "no model_config.yaml|no tar"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 2\n", "git lfs pull"),
+    ],
+)
 def test_a_file_that_is_no_archive_is_a_user_error(content, message, tmp_path):
     (tmp_path / "a.nemo").write_bytes(content)
     with pytest.raises(UserError, match=message):
@@ -97,21 +122,39 @@ def model_of(target: str, **more) -> dict[str, bytes]:
     return {"model_config.yaml": config(target, **more), "model_weights.ckpt": b""}
 
 
-@pytest.mark.parametrize("members, message", [
-    ({"readme.txt": b"hello"}, "no model_config.yaml .found: readme.txt"),
-    ({"model_config.yaml": config()}, "no model_weights.ckpt"),
-    (model_of("nemo.collections.tts.models.FastPitchModel"), "another kind of model: FastPitch"),
-    (model_of("nemo.collections.asr.models.EncDecClassificationModel"), "another kind of model: EncDecClassification"),
-    (model_of("nemo.collections.asr.models.EncDecCTCModel"), "another kind of model: EncDecCTCModel"),
-    (model_of("a.EncDecRNNTBPEModel", loss={"loss_name": "multiblank_rnnt"}), "multiblank_rnnt"),
-    ({"model_config.yaml": b"- 1", "model_weights.ckpt": b""}, "no mapping"),
-    ({"model_config.yaml": b"a: [", "model_weights.ckpt": b""}, "cannot be read")])
+@pytest.mark.parametrize(
+    "members, message",
+    [
+        ({"readme.txt": b"hello"}, "no model_config.yaml .found: readme.txt"),
+        ({"model_config.yaml": config()}, "no model_weights.ckpt"),
+        (
+            model_of("nemo.collections.tts.models.FastPitchModel"),
+            "another kind of model: FastPitch",
+        ),
+        (
+            model_of("nemo.collections.asr.models.EncDecClassificationModel"),
+            "another kind of model: EncDecClassification",
+        ),
+        (
+            model_of("nemo.collections.asr.models.EncDecCTCModel"),
+            "another kind of model: EncDecCTCModel",
+        ),
+        (
+            model_of("a.EncDecRNNTBPEModel", loss={"loss_name": "multiblank_rnnt"}),
+            "multiblank_rnnt",
+        ),
+        ({"model_config.yaml": b"- 1", "model_weights.ckpt": b""}, "no mapping"),
+        ({"model_config.yaml": b"a: [", "model_weights.ckpt": b""}, "cannot be read"),
+    ],
+)
 def test_an_archive_that_is_no_parakeet_is_a_user_error(members, message, tmp_path):
     with pytest.raises(UserError, match=message):
         check_source(str(archive(tmp_path / "a.nemo", members)))
 
 
-@pytest.mark.parametrize("name", ["nowhere.nemo", "folder/nowhere.nemo", "/nowhere/model.nemo", "parakeet", "a/b/c", ""])
+@pytest.mark.parametrize(
+    "name", ["nowhere.nemo", "folder/nowhere.nemo", "/nowhere/model.nemo", "parakeet", "a/b/c", ""]
+)
 def test_a_missing_file_is_a_user_error(name):
     with pytest.raises(UserError, match="No model at|holds 0"):
         check_source(name)
@@ -126,16 +169,24 @@ def test_a_folder_with_one_nemo_will_do(tiny_nemo, tmp_path):
 
 
 def test_checking_a_file_imports_neither_torch_nor_nemo(tiny_nemo):
-    code = ("import sys; from parakeet_ft.model.restore import check_source; check_source(sys.argv[1]);"
-            "import parakeet_ft.model.vocabulary; sys.exit(any(m in sys.modules for m in ('torch', 'nemo', 'lightning')))")
-    assert subprocess.run([sys.executable, "-c", code, str(tiny_nemo("tdt"))], cwd=ROOT).returncode == 0
+    code = (
+        "import sys; from parakeet_ft.model.restore import check_source; check_source(sys.argv[1]);"
+        "import parakeet_ft.model.vocabulary; sys.exit(any(m in sys.modules for m in ('torch', "
+        "'nemo', 'lightning')))"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code, str(tiny_nemo("tdt"))], cwd=ROOT).returncode
+        == 0
+    )
 
 
 def test_the_tokenizer_is_read_without_restoring(tiny_nemo, tokenizer_dir):
     assert read_tokenizer(tiny_nemo("hybrid")) == (tokenizer_dir / "tokenizer.model").read_bytes()
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "conf" / "model").glob("[!_]*.yaml")), ids=lambda file: file.stem)
+@pytest.mark.parametrize(
+    "file", sorted((ROOT / "conf" / "model").glob("[!_]*.yaml")), ids=lambda file: file.stem
+)
 def test_every_named_checkpoint_is_a_source_whose_command_works(file):
     text = file.read_text()
     name = yaml.safe_load(text)["source"]
@@ -150,12 +201,21 @@ def test_every_named_checkpoint_is_a_source_whose_command_works(file):
 
 # The hub.
 
-def test_a_hub_id_without_network_is_an_error_that_says_what_to_do(hub_cache, closed_port, monkeypatch):
+
+def test_a_hub_id_without_network_is_an_error_that_says_what_to_do(
+    hub_cache, closed_port, monkeypatch
+):
     monkeypatch.setattr(hub_cache, "ENDPOINT", f"http://127.0.0.1:{closed_port}")
     with pytest.raises(UserError) as error:
         check_source(NAME)
-    for hint in (hub_cache.HF_HUB_CACHE, "127.0.0.1 cannot be reached", "model=path/to/parakeet-ctc-0.6b.nemo", f"hf download {NAME}",
-                 "huggingface-cli", "HF_HOME"):
+    for hint in (
+        hub_cache.HF_HUB_CACHE,
+        "127.0.0.1 cannot be reached",
+        "model=path/to/parakeet-ctc-0.6b.nemo",
+        f"hf download {NAME}",
+        "huggingface-cli",
+        "HF_HOME",
+    ):
         assert hint in str(error.value)
     with pytest.raises(UserError, match="cannot be downloaded"):
         fetch(NAME)
@@ -163,7 +223,9 @@ def test_a_hub_id_without_network_is_an_error_that_says_what_to_do(hub_cache, cl
 
 def test_offline_mode_is_respected_and_named(hub_cache, monkeypatch):
     monkeypatch.setattr(hub_cache, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(socket, "create_connection", lambda *a, **k: pytest.fail("the network was touched"))
+    monkeypatch.setattr(
+        socket, "create_connection", lambda *a, **k: pytest.fail("the network was touched")
+    )
     with pytest.raises(UserError, match="HF_HUB_OFFLINE is set.*unset HF_HUB_OFFLINE"):
         check_source(NAME)
 
@@ -182,7 +244,9 @@ def test_a_network_that_swallows_everything_ends_in_an_error_in_seconds(hub_cach
 def test_a_proxy_is_asked_instead_of_the_hub(hub_cache, monkeypatch):
     asked = []
     monkeypatch.setenv("https_proxy", "http://proxy.example:3128")
-    monkeypatch.setattr(socket, "create_connection", lambda address, **k: asked.append(address) or io.BytesIO())
+    monkeypatch.setattr(
+        socket, "create_connection", lambda address, **k: asked.append(address) or io.BytesIO()
+    )
     check_source(NAME)
     assert asked == [("proxy.example", 3128)]
 
@@ -191,15 +255,21 @@ def test_a_cached_file_is_used_without_network(hub_cache, tiny_nemo, monkeypatch
     from huggingface_hub import try_to_load_from_cache
 
     monkeypatch.setattr(hub_cache, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(socket, "create_connection", lambda *a, **k: pytest.fail("the network was touched"))
+    monkeypatch.setattr(
+        socket, "create_connection", lambda *a, **k: pytest.fail("the network was touched")
+    )
     repository = Path(hub_cache.HF_HUB_CACHE) / "models--nvidia--parakeet-ctc-0.6b"
     for commit in ("aaa", "bbb"):
         (repository / "snapshots" / commit).mkdir(parents=True)
-        (repository / "snapshots" / commit / "parakeet-ctc-0.6b.nemo").write_bytes(tiny_nemo("ctc").read_bytes())
+        (repository / "snapshots" / commit / "parakeet-ctc-0.6b.nemo").write_bytes(
+            tiny_nemo("ctc").read_bytes()
+        )
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("aaa")
     check_source(NAME)
-    assert str(fetch(NAME)) == try_to_load_from_cache(NAME, "parakeet-ctc-0.6b.nemo", cache_dir=hub_cache.HF_HUB_CACHE)
+    assert str(fetch(NAME)) == try_to_load_from_cache(
+        NAME, "parakeet-ctc-0.6b.nemo", cache_dir=hub_cache.HF_HUB_CACHE
+    )
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
@@ -214,8 +284,12 @@ class Hub(http.server.BaseHTTPRequestHandler):
             self.end_headers()
             return
         self.send_response(200)
-        for name, value in {"ETag": '"0123456789abcdef"', "X-Repo-Commit": "c" * 40, "Content-Length": str(len(content)),
-                            "Accept-Ranges": "bytes"}.items():
+        for name, value in {
+            "ETag": '"0123456789abcdef"',
+            "X-Repo-Commit": "c" * 40,
+            "Content-Length": str(len(content)),
+            "Accept-Ranges": "bytes",
+        }.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command == "GET":
@@ -239,41 +313,89 @@ def hub(tiny_nemo):
 
 
 def environment(hub, tmp_path) -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if "proxy" not in k.lower() and not k.startswith("HF_")}
-    return kept | {"HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
+    kept = {
+        k: v for k, v in os.environ.items() if "proxy" not in k.lower() and not k.startswith("HF_")
+    }
+    return kept | {
+        "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}",
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_HUB_DISABLE_XET": "1",
+    }
 
 
 def test_several_processes_download_once(hub, tmp_path):
     code = f"from parakeet_ft.model.source import fetch; print(fetch({NAME!r}))"
-    runs = [subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=environment(hub, tmp_path) | {"LOCAL_RANK": str(rank)},
-                             stdout=subprocess.PIPE, text=True) for rank in range(3)]
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            env=environment(hub, tmp_path) | {"LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(3)
+    ]
     paths = {run.communicate(timeout=60)[0].strip() for run in runs}
     assert [run.returncode for run in runs] == [0, 0, 0] and len(paths) == 1
     assert Path(paths.pop()).read_bytes() == hub.content and hub.downloads == 1
 
 
 def test_an_unknown_name_is_a_user_error(hub, tmp_path):
-    code = ("from parakeet_ft.errors import exit_on_user_error\nfrom parakeet_ft.model.source import fetch\n"
-            "with exit_on_user_error():\n    fetch('nvidia/parakeet-typo')")
-    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment(hub, tmp_path), capture_output=True, text=True)
-    assert run.returncode == 2 and "could not be downloaded" in run.stderr and "Traceback" not in run.stderr
+    code = (
+        "from parakeet_ft.errors import exit_on_user_error\nfrom parakeet_ft.model.source import "
+        "fetch\n"
+        "with exit_on_user_error():\n    fetch('nvidia/parakeet-typo')"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=environment(hub, tmp_path),
+        capture_output=True,
+        text=True,
+    )
+    assert (
+        run.returncode == 2
+        and "could not be downloaded" in run.stderr
+        and "Traceback" not in run.stderr
+    )
 
 
 # Restoring.
 
-@pytest.mark.parametrize("name, expected", [("ctc", "ctc"), ("rnnt", "rnnt"), ("tdt", "tdt"), ("hybrid", "hybrid_tdt_ctc"),
-                                            ("hybrid_rnnt", "hybrid_rnnt_ctc")])
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("ctc", "ctc"),
+        ("rnnt", "rnnt"),
+        ("tdt", "tdt"),
+        ("hybrid", "hybrid_tdt_ctc"),
+        ("hybrid_rnnt", "hybrid_rnnt_ctc"),
+    ],
+)
 def test_a_restored_model_is_described_from_its_live_objects(name, expected, tiny_nemo):
     from parakeet_ft.model.restore import describe, family, restore
 
     model = restore(str(tiny_nemo(name)))
     facts = json.loads(json.dumps(describe(model)))
     assert family(model) == facts["family"] == expected
-    assert facts["num_weights"] == sum(p.numel() for p in model.parameters()) and facts["vocab_size"] == facts["loss"]["blank"] == 64
-    assert facts["loss"]["reduction"] == "mean_volume" and facts["rate_hz"] == 16000 and facts["encoder"]["subsampling_factor"] == 8
+    assert (
+        facts["num_weights"] == sum(p.numel() for p in model.parameters())
+        and facts["vocab_size"] == facts["loss"]["blank"] == 64
+    )
+    assert (
+        facts["loss"]["reduction"] == "mean_volume"
+        and facts["rate_hz"] == 16000
+        and facts["encoder"]["subsampling_factor"] == 8
+    )
     assert facts["loss"].get("durations", []) == ([0, 1, 2, 3, 4] if "tdt" in expected else [])
     assert facts["attention"]["self_attention_model"] == "rel_pos"
-    assert facts["spec_augment"] == {"freq_masks": 2, "time_masks": 10, "freq_width": 27, "time_width": 0.05}
+    assert facts["spec_augment"] == {
+        "freq_masks": 2,
+        "time_masks": 10,
+        "freq_width": 27,
+        "time_width": 0.05,
+    }
 
 
 def test_nothing_of_the_first_trainings_data_is_left(tiny_model, tmp_path, speech):
@@ -288,13 +410,19 @@ def test_nothing_of_the_first_trainings_data_is_left(tiny_model, tmp_path, speec
             model.cfg[name] = {"manifest_filepath": "/data/secret.json", "max_duration": 3.0}
     model.save_to(str(tmp_path / "a.nemo"))
     model = restore(str(tmp_path / "a.nemo"))
-    assert "secret" not in str(model.cfg) and not model.wer.log_prediction and not model.ctc_wer.log_prediction
+    assert (
+        "secret" not in str(model.cfg)
+        and not model.wer.log_prediction
+        and not model.ctc_wer.log_prediction
+    )
     assert len(model.transcribe(str(speech(count=2)), batch_size=2, verbose=False)) == 2
     model.save_to(str(tmp_path / "b.nemo"))
     assert "secret" not in yaml.safe_dump(check_archive(tmp_path / "b.nemo"))
 
 
-def test_a_forward_pass_of_a_restored_model_waits_for_no_other_rank_as_nemos_still_does(tiny_nemo, monkeypatch):
+def test_a_forward_pass_of_a_restored_model_waits_for_no_other_rank_as_nemos_still_does(
+    tiny_nemo, monkeypatch
+):
     import torch
     from nemo.collections.asr.models import ASRModel
 
@@ -305,6 +433,7 @@ def test_a_forward_pass_of_a_restored_model_waits_for_no_other_rank_as_nemos_sti
 
     def wait(*args, **kwargs):
         raise Waiting
+
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "all_reduce", wait)
     audio = {"input_signal": torch.randn(1, 16000), "input_signal_length": torch.tensor([16000])}

@@ -1,4 +1,6 @@
-"""The wavefront losses against three others: NeMo's CPU losses, NeMo's CUDA kernels in numba's simulator, and every path counted."""
+"""The wavefront losses against three others: NeMo's CPU losses, NeMo's CUDA kernels in numba's
+simulator, and every path counted.
+"""
 
 import itertools
 import math
@@ -18,8 +20,19 @@ from parakeet_ft.model.transducer_loss import TransducerLoss, use_wavefront_loss
 DURATIONS = (0, 1, 2, 3, 4)
 
 
-def batch_of(seed: int, frames: int, length: int, *, batch: int = 3, tokens: int = 7, durations: int = 0, scale: float = 2.0):
-    """Random ragged logits (B, T, U + 1, V + 1 + D), labels, frames, label lengths; one utterance of full size in each direction."""
+def batch_of(
+    seed: int,
+    frames: int,
+    length: int,
+    *,
+    batch: int = 3,
+    tokens: int = 7,
+    durations: int = 0,
+    scale: float = 2.0,
+):
+    """Random ragged logits (B, T, U + 1, V + 1 + D), labels, frames, label lengths; one utterance
+    of full size in each direction.
+    """
     g = torch.Generator().manual_seed(seed)
     act_lens = torch.randint(1, frames + 1, (batch,), generator=g)
     label_lens = torch.randint(0, length + 1, (batch,), generator=g)
@@ -73,15 +86,21 @@ def brute_force(log_probs, durations_log_probs, labels, frames, length, blank, d
 @pytest.mark.parametrize("durations", [(), DURATIONS, (0, 1), (0, 2, 3), (1, 2)])
 def test_costs_are_those_of_all_paths_counted_one_by_one(durations):
     for seed, (frames, length) in enumerate([(1, 0), (4, 0), (1, 2), (3, 2), (2, 3), (5, 1)]):
-        acts, labels, *_ = batch_of(seed, frames, length, batch=1, tokens=5, durations=len(durations))
+        acts, labels, *_ = batch_of(
+            seed, frames, length, batch=1, tokens=5, durations=len(durations)
+        )
         log_probs = acts[0, ..., :5].log_softmax(-1).tolist()
         lasting = acts[0, ..., 5:].log_softmax(-1).tolist()
 
         def durations_at(t, u, lasting=lasting):
             return zip(durations, lasting[t][u], strict=True)
 
-        expected = brute_force(log_probs, durations_at, labels[0].tolist(), frames, length, 4, durations, 0.05)
-        cost = TransducerLoss(blank=4, durations=durations, sigma=0.05)(acts, labels, torch.tensor([frames]), torch.tensor([length]))
+        expected = brute_force(
+            log_probs, durations_at, labels[0].tolist(), frames, length, 4, durations, 0.05
+        )
+        cost = TransducerLoss(blank=4, durations=durations, sigma=0.05)(
+            acts, labels, torch.tensor([frames]), torch.tensor([length])
+        )
         assert cost.item() == pytest.approx(expected, rel=1e-4)
 
 
@@ -93,11 +112,19 @@ def test_rnnt_agrees_with_nemo_on_ragged_batches(frames, length, fastemit_lambda
 
     batch = batch_of(frames + length, frames, length)
     weights = torch.tensor([0.5, 1.0, 2.0])
-    ours = costs_and_grad(TransducerLoss(blank=6, fastemit_lambda=fastemit_lambda), *batch, weights=weights)
-    theirs = costs_and_grad(RNNTLossNumba(blank=6, reduction="none", fastemit_lambda=fastemit_lambda), *batch, weights=weights)
+    ours = costs_and_grad(
+        TransducerLoss(blank=6, fastemit_lambda=fastemit_lambda), *batch, weights=weights
+    )
+    theirs = costs_and_grad(
+        RNNTLossNumba(blank=6, reduction="none", fastemit_lambda=fastemit_lambda),
+        *batch,
+        weights=weights,
+    )
     assert_same(ours, theirs)
     if not fastemit_lambda:
-        assert_same(ours, costs_and_grad(RNNTLossPytorch(blank=6, reduction=None), *batch, weights=weights))
+        assert_same(
+            ours, costs_and_grad(RNNTLossPytorch(blank=6, reduction=None), *batch, weights=weights)
+        )
 
 
 @pytest.mark.parametrize("durations", [DURATIONS, (0, 1), (0, 2, 5)])
@@ -108,15 +135,23 @@ def test_tdt_agrees_with_nemo_on_ragged_batches(frames, length, durations, monke
     # The only thing that keeps tdt_pytorch from a CPU (rnnt_pytorch.py, 3.0.0).
     monkeypatch.setattr(torch.Tensor, "cuda", lambda self: self)
     # With blanks of 2 and 5 frames alone some lengths have no path, where NeMo says 1000.
-    acts, labels, act_lens, label_lens = batch_of(frames + length, frames, length, durations=len(durations))
+    acts, labels, act_lens, label_lens = batch_of(
+        frames + length, frames, length, durations=len(durations)
+    )
     if 1 not in durations:
         act_lens = act_lens.clamp(min=min(4, frames))
         if frames < 4:
             return
     batch = acts, labels, act_lens, label_lens
     weights = torch.tensor([0.5, 1.0, 2.0])
-    ours = costs_and_grad(TransducerLoss(blank=6, durations=durations, sigma=0.05), *batch, weights=weights)
-    theirs = costs_and_grad(TDTLossPytorch(blank=6, durations=list(durations), reduction=None, sigma=0.05), *batch, weights=weights)
+    ours = costs_and_grad(
+        TransducerLoss(blank=6, durations=durations, sigma=0.05), *batch, weights=weights
+    )
+    theirs = costs_and_grad(
+        TDTLossPytorch(blank=6, durations=list(durations), reduction=None, sigma=0.05),
+        *batch,
+        weights=weights,
+    )
     assert_same(ours, theirs)
 
 
@@ -126,23 +161,56 @@ def cuda_cases(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cuda")
     cases = []
     for seed, (frames, length) in enumerate([(1, 0), (1, 2), (2, 3), (4, 2), (5, 0)]):
-        for durations, plain in (((), True), (DURATIONS, False), (DURATIONS, True), ((0, 1, 2), False)):
-            acts, labels, act_lens, label_lens = batch_of(seed, frames, length, batch=2, tokens=5, durations=len(durations))
+        for durations, plain in (
+            ((), True),
+            (DURATIONS, False),
+            (DURATIONS, True),
+            ((0, 1, 2), False),
+        ):
+            acts, labels, act_lens, label_lens = batch_of(
+                seed, frames, length, batch=2, tokens=5, durations=len(durations)
+            )
             settings = [(0.0, 0.0, 0.0), (0.05, 0.0, 0.0), (0.05, 0.2, 0.0), (0.05, 0.2, 0.3)]
             sigma, clamp, fastemit_lambda = settings[(seed + len(cases)) % len(settings)]
-            cases.append({"acts": acts.numpy(), "labels": labels.numpy(), "act_lens": act_lens.numpy(), "label_lens": label_lens.numpy(),
-                          "durations": list(durations), "sigma": sigma, "clamp": clamp, "fastemit_lambda": fastemit_lambda,
-                          "plain": plain})
+            cases.append(
+                {
+                    "acts": acts.numpy(),
+                    "labels": labels.numpy(),
+                    "act_lens": act_lens.numpy(),
+                    "label_lens": label_lens.numpy(),
+                    "durations": list(durations),
+                    "sigma": sigma,
+                    "clamp": clamp,
+                    "fastemit_lambda": fastemit_lambda,
+                    "plain": plain,
+                }
+            )
     (folder / "cases").write_bytes(pickle.dumps(cases))
-    subprocess.run([sys.executable, Path(__file__).with_name("cuda_simulator.py"), folder / "cases", folder / "answers"], check=True)
+    subprocess.run(
+        [
+            sys.executable,
+            Path(__file__).with_name("cuda_simulator.py"),
+            folder / "cases",
+            folder / "answers",
+        ],
+        check=True,
+    )
     return list(zip(cases, pickle.loads((folder / "answers").read_bytes()), strict=True))
 
 
 def test_all_settings_agree_with_nemos_cuda_kernels(cuda_cases):
     for case, (costs, grad) in cuda_cases:
-        loss = TransducerLoss(blank=4, durations=tuple(case["durations"]), sigma=case["sigma"], omega=float(case["plain"]),
-                              clamp=case["clamp"] or -1.0, fastemit_lambda=case["fastemit_lambda"])
-        batch = (torch.from_numpy(case[key]) for key in ("acts", "labels", "act_lens", "label_lens"))
+        loss = TransducerLoss(
+            blank=4,
+            durations=tuple(case["durations"]),
+            sigma=case["sigma"],
+            omega=float(case["plain"]),
+            clamp=case["clamp"] or -1.0,
+            fastemit_lambda=case["fastemit_lambda"],
+        )
+        batch = (
+            torch.from_numpy(case[key]) for key in ("acts", "labels", "act_lens", "label_lens")
+        )
         assert_same(costs_and_grad(loss, *batch), (costs, grad))
 
 
@@ -157,18 +225,30 @@ def test_a_clamped_gradient_is_nemos_on_the_cpu():
 
 def test_omega_one_is_rnnt_and_zero_is_tdt():
     acts, *rest = batch_of(1, 6, 3, durations=5)
-    mixed = costs_and_grad(TransducerLoss(blank=6, durations=DURATIONS, sigma=0.05, omega=1.0), acts, *rest)
+    mixed = costs_and_grad(
+        TransducerLoss(blank=6, durations=DURATIONS, sigma=0.05, omega=1.0), acts, *rest
+    )
     plain = costs_and_grad(TransducerLoss(blank=6), acts[..., :7], *rest)
     assert_same((mixed[0], mixed[1][..., :7]), plain, rtol=0, atol=0)
     assert not mixed[1][..., 7:].any()
     tdt = costs_and_grad(TransducerLoss(blank=6, durations=DURATIONS, sigma=0.05), acts, *rest)
-    assert_same(costs_and_grad(TransducerLoss(blank=6, durations=DURATIONS, sigma=0.05, omega=0.0), acts, *rest), tdt, rtol=0, atol=0)
+    assert_same(
+        costs_and_grad(
+            TransducerLoss(blank=6, durations=DURATIONS, sigma=0.05, omega=0.0), acts, *rest
+        ),
+        tdt,
+        rtol=0,
+        atol=0,
+    )
     assert not torch.allclose(tdt[0], mixed[0])
 
 
 def test_omega_is_drawn_once_a_batch_from_pythons_random_as_nemo_draws_it():
     batch = batch_of(1, 6, 3, durations=5)
-    tdt, plain = (TransducerLoss(blank=6, durations=DURATIONS, omega=omega)(*batch).sum().item() for omega in (0.0, 1.0))
+    tdt, plain = (
+        TransducerLoss(blank=6, durations=DURATIONS, omega=omega)(*batch).sum().item()
+        for omega in (0.0, 1.0)
+    )
     random.seed(3)
     expected = [plain if random.uniform(0, 1) < 0.4 else tdt for _ in range(20)]
     random.seed(3)
@@ -194,36 +274,53 @@ def test_the_gradient_is_that_of_finite_differences(durations):
 
 @pytest.mark.parametrize("durations", [(), DURATIONS])
 def test_properties_hold_on_random_batches(durations):
-    """Padding is not read, order does not matter, a constant shift changes nothing, gradients of a node's tokens sum to zero."""
+    """Padding is not read, order does not matter, a constant shift changes nothing, gradients of a
+    node's tokens sum to zero.
+    """
     g = torch.Generator().manual_seed(0)
     for seed in range(15):
         frames, length = (int(torch.randint(low, 12, (), generator=g)) for low in (1, 0))
-        acts, labels, act_lens, label_lens = batch_of(seed, frames, length, batch=4, durations=len(durations))
+        acts, labels, act_lens, label_lens = batch_of(
+            seed, frames, length, batch=4, durations=len(durations)
+        )
         loss = TransducerLoss(blank=6, durations=durations, sigma=0.02)
         costs, grad = costs_and_grad(loss, acts, labels, act_lens, label_lens)
         assert torch.isfinite(costs).all() and torch.isfinite(grad).all()
-        torch.testing.assert_close(grad[..., :7].sum(-1), torch.zeros(grad.shape[:3]), atol=1e-5, rtol=0)
-        torch.testing.assert_close(grad[..., 7:].sum(-1), torch.zeros(grad.shape[:3]), atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            grad[..., :7].sum(-1), torch.zeros(grad.shape[:3]), atol=1e-5, rtol=0
+        )
+        torch.testing.assert_close(
+            grad[..., 7:].sum(-1), torch.zeros(grad.shape[:3]), atol=1e-5, rtol=0
+        )
 
         padded = torch.nn.functional.pad(acts, (0, 0, 0, 2, 0, 3), value=float("nan"))
         for b in range(4):
-            padded[b, act_lens[b]:] = padded[b, :, label_lens[b] + 1:] = float("nan")
+            padded[b, act_lens[b] :] = padded[b, :, label_lens[b] + 1 :] = float("nan")
         order = torch.randperm(4, generator=g)
-        shuffled = padded[order], torch.nn.functional.pad(labels, (0, 2))[order], act_lens[order], label_lens[order]
+        shuffled = (
+            padded[order],
+            torch.nn.functional.pad(labels, (0, 2))[order],
+            act_lens[order],
+            label_lens[order],
+        )
         again, grad_again = costs_and_grad(loss, *shuffled)
         torch.testing.assert_close(again, costs[order], rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(grad_again[:, :frames, :length + 1], grad[order], rtol=1e-4, atol=1e-6)
-        assert not grad_again[:, frames:].any() and not grad_again[:, :, length + 1:].any()
+        torch.testing.assert_close(
+            grad_again[:, :frames, : length + 1], grad[order], rtol=1e-4, atol=1e-6
+        )
+        assert not grad_again[:, frames:].any() and not grad_again[:, :, length + 1 :].any()
 
         moved = acts.clone()
         moved[..., :7] += 5.0
-        torch.testing.assert_close(loss(moved, labels, act_lens, label_lens), costs, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            loss(moved, labels, act_lens, label_lens), costs, rtol=1e-4, atol=1e-4
+        )
 
 
 def test_a_fused_minibatch_and_the_whole_batch_give_the_same():
     batch = batch_of(2, 9, 4, batch=4, durations=5)
     loss = TransducerLoss(blank=6, durations=DURATIONS)
-    together, apart = loss(*batch), [loss(*(x[i:i + 2] for x in batch)) for i in (0, 2)]
+    together, apart = loss(*batch), [loss(*(x[i : i + 2] for x in batch)) for i in (0, 2)]
     torch.testing.assert_close(together, torch.cat(apart))
 
 
@@ -239,7 +336,13 @@ def test_bf16_logits_are_computed_in_float32_and_get_a_bf16_gradient():
 
 def test_an_utterance_without_any_path_costs_infinity_and_has_no_gradient():
     acts, labels, *_ = batch_of(6, 3, 5, batch=2, durations=2)
-    costs, grad = costs_and_grad(TransducerLoss(blank=6, durations=(1, 2)), acts, labels, torch.tensor([3, 3]), torch.tensor([5, 1]))
+    costs, grad = costs_and_grad(
+        TransducerLoss(blank=6, durations=(1, 2)),
+        acts,
+        labels,
+        torch.tensor([3, 3]),
+        torch.tensor([5, 1]),
+    )
     assert costs[0] == math.inf and not grad[0].any()
     assert costs[1].isfinite() and grad[1].any()
 
@@ -247,7 +350,8 @@ def test_an_utterance_without_any_path_costs_infinity_and_has_no_gradient():
 def test_long_utterances_lose_no_precision():
     acts, labels, *lens = batch_of(7, 400, 60, batch=1, tokens=9)
     _, grad = costs_and_grad(TransducerLoss(blank=8), acts, labels % 7, *lens)
-    # Token 7 is in no transcript, so its gradient tells how often a node is visited; every path takes exactly one blank a frame.
+    # Token 7 is in no transcript, so its gradient tells how often a node is visited; every path
+    # takes exactly one blank a frame.
     softmax = acts.softmax(-1)
     visits = grad[..., 7] / softmax[..., 7]
     blanks = visits * softmax[..., 8] - grad[..., 8]
@@ -261,10 +365,16 @@ def test_reductions_are_nemos(reduction):
     acts, labels, act_lens, label_lens = batch_of(8, 7, 4)
     label_lens = label_lens.clamp(min=1)
     theirs = RNNTLoss(num_classes=6, reduction=reduction)
-    expected = theirs(log_probs=acts, targets=labels, input_lengths=act_lens, target_lengths=label_lens)
-    torch.testing.assert_close(TransducerLoss(blank=6, reduction=reduction)(acts, labels, act_lens, label_lens), expected)
+    expected = theirs(
+        log_probs=acts, targets=labels, input_lengths=act_lens, target_lengths=label_lens
+    )
+    torch.testing.assert_close(
+        TransducerLoss(blank=6, reduction=reduction)(acts, labels, act_lens, label_lens), expected
+    )
     theirs._loss, theirs._force_float32 = TransducerLoss(blank=6), False
-    again = theirs(log_probs=acts, targets=labels, input_lengths=act_lens, target_lengths=label_lens)
+    again = theirs(
+        log_probs=acts, targets=labels, input_lengths=act_lens, target_lengths=label_lens
+    )
     torch.testing.assert_close(again, expected)
 
 
@@ -277,7 +387,12 @@ def test_durations_that_cannot_move_are_refused():
 def batch_for(model, seconds=1.0, count=3):
     g = torch.Generator().manual_seed(0)
     audio = 0.1 * torch.randn(count, int(16000 * seconds), generator=g)
-    return audio, torch.full((count,), audio.shape[1]), torch.randint(0, 60, (count, 5), generator=g), torch.tensor([5, 3, 4])
+    return (
+        audio,
+        torch.full((count,), audio.shape[1]),
+        torch.randint(0, 60, (count, 5), generator=g),
+        torch.tensor([5, 3, 4]),
+    )
 
 
 def training_loss(model, batch, seed=0):
@@ -306,13 +421,20 @@ def test_a_swapped_model_trains_a_step_with_nemos_loss_and_gradients(family, fus
             assert str(model.cfg) == before
         loss = training_loss(model, batch_for(model))
         loss.backward()
-        results.append((loss.detach(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}))
+        results.append(
+            (
+                loss.detach(),
+                {name: p.grad for name, p in model.named_parameters() if p.grad is not None},
+            )
+        )
     (loss, grads), (loss_ours, grads_ours) = results
     torch.testing.assert_close(loss_ours, loss, rtol=1e-4, atol=1e-5)
     assert grads.keys() == grads_ours.keys() and len(grads) > 80
     scale = max(g.abs().max() for g in grads.values())
     for name in grads:
-        torch.testing.assert_close(grads_ours[name], grads[name], rtol=1e-3, atol=1e-4 * scale.item(), msg=name)
+        torch.testing.assert_close(
+            grads_ours[name], grads[name], rtol=1e-3, atol=1e-4 * scale.item(), msg=name
+        )
 
 
 @pytest.mark.parametrize("family", ["tdt", "hybrid"])
@@ -339,7 +461,11 @@ def test_a_swapped_model_is_saved_as_a_stock_one(tiny_model, tmp_path):
     use_wavefront_loss(model)
     model.save_to(str(tmp_path / "swapped.nemo"))
     again = ASRModel.restore_from(str(tmp_path / "swapped.nemo"), map_location="cpu")
-    assert type(again.loss._loss).__name__ == "TDTLossNumba" and again.loss._loss.omega == 0.1 and again.joint.log_softmax is None
+    assert (
+        type(again.loss._loss).__name__ == "TDTLossNumba"
+        and again.loss._loss.omega == 0.1
+        and again.joint.log_softmax is None
+    )
 
 
 def test_the_swap_mends_a_loss_that_change_vocabulary_broke(tiny_model, tokenizer_dir):
@@ -347,7 +473,11 @@ def test_the_swap_mends_a_loss_that_change_vocabulary_broke(tiny_model, tokenize
     model.change_vocabulary(new_tokenizer_dir=str(tokenizer_dir), new_tokenizer_type="bpe")
     assert type(model.loss._loss).__name__ == "RNNTLossNumba"
     use_wavefront_loss(model)
-    assert model.loss._loss.durations == DURATIONS and model.loss._loss.blank == 64 and model.joint.loss is model.loss
+    assert (
+        model.loss._loss.durations == DURATIONS
+        and model.loss._loss.blank == 64
+        and model.joint.loss is model.loss
+    )
 
 
 def test_a_ctc_model_is_left_alone(tiny_model):
@@ -365,25 +495,41 @@ def test_swapped_greedy_transcripts_are_the_same(tiny_model, speech):
 
 
 def test_nemo_still_refuses_tdt_on_a_cpu():
-    """When this fails NeMo has a TDT loss for the CPU: compare speeds, and drop ours if it is as good."""
+    """When this fails NeMo has a TDT loss for the CPU: compare speeds, and drop ours if it is as
+    good.
+    """
     from nemo.collections.asr.losses.rnnt import RNNTLoss
 
     acts, labels, act_lens, label_lens = batch_of(0, 4, 2, durations=5)
-    batch = {"log_probs": acts, "targets": labels, "input_lengths": act_lens, "target_lengths": label_lens}
+    batch = {
+        "log_probs": acts,
+        "targets": labels,
+        "input_lengths": act_lens,
+        "target_lengths": label_lens,
+    }
     with pytest.raises(ValueError, match="not yet implemented for non CUDA"):
-        RNNTLoss(num_classes=6, loss_name="tdt", loss_kwargs={"durations": list(DURATIONS)})(**batch)
+        RNNTLoss(num_classes=6, loss_name="tdt", loss_kwargs={"durations": list(DURATIONS)})(
+            **batch
+        )
     with pytest.raises((AssertionError, RuntimeError)):
-        RNNTLoss(num_classes=6, loss_name="tdt_pytorch", loss_kwargs={"durations": list(DURATIONS)})(**batch)
+        RNNTLoss(
+            num_classes=6, loss_name="tdt_pytorch", loss_kwargs={"durations": list(DURATIONS)}
+        )(**batch)
 
 
 def test_nemo_still_counts_the_durations_into_the_blank_of_tdt_pytorch(tiny_model, tokenizer_dir):
-    """rnnt_models.py:87 subtracts them for "tdt" alone; when mended, use_wavefront_loss may take model.loss's own blank."""
+    """rnnt_models.py:87 subtracts them for "tdt" alone; when mended, use_wavefront_loss may take
+    model.loss's own blank.
+    """
     from omegaconf import OmegaConf
 
     from parakeet_ft.model import replicas
 
     cfg = replicas.config(replicas.tiny("tdt"), tokenizer_dir)
-    cfg["loss"] = {"loss_name": "tdt_pytorch", "tdt_pytorch_kwargs": {"durations": list(DURATIONS), "sigma": 0.02}}
+    cfg["loss"] = {
+        "loss_name": "tdt_pytorch",
+        "tdt_pytorch_kwargs": {"durations": list(DURATIONS), "sigma": 0.02},
+    }
     from nemo.collections.asr.models import EncDecRNNTBPEModel
 
     model = EncDecRNNTBPEModel(OmegaConf.create(cfg))

@@ -1,4 +1,6 @@
-"""The recipe's watch: every key is consumed, an early stop reaches the report, the smoke test's exit code, an export that is not what was chosen."""
+"""The recipe's watch: every key is consumed, an early stop reaches the report, the smoke test's
+exit code, an export that is not what was chosen.
+"""
 
 import ast
 import inspect
@@ -10,9 +12,20 @@ from collections.abc import Mapping
 
 import pytest
 
-from parakeet_ft import adaptation, budget, checkpoints, configuration, distillation, loggers, optim, trainer, watch
-from parakeet_ft.evaluation import report
-from parakeet_ft.model import attention, interpolation, vocabulary
+from parakeet_ft import preflight
+from parakeet_ft.model import attention, vocabulary
+from parakeet_ft.report import report
+from parakeet_ft.training import (
+    adaptation,
+    budget,
+    checkpoints,
+    distillation,
+    fine_tuner,
+    loggers,
+    optim,
+    watch,
+    weight_selection,
+)
 from recipes import finetune as recipe
 
 
@@ -45,7 +58,7 @@ def manifest(speech):
 
 
 def arguments(nemo, manifest, *more):
-    return configuration.expand_shorthand(
+    return preflight.expand_shorthand(
         [
             f"model={nemo}",
             f"data.train={manifest}",
@@ -64,54 +77,118 @@ def arguments(nemo, manifest, *more):
 
 
 def configure(*given):
-    return configuration.compose("finetune", arguments(*given))
+    return preflight.compose("finetune", arguments(*given))
 
 
-def test_every_key_of_the_configuration_is_read_by_a_run(tiny_nemo, manifest, tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "write_report", lambda *given, **more: None)  # it prints the configuration, which is no use of a key
-    config, read = configure(tiny_nemo("ctc"), manifest, "budget.steps=2", "evaluation.validations=1", "evaluation.ema_decay=0.5"), set()
+def test_every_key_of_the_configuration_is_read_by_a_run(
+    tiny_nemo, manifest, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(
+        report, "write_report", lambda *given, **more: None
+    )  # it prints the configuration, which is no use of a key
+    config, read = (
+        configure(
+            tiny_nemo("ctc"),
+            manifest,
+            "budget.steps=2",
+            "evaluation.validations=1",
+            "evaluation.ema_decay=0.5",
+        ),
+        set(),
+    )
     result = recipe.finetune(Recording(config, read), run_dir=tmp_path / "e" / "r", command=["x"])
-    before_a_run = {key for key in configuration._flatten(config) if key.startswith("launcher.") or key in ("resume", "data.name")}
-    assert set(configuration._flatten(config)) - read == before_a_run
+    before_a_run = {
+        key
+        for key in preflight._flatten(config)
+        if key.startswith("launcher.") or key in ("resume", "data.name")
+    }
+    assert set(preflight._flatten(config)) - read == before_a_run
     # Those are read before the run begins, or by the configuration itself.
-    source = inspect.getsource(configuration.prepare)
-    assert 'config["launcher"]' in source and 'config["resume"]' in source and config["name"] == config["data"]["name"]
+    source = inspect.getsource(preflight.prepare)
+    assert (
+        'config["launcher"]' in source
+        and 'config["resume"]' in source
+        and config["name"] == config["data"]["name"]
+    )
     assert [row["weights"] for row in result["candidates"]].count("moving average") == 1
 
 
-@pytest.mark.parametrize("function", [adaptation.set_learning, budget.num_steps, checkpoints.Checkpointer.__init__, optim.settings, trainer.resolve,
-                                      loggers.build, vocabulary.adapt_vocabulary, distillation.Teacher.__init__, attention.set_attention])
+@pytest.mark.parametrize(
+    "function",
+    [
+        adaptation.set_learning,
+        budget.num_steps,
+        checkpoints.Checkpointer.__init__,
+        optim.settings,
+        fine_tuner.resolve,
+        loggers.build,
+        vocabulary.adapt_vocabulary,
+        distillation.Teacher.__init__,
+        attention.set_attention,
+    ],
+)
 def test_what_takes_a_group_of_keys_uses_every_argument(function):
-    used = {node.id for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(function)))) if isinstance(node, ast.Name)}
+    used = {
+        node.id
+        for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(function))))
+        if isinstance(node, ast.Name)
+    }
     assert set(inspect.signature(function).parameters) - used - {"self"} == set()
 
 
-def test_an_early_stop_ends_the_run_and_is_in_the_report_and_the_history(tiny_nemo, manifest, tmp_path, monkeypatch):
+def test_an_early_stop_ends_the_run_and_is_in_the_report_and_the_history(
+    tiny_nemo, manifest, tmp_path, monkeypatch
+):
     monkeypatch.setattr(watch, "streaks", lambda history, **limits: {"domain": len(history)})
-    config = configure(tiny_nemo("ctc"), manifest, "budget.steps=8", "evaluation.validations=4", "evaluation.patience=2", "evaluation.average_last=2")
+    config = configure(
+        tiny_nemo("ctc"),
+        manifest,
+        "budget.steps=8",
+        "evaluation.validations=4",
+        "evaluation.patience=2",
+        "evaluation.average_last=2",
+    )
     run_dir = tmp_path / "e" / "r"
     result = recipe.finetune(config, run_dir=run_dir, command=["x"])
     assert result["steps"] == 4 and [point["step"] for point in result["history"]] == [0, 2, 4]
-    assert any("stopped early: domain worse for 2 validations in a row" in note for note in result["notes"])
-    assert any(remark.startswith("ALARM: domain") for remark in json.loads((run_dir / "report.json").read_text())["history"][-1]["remarks"])
-    mean = next(row for row in result["candidates"] if row["weights"] == "mean of the last validations")
+    assert any(
+        "stopped early: domain worse for 2 validations in a row" in note for note in result["notes"]
+    )
+    assert any(
+        remark.startswith("ALARM: domain")
+        for remark in json.loads((run_dir / "report.json").read_text())["history"][-1]["remarks"]
+    )
+    mean = next(
+        row for row in result["candidates"] if row["weights"] == "mean of the last validations"
+    )
     assert mean["steps"] == [2, 4] and 0 <= mean["val_blank_ratio"] <= 1
     rows = [json.loads(line) for line in (run_dir / "hypotheses.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [0] * 4 + [2] * 4 + [4] * 4 and all(row["reference"] for row in rows)
+    assert [row["step"] for row in rows] == [0] * 4 + [2] * 4 + [4] * 4 and all(
+        row["reference"] for row in rows
+    )
 
     (run_dir / "report.json").unlink()  # killed after the early stop: it stays stopped
-    monkeypatch.setattr(trainer.FineTuner, "training_step", lambda *_: 1 / 0)
+    monkeypatch.setattr(fine_tuner.FineTuner, "training_step", lambda *_: 1 / 0)
     assert recipe.finetune(config, run_dir=run_dir, command=["x"])["history"] == result["history"]
 
 
-def test_an_export_that_is_not_what_was_chosen_fails_the_run(tiny_nemo, manifest, tmp_path, monkeypatch):
-    choose = interpolation.choose_weights
+def test_an_export_that_is_not_what_was_chosen_fails_the_run(
+    tiny_nemo, manifest, tmp_path, monkeypatch
+):
+    choose = weight_selection.choose_weights
 
     def flattered(*given, **more):
         rows = choose(*given, **more)
         return [rows[0] | {"val_wer": rows[0]["val_wer"] - 0.01}, *rows[1:]]
-    monkeypatch.setattr(interpolation, "choose_weights", flattered)
-    config = configure(tiny_nemo("ctc"), manifest, "budget.steps=1", "evaluation.validations=1", "evaluation.interpolation=[]")
+
+    monkeypatch.setattr(weight_selection, "choose_weights", flattered)
+    config = configure(
+        tiny_nemo("ctc"),
+        manifest,
+        "budget.steps=1",
+        "evaluation.validations=1",
+        "evaluation.interpolation=[]",
+    )
     with pytest.raises(RuntimeError, match="not the model that was chosen"):
         recipe.finetune(config, run_dir=tmp_path / "e" / "r", command=["x"])
     assert not (tmp_path / "e" / "latest").exists()
@@ -131,18 +208,31 @@ def smoke(monkeypatch, folder, *given):
     return code, run_dir
 
 
-def test_a_smoke_test_that_passes_leaves_its_log_and_one_small_json(tiny_nemo, manifest, tmp_path, monkeypatch):
+def test_a_smoke_test_that_passes_leaves_its_log_and_one_small_json(
+    tiny_nemo, manifest, tmp_path, monkeypatch
+):
     code, run_dir = smoke(monkeypatch, tmp_path, tiny_nemo("ctc"), manifest, "optim.lr=4e-3")
-    assert code == 0 and {p.name for p in run_dir.iterdir()} == {"run.json", "run.log", ".hydra", ".lock"}
+    assert code == 0 and {p.name for p in run_dir.iterdir()} == {
+        "run.json",
+        "run.log",
+        ".hydra",
+        ".lock",
+    }
     stored = json.loads((run_dir / "run.json").read_text())
     assert stored["effective"]["smoke"]["passed"] and stored["finished"]
 
 
 def test_a_smoke_test_that_fails_exits_with_1(tiny_nemo, manifest, tmp_path, monkeypatch):
-    from parakeet_ft import smoke as module
+    from parakeet_ft.training import smoke as module
 
     overfit = module.overfit
-    monkeypatch.setattr(module, "overfit", lambda *given, **more: overfit(*given, **more, max_steps=2))
+    monkeypatch.setattr(
+        module, "overfit", lambda *given, **more: overfit(*given, **more, max_steps=2)
+    )
     code, run_dir = smoke(monkeypatch, tmp_path, tiny_nemo("ctc"), manifest, "optim.lr=1e-9")
     stored = json.loads((run_dir / "run.json").read_text())["effective"]["smoke"]
-    assert code == 1 and not stored["passed"] and stored["last_loss"] == pytest.approx(stored["first_loss"], rel=1e-3)
+    assert (
+        code == 1
+        and not stored["passed"]
+        and stored["last_loss"] == pytest.approx(stored["first_loss"], rel=1e-3)
+    )

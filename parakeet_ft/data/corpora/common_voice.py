@@ -1,4 +1,6 @@
-"""Mozilla Common Voice, one language: clips/ and train.tsv, dev.tsv, test.tsv, or validated.tsv for splits of one's own."""
+"""Mozilla Common Voice, one language: clips/ and train.tsv, dev.tsv, test.tsv, or validated.tsv for
+splits of one's own.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +15,20 @@ from parakeet_ft.errors import UserError
 KEPT = ("age", "gender", "accents", "variant")
 
 
-def read_common_voice(folder: str | Path, *, tables: Sequence[str] = ("train", "dev", "test")) -> Iterator[Utterance]:
-    """Yield the utterances of these tables; those named train, dev and test give the split, and client_id is the speaker."""
+def read_common_voice(
+    folder: str | Path, *, tables: Sequence[str] = ("train", "dev", "test")
+) -> Iterator[Utterance]:
+    """Yield the utterances of these tables; those named train, dev and test give the split, and
+    client_id is the speaker.
+    """
     root = existing_folder(folder)
     if missing := [name for name in tables if not (root / f"{name}.tsv").is_file()]:
         there = ", ".join(sorted(p.stem for p in root.glob("*.tsv"))) or "no .tsv at all"
-        raise UserError(f"{root} lacks {', '.join(f'{name}.tsv' for name in missing)}; it has {there}. Expected one language of Common "
-                        f"Voice.")
+        raise UserError(
+            f"{root} lacks {', '.join(f'{name}.tsv' for name in missing)}; it has {there}. "
+            f"Expected one language of Common "
+            f"Voice."
+        )
     for name in tables:
         for record in read_quoteless(root / f"{name}.tsv"):
             extra = {key: record[key] for key in KEPT if record.get(key)}
@@ -30,5 +39,10 @@ def read_common_voice(folder: str | Path, *, tables: Sequence[str] = ("train", "
             if name in ("train", "dev", "test"):
                 extra["split"] = name
             path = str(root / "clips" / (record.get("path") or ""))
-            yield Utterance(audio_filepath=path, duration=0.0, text=record.get("sentence") or "",
-                            speaker=record.get("client_id") or None, extra=extra)
+            yield Utterance(
+                audio_filepath=path,
+                duration=0.0,
+                text=record.get("sentence") or "",
+                speaker=record.get("client_id") or None,
+                extra=extra,
+            )

@@ -11,9 +11,17 @@ from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.data.seconds import parse_seconds
 
 
-def read_ctm(path: str | Path, *, audio: str | Path | None = None, pause_seconds: float = 0.5, max_seconds: float = 20.0,
-             pad_seconds: float = 0.1) -> Iterator[Utterance]:
-    """Yield utterances: words of a recording up to a pause of `pause_seconds`, or to the last word that fits into `max_seconds`."""
+def read_ctm(
+    path: str | Path,
+    *,
+    audio: str | Path | None = None,
+    pause_seconds: float = 0.5,
+    max_seconds: float = 20.0,
+    pad_seconds: float = 0.1,
+) -> Iterator[Utterance]:
+    """Yield utterances: words of a recording up to a pause of `pause_seconds`, or to the last word
+    that fits into `max_seconds`.
+    """
     path = existing_file(path, what="CTM file")
     folder = existing_folder(audio or path.parent)
     recordings = recordings_by_name(folder)
@@ -25,16 +33,33 @@ def read_ctm(path: str | Path, *, audio: str | Path | None = None, pause_seconds
         extra = {"session": name}
         if not audio_path:
             extra["bad_row"] = f"no recording, or one in several folders, called {name}"
-        return Utterance(audio_filepath=audio_path or str(folder / name), duration=round(current[-1][2] + pad_seconds - begin, 4),
-                         text=" ".join(word for *_, word in current), offset=round(begin, 4), extra=extra)
+        return Utterance(
+            audio_filepath=audio_path or str(folder / name),
+            duration=round(current[-1][2] + pad_seconds - begin, 4),
+            text=" ".join(word for *_, word in current),
+            offset=round(begin, 4),
+            extra=extra,
+        )
+
     for number, (name, begin, end, word) in enumerate(_words(path), 1):
-        if current and (begin < 0 or name != current[-1][0] or begin - current[-1][2] >= pause_seconds
-                        or end - current[0][1] > max_seconds):
+        if current and (
+            begin < 0
+            or name != current[-1][0]
+            or begin - current[-1][2] >= pause_seconds
+            or end - current[0][1] > max_seconds
+        ):
             yield utterance()
             current = []
         if begin < 0:
-            yield Utterance(audio_filepath=str(folder), duration=0.0, text="", extra={"bad_row": f"entry {number}: {word[:60]!r}, expected "
-                                                                                        "recording, channel, begin, duration, word"})
+            yield Utterance(
+                audio_filepath=str(folder),
+                duration=0.0,
+                text="",
+                extra={
+                    "bad_row": f"entry {number}: {word[:60]!r}, expected "
+                    "recording, channel, begin, duration, word"
+                },
+            )
             continue
         current.append((name, begin, end, word))
     if current:
@@ -42,7 +67,9 @@ def read_ctm(path: str | Path, *, audio: str | Path | None = None, pause_seconds
 
 
 def _words(path: Path) -> Iterator[tuple[str, float, float, str]]:
-    """(recording, begin, end, word) in seconds; begin -1 marks a line that cannot be read, with the line as its word."""
+    """(recording, begin, end, word) in seconds; begin -1 marks a line that cannot be read, with the
+    line as its word.
+    """
     with path.open(encoding="utf-8", errors="surrogateescape") as lines:
         for line in lines:
             fields = line.split()

@@ -9,22 +9,56 @@ from pathlib import Path
 from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.errors import UserError
 
-AUDIO_SUFFIXES = frozenset([".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".mp4", ".aac", ".webm", ".mkv", ".mov", ".wma",
-                            ".aif", ".aiff", ".au", ".sph", ".caf", ".w64", ".amr", ".3gp"])
+AUDIO_SUFFIXES = frozenset(
+    [
+        ".wav",
+        ".flac",
+        ".mp3",
+        ".ogg",
+        ".oga",
+        ".opus",
+        ".m4a",
+        ".mp4",
+        ".aac",
+        ".webm",
+        ".mkv",
+        ".mov",
+        ".wma",
+        ".aif",
+        ".aiff",
+        ".au",
+        ".sph",
+        ".caf",
+        ".w64",
+        ".amr",
+        ".3gp",
+    ]
+)
 
 
-def read_folder(folder: str | Path, *, text_suffix: str = ".txt", speaker_from: str | None = None) -> Iterator[Utterance]:
-    """Yield an utterance an audio file, in the order of the paths; one without a text comes with text "" and is dropped as empty.
+def read_folder(
+    folder: str | Path, *, text_suffix: str = ".txt", speaker_from: str | None = None
+) -> Iterator[Utterance]:
+    """Yield an utterance an audio file, in the order of the paths; one without a text comes with
+    text "" and is dropped as empty.
 
-    `speaker_from` is "folder" (the file's folder names the speaker) or "prefix" (what stands before the first "_" or "-" of its name).
+    `speaker_from` is "folder" (the file's folder names the speaker) or "prefix" (what stands before
+    the first "_" or "-" of its name).
     """
     root = existing_folder(folder)
     if speaker_from not in (None, "folder", "prefix"):
         raise UserError(f"--speaker-from is {speaker_from!r}, expected folder or prefix.")
     for path in walk_audio(root):
         text_path = path.with_suffix(text_suffix)
-        text = text_path.read_text(encoding="utf-8-sig", errors="surrogateescape") if text_path.is_file() else ""
-        speaker = {"folder": path.parent.name, "prefix": path.stem.replace("-", "_").split("_")[0]}.get(speaker_from or "")
+        text = (
+            text_path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+            if text_path.is_file()
+            else ""
+        )
+        speaker = {
+            "folder": path.parent.name,
+            "prefix": path.stem.replace("-", "_").split("_")[0],
+        }.get(speaker_from or "")
         yield Utterance(audio_filepath=str(path), duration=0.0, text=text, speaker=speaker)
 
 

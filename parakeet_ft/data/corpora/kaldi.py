@@ -13,18 +13,24 @@ from parakeet_ft.data.seconds import parse_seconds, stretch
 from parakeet_ft.errors import UserError
 
 
-def read_kaldi(folder: str | Path, *, audio_root: str | Path | None = None, allow_pipes: bool = False) -> Iterator[Utterance]:
-    """Yield the utterances in the order of `text`. Relative paths of wav.scp are relative to `audio_root`, by default the working directory
-    as in Kaldi.
+def read_kaldi(
+    folder: str | Path, *, audio_root: str | Path | None = None, allow_pipes: bool = False
+) -> Iterator[Utterance]:
+    """Yield the utterances in the order of `text`. Relative paths of wav.scp are relative to
+    `audio_root`, by default the working directory as in Kaldi.
 
-    Commands in wav.scp ("sph2pipe ... |") are run by a shell, so only with `allow_pipes`. Raises UserError.
+    Commands in wav.scp ("sph2pipe ... |") are run by a shell, so only with `allow_pipes`. Raises
+    UserError.
     """
     root = Path(folder)
     wav_scp = existing_file(root / "wav.scp", what="wav.scp of a Kaldi data directory")
     recordings = _once_each(wav_scp)
     if not allow_pipes and (pipe := next(filter(_is_command, recordings.values()), None)):
-        raise UserError(f"{root / 'wav.scp'} holds commands, the first: {pipe!r}. They would be run by a shell: read them, then use "
-                        f"--allow-pipes.")
+        raise UserError(
+            f"{root / 'wav.scp'} holds commands, the first: {pipe!r}. They would be run by a "
+            f"shell: read them, then use "
+            f"--allow-pipes."
+        )
     speakers = _once_each(root / "utt2spk") if (root / "utt2spk").is_file() else {}
     segments = None
     if (root / "segments").is_file():
@@ -42,8 +48,15 @@ def read_kaldi(folder: str | Path, *, audio_root: str | Path | None = None, allo
             path = str(pipe)
         else:
             path = os.path.normpath(Path(audio_root or "") / path)
-        yield Utterance(audio_filepath=path, duration=duration, text=text, offset=offset,
-                        speaker=speakers.get(key), extra=extra, pipe=pipe)
+        yield Utterance(
+            audio_filepath=path,
+            duration=duration,
+            text=text,
+            offset=offset,
+            speaker=speakers.get(key),
+            extra=extra,
+            pipe=pipe,
+        )
 
 
 def _is_command(value: str) -> bool:
@@ -52,13 +65,17 @@ def _is_command(value: str) -> bool:
 
 
 def _segment(fields: list[str] | None, extra: dict) -> tuple[str, float, float]:
-    """(recording, offset, duration) of the value of a segments line: recording, begin, end in seconds; an end of -1 is the recording's."""
+    """(recording, offset, duration) of the value of a segments line: recording, begin, end in
+    seconds; an end of -1 is the recording's.
+    """
     try:
         if float(fields[2]) == -1:
             return fields[0], parse_seconds(fields[1], "begin"), 0.0
         return fields[0], *stretch(fields[1], fields[2])
     except (TypeError, IndexError):
-        extra["bad_row"] = "no usable line in segments" + (f": {' '.join(fields)}" if fields else "")
+        extra["bad_row"] = "no usable line in segments" + (
+            f": {' '.join(fields)}" if fields else ""
+        )
     except ValueError as error:
         extra["bad_row"] = f"no usable line in segments: {' '.join(fields)}: {error}"
     return "", 0.0, 0.0
@@ -69,8 +86,10 @@ def _once_each(path: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     for key, value in _pairs(path):
         if found.setdefault(key, value) != value:
-            raise UserError(f"{path} names {key} twice: {found[key][:60]!r} and {value[:60]!r}. "
-                            "Which is meant? utils/validate_data_dir.sh finds such lines.")
+            raise UserError(
+                f"{path} names {key} twice: {found[key][:60]!r} and {value[:60]!r}. "
+                "Which is meant? utils/validate_data_dir.sh finds such lines."
+            )
     return found
 
 
@@ -78,5 +97,9 @@ def _pairs(path: Path) -> Iterator[tuple[str, str]]:
     with path.open(encoding="utf-8", errors="surrogateescape") as lines:
         for line in lines:
             if line.strip():
-                key, _, value = line.strip().partition(" ") if " " in line.strip() else line.strip().partition("\t")
+                key, _, value = (
+                    line.strip().partition(" ")
+                    if " " in line.strip()
+                    else line.strip().partition("\t")
+                )
                 yield key, value.strip()

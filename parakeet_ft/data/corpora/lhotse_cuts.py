@@ -1,4 +1,6 @@
-"""Lhotse cuts as JSON lines, plain or gzipped, whose recordings are files. Read as JSON: Lhotse itself would import torch."""
+"""Lhotse cuts as JSON lines, plain or gzipped, whose recordings are files. Read as JSON: Lhotse
+itself would import torch.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ MOST_BAD_LINES = 20
 
 
 def read_lhotse_cuts(path: str | Path) -> Iterator[Utterance]:
-    """Yield an utterance a supervision (times of Lhotse 1.33: a supervision begins relative to its cut, a cut relative to its recording).
+    """Yield an utterance a supervision (times of Lhotse 1.33: a supervision begins relative to its
+    cut, a cut relative to its recording).
 
     Mixed and padding cuts, commands, and audio in memory or archives, come as bad_row.
     """
@@ -33,8 +36,10 @@ def read_lhotse_cuts(path: str | Path) -> Iterator[Utterance]:
 
 
 def _no_cuts(path: Path, why: Any) -> UserError:
-    return UserError(f"{path} is not a Lhotse cut manifest ({why}). Expected JSON lines, as "
-                     "CutSet.to_file writes.")
+    return UserError(
+        f"{path} is not a Lhotse cut manifest ({why}). Expected JSON lines, as "
+        "CutSet.to_file writes."
+    )
 
 
 def _of_lines(lines: Iterable[str], path: Path) -> Iterator[Utterance]:
@@ -69,14 +74,28 @@ def _of_line(line: str, folder: Path, number: int) -> Iterator[Utterance]:
 
 def _of_cut(cut: dict[str, Any], folder: Path, number: int) -> Iterator[Utterance]:
     sources = cut.get("recording", {}).get("sources", [])
-    if cut.get("type") not in ("MonoCut", "MultiCut") or len(sources) != 1 or sources[0].get("type") != "file":
-        kinds = f"{cut.get('type', 'no type')} with audio in {', '.join(s.get('type', '?') for s in sources) or 'nothing'}"
-        yield Utterance(audio_filepath=str(folder), duration=0.0, text="",
-                        extra={"bad_row": f"line {number} is a {kinds}, expected a cut of one audio file"})
+    if (
+        cut.get("type") not in ("MonoCut", "MultiCut")
+        or len(sources) != 1
+        or sources[0].get("type") != "file"
+    ):
+        kinds = (
+            f"{cut.get('type', 'no type')} with audio in "
+            f"{', '.join(s.get('type', '?') for s in sources) or 'nothing'}"
+        )
+        yield Utterance(
+            audio_filepath=str(folder),
+            duration=0.0,
+            text="",
+            extra={"bad_row": f"line {number} is a {kinds}, expected a cut of one audio file"},
+        )
         return
     source = sources[0]["source"]
-    # Lhotse takes relative paths from the working directory; a folder that was moved whole still has its audio beside the cuts.
-    audio_path = os.path.abspath(source) if os.path.exists(source) else os.path.normpath(folder / source)
+    # Lhotse takes relative paths from the working directory; a folder that was moved whole still
+    # has its audio beside the cuts.
+    audio_path = (
+        os.path.abspath(source) if os.path.exists(source) else os.path.normpath(folder / source)
+    )
     start = parse_seconds(cut.get("start"), "start")
     length = parse_seconds(cut["duration"], "duration")
     for supervision in cut.get("supervisions", []):
@@ -91,5 +110,11 @@ def _of_cut(cut: dict[str, Any], folder: Path, number: int) -> Iterator[Utteranc
             raise TypeError("text and speaker are no strings")
         extra = {"id": supervision.get("id", cut.get("id"))}
         extra |= {"lang": supervision["language"]} if supervision.get("language") else {}
-        yield Utterance(audio_filepath=audio_path, duration=duration, text=text, offset=offset,
-                        speaker=speaker, extra=extra)
+        yield Utterance(
+            audio_filepath=audio_path,
+            duration=duration,
+            text=text,
+            offset=offset,
+            speaker=speaker,
+            extra=extra,
+        )

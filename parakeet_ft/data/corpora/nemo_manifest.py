@@ -1,4 +1,6 @@
-"""Existing NeMo manifests, line by line: a line that is broken is a row with a reason, not the end."""
+"""Existing NeMo manifests, line by line: a line that is broken is a row with a reason, not the
+end.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +11,24 @@ from pathlib import Path
 from parakeet_ft.data.corpora.folder import existing_file
 from parakeet_ft.data.manifest import ManifestError, Utterance, parse_line
 
-SPLIT_WORDS = {"train": "train", "training": "train", "dev": "dev", "val": "dev", "valid": "dev", "validation": "dev", "test": "test",
-               "eval": "test"}
+SPLIT_WORDS = {
+    "train": "train",
+    "training": "train",
+    "dev": "dev",
+    "val": "dev",
+    "valid": "dev",
+    "validation": "dev",
+    "test": "test",
+    "eval": "test",
+}
 
 
-def read_manifests(paths: Sequence[str | Path], *, splits: Sequence[str] | None = None) -> Iterator[Utterance]:
-    """Yield the utterances of several manifests with absolute audio paths; `splits` gives each manifest's name in the field `split`."""
+def read_manifests(
+    paths: Sequence[str | Path], *, splits: Sequence[str] | None = None
+) -> Iterator[Utterance]:
+    """Yield the utterances of several manifests with absolute audio paths; `splits` gives each
+    manifest's name in the field `split`.
+    """
     for number, path in enumerate(paths):
         path = existing_file(path, what="manifest")
         folder, name = str(path.parent), str(path)
@@ -25,15 +39,24 @@ def read_manifests(paths: Sequence[str | Path], *, splits: Sequence[str] | None 
                 try:
                     utterance = parse_line(line, f"{name} line {line_number}")
                 except ManifestError as error:
-                    utterance = Utterance(audio_filepath=".", duration=0.0, text="", extra={"bad_row": str(error)})
+                    utterance = Utterance(
+                        audio_filepath=".", duration=0.0, text="", extra={"bad_row": str(error)}
+                    )
                 extra = utterance.extra | ({"split": splits[number]} if splits else {})
-                yield Utterance(os.path.normpath(os.path.join(folder, utterance.audio_filepath)), utterance.duration, utterance.text,
-                                utterance.offset,
-                                utterance.speaker, extra)
+                yield Utterance(
+                    os.path.normpath(os.path.join(folder, utterance.audio_filepath)),
+                    utterance.duration,
+                    utterance.text,
+                    utterance.offset,
+                    utterance.speaker,
+                    extra,
+                )
 
 
 def split_names(paths: Sequence[str | Path]) -> list[str]:
-    """A name for each manifest: train, dev or test where the file's name says so, else its stem; made unique."""
+    """A name for each manifest: train, dev or test where the file's name says so, else its stem;
+    made unique.
+    """
     names: list[str] = []
     for path in paths:
         words = Path(path).stem.lower().replace("-", "_").replace(".", "_").split("_")

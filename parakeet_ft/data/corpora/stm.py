@@ -14,7 +14,8 @@ IGNORED = "ignore_time_segment_in_scoring"
 
 
 def read_stm(path: str | Path, *, audio: str | Path | None = None) -> Iterator[Utterance]:
-    """Yield a segment a line: recording, channel, speaker, begin, end, optional <labels>, text. `audio` is the folder of the recordings.
+    """Yield a segment a line: recording, channel, speaker, begin, end, optional <labels>, text.
+    `audio` is the folder of the recordings.
 
     Comments (;;) and segments that scoring ignores are left out.
     """
@@ -29,19 +30,27 @@ def read_stm(path: str | Path, *, audio: str | Path | None = None) -> Iterator[U
             extra: dict = {"session": fields[0]}
             audio_path = recordings.get(fields[0]) or recordings.get(os.path.splitext(fields[0])[0])
             if audio_path is None:
-                extra["bad_row"] = (f"line {number}: no recording, or one in several folders, "
-                                    f"called {fields[0]}")
+                extra["bad_row"] = (
+                    f"line {number}: no recording, or one in several folders, called {fields[0]}"
+                )
             begin = duration = 0.0
             try:
                 begin, duration = stretch(fields[3], fields[4])
             except (IndexError, ValueError) as error:
                 why = error if isinstance(error, ValueError) else "fields are missing"
-                extra["bad_row"] = (f"line {number}: {line.strip()[:60]!r}, {why}; expected "
-                                    "recording, channel, speaker, begin, end, text")
+                extra["bad_row"] = (
+                    f"line {number}: {line.strip()[:60]!r}, {why}; expected "
+                    "recording, channel, speaker, begin, end, text"
+                )
             text = fields[5].strip() if len(fields) > 5 else ""
             if text.startswith("<") and ">" in text:
                 text = text.partition(">")[2].strip()
             if text != IGNORED:
-                yield Utterance(audio_filepath=audio_path or str(folder / fields[0]),
-                                duration=duration, text=text, offset=begin,
-                                speaker=fields[2] if len(fields) > 2 else None, extra=extra)
+                yield Utterance(
+                    audio_filepath=audio_path or str(folder / fields[0]),
+                    duration=duration,
+                    text=text,
+                    offset=begin,
+                    speaker=fields[2] if len(fields) > 2 else None,
+                    extra=extra,
+                )

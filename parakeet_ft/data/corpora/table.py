@@ -1,4 +1,6 @@
-"""Tables: CSV, TSV, JSON lines, Parquet with a column for the path, one for the text and whatever else."""
+"""Tables: CSV, TSV, JSON lines, Parquet with a column for the path, one for the text and whatever
+else.
+"""
 
 from __future__ import annotations
 
@@ -17,24 +19,46 @@ from parakeet_ft.data.seconds import parse_seconds
 from parakeet_ft.errors import UserError
 
 # Names under which tables on the web keep these columns; the first that a table has is taken.
-PATH_COLUMNS = ("path", "audio_filepath", "audio_path", "audio", "file", "filename", "file_name", "wav", "wav_filename")
+PATH_COLUMNS = (
+    "path",
+    "audio_filepath",
+    "audio_path",
+    "audio",
+    "file",
+    "filename",
+    "file_name",
+    "wav",
+    "wav_filename",
+)
 TEXT_COLUMNS = ("text", "transcript", "transcription", "sentence", "normalized_text", "raw_text")
 # A JSON table that begins with more lines than this that are no objects is something else.
 MOST_BAD_LINES = 20
 SPEAKER_COLUMNS = ("speaker", "speaker_id", "client_id", "spk", "spkid")
 
 
-def read_table(path: str | Path, *, path_column: str | None = None, text_column: str | None = None, speaker_column: str | None = None,
-               audio_root: str | Path | None = None, encoding: str = "utf-8") -> Iterator[Utterance]:
-    """Yield an utterance a row. Audio paths are relative to `audio_root`, by default the table's folder.
+def read_table(
+    path: str | Path,
+    *,
+    path_column: str | None = None,
+    text_column: str | None = None,
+    speaker_column: str | None = None,
+    audio_root: str | Path | None = None,
+    encoding: str = "utf-8",
+) -> Iterator[Utterance]:
+    """Yield an utterance a row. Audio paths are relative to `audio_root`, by default the table's
+    folder.
 
-    Columns `offset`, `duration` (both in seconds, both together) and `language` are understood, all others kept as extra fields. Bytes
-    that are not `encoding` come through as surrogates and get the reason not_utf8. Raises UserError if a column is missing.
+    Columns `offset`, `duration` (both in seconds, both together) and `language` are understood, all
+    others kept as extra fields. Bytes that are not `encoding` come through as surrogates and get
+    the reason not_utf8. Raises UserError if a column is missing.
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"No table at {path}. Expected CSV, TSV, JSON lines or Parquet with the columns path and text, and speaker if it "
-                        f"is known.")
+        raise UserError(
+            f"No table at {path}. Expected CSV, TSV, JSON lines or Parquet with the columns path "
+            f"and text, and speaker if it "
+            f"is known."
+        )
     root = Path(audio_root) if audio_root is not None else path.parent
     columns: tuple[str, str, str | None] | None = None
     for record in _records(path, encoding, path_column):
@@ -220,31 +244,52 @@ def _parquet_records(path: Path) -> Iterator[dict[str, Any]]:
         raise UserError(f"{path} is not a Parquet file that can be read: {error}") from None
 
 
-def _find_columns(names: list[str], path: Path, path_column: str | None, text_column: str | None,
-                  speaker_column: str | None) -> tuple[str, str, str | None]:
+def _find_columns(
+    names: list[str],
+    path: Path,
+    path_column: str | None,
+    text_column: str | None,
+    speaker_column: str | None,
+) -> tuple[str, str, str | None]:
     found: list[str | None] = []
-    for what, wanted, known in (("path", path_column, PATH_COLUMNS), ("text", text_column, TEXT_COLUMNS),
-                                ("speaker", speaker_column, SPEAKER_COLUMNS)):
+    for what, wanted, known in (
+        ("path", path_column, PATH_COLUMNS),
+        ("text", text_column, TEXT_COLUMNS),
+        ("speaker", speaker_column, SPEAKER_COLUMNS),
+    ):
         if wanted is not None and wanted not in names:
-            raise UserError(f"{path} has no column {wanted!r}; it has {', '.join(map(repr, names))}.")
+            raise UserError(
+                f"{path} has no column {wanted!r}; it has {', '.join(map(repr, names))}."
+            )
         column = wanted or next((name for name in known if name in names), None)
         if column is None and what != "speaker":
-            raise UserError(f"{path} has no column for the {what}; it has {', '.join(map(repr, names))}. Name it with --{what}-column.")
+            raise UserError(
+                f"{path} has no column for the {what}; it has {', '.join(map(repr, names))}. Name "
+                f"it with --{what}-column."
+            )
         found.append(column)
     return found[0], found[1], found[2]
 
 
-def _utterance(record: dict[str, Any], columns: tuple[str, str, str | None], root: Path) -> Utterance:
+def _utterance(
+    record: dict[str, Any], columns: tuple[str, str, str | None], root: Path
+) -> Utterance:
     path_column, text_column, speaker_column = columns
     # Cells beyond the header are under the key None; None are those that a short row lacks.
     overflow = record.pop(None, None)
-    extra = {k: _storable(v) for k, v in record.items()
-             if k not in (*columns, "offset", "duration", "language") and not _is_absent(v)}
+    extra = {
+        k: _storable(v)
+        for k, v in record.items()
+        if k not in (*columns, "offset", "duration", "language") and not _is_absent(v)
+    }
     if not _is_absent(language := record.get("language")):
         extra["lang"] = language if isinstance(language, str) else str(language)
     path, text, speaker = (record.get(column) if column else None for column in columns)
-    wrong = [f"{column} is {record[column]!r:.60}, expected text" for column in columns
-             if column and not _is_plain(record.get(column))]
+    wrong = [
+        f"{column} is {record[column]!r:.60}, expected text"
+        for column in columns
+        if column and not _is_plain(record.get(column))
+    ]
     numbers = {}
     for name in ("offset", "duration"):
         try:
@@ -254,17 +299,23 @@ def _utterance(record: dict[str, Any], columns: tuple[str, str, str | None], roo
             wrong.append(str(error))
     path, text = ("" if _is_absent(value) else str(value) for value in (path, text))
     if overflow is not None:
-        wrong.append(f"{len(overflow)} cells more than the header has; quote texts that hold the "
-                     "delimiter")
+        wrong.append(
+            f"{len(overflow)} cells more than the header has; quote texts that hold the delimiter"
+        )
     elif not path:
         wrong.append("no path")
     elif record.get(text_column) is None:
         wrong.append("no text")
     if wrong:
         extra.setdefault("bad_row", wrong[0])
-    return Utterance(audio_filepath=os.path.normpath(root / path), text=text,
-                     duration=numbers["duration"], offset=numbers["offset"],
-                     speaker=None if _is_absent(speaker) else str(speaker), extra=extra)
+    return Utterance(
+        audio_filepath=os.path.normpath(root / path),
+        text=text,
+        duration=numbers["duration"],
+        offset=numbers["offset"],
+        speaker=None if _is_absent(speaker) else str(speaker),
+        extra=extra,
+    )
 
 
 def _is_absent(value: Any) -> bool:

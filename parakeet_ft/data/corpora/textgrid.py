@@ -11,18 +11,28 @@ from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.data.seconds import stretch
 from parakeet_ft.errors import UserError
 
-# A value of either form: a quoted string in which "" is a quotation mark, a number, or a flag. Names and "= " of the long form are skipped.
-VALUE = re.compile(r'"((?:[^"]|"")*)"|(?<![\w\[])(-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)(?![\w\]])|<(exists|absent)>')
+# A value of either form: a quoted string in which "" is a quotation mark, a number, or a flag.
+# Names and "= " of the long form are skipped.
+VALUE = re.compile(
+    r'"((?:[^"]|"")*)"|(?<![\w\[])(-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)(?![\w\]])|<(exists|absent)>'
+)
 SILENCE = frozenset({"", "sil", "sp", "spn", "<sil>", "<p>", "#"})
 
 
-def read_textgrids(folder: str | Path, *, tier: str | None = None, speaker_from_tier: bool = False) -> Iterator[Utterance]:
-    """Yield an utterance an interval that has text, of the named tier or of all interval tiers (then each often is one speaker).
+def read_textgrids(
+    folder: str | Path, *, tier: str | None = None, speaker_from_tier: bool = False
+) -> Iterator[Utterance]:
+    """Yield an utterance an interval that has text, of the named tier or of all interval tiers
+    (then each often is one speaker).
 
-    Marks of silence (sil, sp, spn) are left out. Raises UserError if no TextGrid is there or none has the tier.
+    Marks of silence (sil, sp, spn) are left out. Raises UserError if no TextGrid is there or none
+    has the tier.
     """
     root = existing_folder(folder)
-    recordings, files = recordings_by_name(root), sorted(p for p in root.rglob("*") if p.suffix.lower() == ".textgrid")
+    recordings, files = (
+        recordings_by_name(root),
+        sorted(p for p in root.rglob("*") if p.suffix.lower() == ".textgrid"),
+    )
     if not files:
         raise UserError(f"{root} holds no .TextGrid files.")
     names: set[str] = set()
@@ -31,8 +41,12 @@ def read_textgrids(folder: str | Path, *, tier: str | None = None, speaker_from_
         try:
             tiers = parse_textgrid(_read(path), where=str(path))
         except UserError as error:
-            yield Utterance(audio_filepath=audio_path or str(path), duration=0.0, text="",
-                            extra={"session": path.stem, "bad_row": str(error)})
+            yield Utterance(
+                audio_filepath=audio_path or str(path),
+                duration=0.0,
+                text="",
+                extra={"session": path.stem, "bad_row": str(error)},
+            )
             continue
         for name, intervals in tiers:
             names.add(name)
@@ -43,18 +57,27 @@ def read_textgrids(folder: str | Path, *, tier: str | None = None, speaker_from_
                     continue
                 extra = {"session": path.stem}
                 if not audio_path:
-                    extra["bad_row"] = (f"no recording, or one in several folders, called "
-                                        f"{path.stem}")
+                    extra["bad_row"] = (
+                        f"no recording, or one in several folders, called {path.stem}"
+                    )
                 offset = duration = 0.0
                 try:
                     offset, duration = stretch(begin, end)
                 except ValueError as error:
                     extra["bad_row"] = f"an interval of {path.name}: {error}"
-                yield Utterance(audio_filepath=audio_path or str(path), duration=duration,
-                                text=text, offset=offset, extra=extra,
-                                speaker=name if speaker_from_tier else None)
+                yield Utterance(
+                    audio_filepath=audio_path or str(path),
+                    duration=duration,
+                    text=text,
+                    offset=offset,
+                    extra=extra,
+                    speaker=name if speaker_from_tier else None,
+                )
     if tier is not None and tier not in names and names:
-        raise UserError(f"No TextGrid below {root} has a tier {tier!r}; there are {', '.join(sorted(map(repr, names)))}.")
+        raise UserError(
+            f"No TextGrid below {root} has a tier {tier!r}; there are "
+            f"{', '.join(sorted(map(repr, names)))}."
+        )
 
 
 def _read(path: Path) -> str:
@@ -66,9 +89,13 @@ def _read(path: Path) -> str:
 
 
 def parse_textgrid(text: str, *, where: str) -> list[tuple[str, list[tuple[float, float, str]]]]:
-    """(name, [(begin, end, text)]) of each interval tier; times in seconds. Point tiers are left out. Raises UserError."""
-    values = [quoted.replace('""', '"') if quoted is not None else float(number) if number else flag
-              for quoted, number, flag in ((m[1], m[2], m[3]) for m in VALUE.finditer(text))]
+    """(name, [(begin, end, text)]) of each interval tier; times in seconds. Point tiers are left
+    out. Raises UserError.
+    """
+    values = [
+        quoted.replace('""', '"') if quoted is not None else float(number) if number else flag
+        for quoted, number, flag in ((m[1], m[2], m[3]) for m in VALUE.finditer(text))
+    ]
     try:
         if values[:2] != ["ooTextFile", "TextGrid"] or values[4] != "exists":
             raise ValueError("the header is another one")
@@ -77,7 +104,7 @@ def parse_textgrid(text: str, *, where: str) -> list[tuple[str, list[tuple[float
             kind, name, count = values[at], values[at + 1], int(values[at + 4])
             at += 5
             width = 3 if kind == "IntervalTier" else 2
-            rows = [tuple(values[at + width * i:at + width * (i + 1)]) for i in range(count)]
+            rows = [tuple(values[at + width * i : at + width * (i + 1)]) for i in range(count)]
             at += width * count
             if kind == "IntervalTier":
                 tiers.append((name, [(float(b), float(e), str(t)) for b, e, t in rows]))

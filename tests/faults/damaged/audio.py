@@ -17,10 +17,18 @@ from damaged.case import Case, Outcome
 from damaged.prepared import NUM_ROWS, TEXTS, flipped, outcome, prepare, write_audio
 
 SECONDS = 4.0
-FORMATS = {"wav": ("WAV", "PCM_16"), "flac": ("FLAC", "PCM_16"), "opus": ("OGG", "OPUS"),
-           "ogg": ("OGG", "VORBIS"), "mp3": ("MP3", "MPEG_LAYER_III"), "aiff": ("AIFF", "PCM_16"),
-           "au": ("AU", "PCM_16"), "w64": ("W64", "PCM_16"), "caf": ("CAF", "PCM_16"),
-           "sph": ("NIST", "PCM_16")}
+FORMATS = {
+    "wav": ("WAV", "PCM_16"),
+    "flac": ("FLAC", "PCM_16"),
+    "opus": ("OGG", "OPUS"),
+    "ogg": ("OGG", "VORBIS"),
+    "mp3": ("MP3", "MPEG_LAYER_III"),
+    "aiff": ("AIFF", "PCM_16"),
+    "au": ("AU", "PCM_16"),
+    "w64": ("W64", "PCM_16"),
+    "caf": ("CAF", "PCM_16"),
+    "sph": ("NIST", "PCM_16"),
+}
 # A cut that takes less than this, or less than two hundredths of the file, is within what decoders
 # announce wrongly.
 SMALL_SECONDS = 0.5

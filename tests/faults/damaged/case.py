@@ -20,8 +20,9 @@ LIMIT_SECONDS = 30
 @dataclasses.dataclass(frozen=True)
 class Outcome:
     """handled: one clear message with exit code 2, or a reason told (dropped.jsonl). traceback: an
-    exception that no one told in words, or a hang. silent: what came out differs from what the input
-    can honestly give, and nothing was said. None of them: the damage did not matter."""
+    exception that no one told in words, or a hang. silent: what came out differs from what the
+    input can honestly give, and nothing was said. None of them: the damage did not matter.
+    """
 
     handled: bool = False
     traceback: bool = False
@@ -48,7 +49,9 @@ class Ended:
     trace: str = ""
 
     def refused(self) -> bool:
-        """Whether it ended as bad input shall: exit code 2, and a message that begins with error."""
+        """Whether it ended as bad input shall: exit code 2, and a message that begins with
+        error.
+        """
         return self.code == 2 and "error: " in self.err and not self.trace
 
 
@@ -59,8 +62,10 @@ class TookTooLong(Exception):
 @contextlib.contextmanager
 def time_limit(seconds: float = LIMIT_SECONDS) -> Iterator[None]:
     """Raise TookTooLong in the main thread if the block takes longer."""
+
     def too_long(signum, frame):
         raise TookTooLong(f"not done after {seconds:g} s")
+
     before = signal.signal(signal.SIGALRM, too_long)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:

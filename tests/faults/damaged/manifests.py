@@ -188,22 +188,22 @@ def _prepared(script: str, path: Path, out: Path, rows: int | None, must_tell: b
 
 def _preflight(path: Path) -> None:
     """What finetune.py looks at before torch is imported."""
-    from parakeet_ft import configuration
+    from parakeet_ft import preflight
 
     good = path.with_name("validation.jsonl")
     good.write_text(CONTENT)
-    configuration.check_finetune(
+    preflight.check_finetune(
         [f"data.train={path}", f"data.validation={good}", "data.allow_overlap=true", "model=tiny"]
     )
 
 
 def _recordings(path: Path) -> None:
-    from parakeet_ft.data.recordings import collect_recordings
+    from parakeet_ft.transcription.recordings import collect_recordings
 
     collect_recordings([str(path)])
 
 
 def _noise(path: Path) -> None:
-    from parakeet_ft.augmentation import read_noises
+    from parakeet_ft.batches.augmentation import read_noises
 
     read_noises(str(path))

@@ -14,7 +14,9 @@ from damaged.case import Ended, Outcome, call
 
 SECONDS = 1.0
 NUM_ROWS = 6
-TEXTS = [f"this is sentence number {word}" for word in ("zero", "one", "two", "three", "four", "five")]
+TEXTS = [
+    f"this is sentence number {word}" for word in ("zero", "one", "two", "three", "four", "five")
+]
 SPEAKERS = ["ann", "bob", "cleo", "ann", "bob", "cleo"]
 # What a user would give: all rows to train, so that the shares play no part.
 FLAGS = ("--jobs", 1, "--max-dropped", 1, "--dev-share", 0, "--test-share", 0)
@@ -46,8 +48,14 @@ def nearly(index: int, row: Row) -> bool:
     return (alike or TEXTS[index].startswith(row["text"])) and abs(row["duration"] - SECONDS) < 0.01
 
 
-def outcome(ended: Ended, out: Path, *, rows: int | None, allowed: Allowed = as_written,
-            must_tell: bool = True) -> Outcome:
+def outcome(
+    ended: Ended,
+    out: Path,
+    *,
+    rows: int | None,
+    allowed: Allowed = as_written,
+    must_tell: bool = True,
+) -> Outcome:
     """What a preparation came to. `rows` are those that the damaged source holds, None if it says
     nothing of that; `allowed(index of the recording, row)` whether a kept row is honest; with
     `must_tell` it is silent to say nothing at all."""
@@ -62,8 +70,9 @@ def outcome(ended: Ended, out: Path, *, rows: int | None, allowed: Allowed = as_
         if not index.isdigit() or not allowed(int(index), row):
             return Outcome(silent=True, message=f"kept: {row}")
     if rows is not None and len(kept) + len(dropped) != rows:
-        return Outcome(silent=True, message=f"{rows} rows became {len(kept)} kept and {len(dropped)} "
-                                            "dropped")
+        return Outcome(
+            silent=True, message=f"{rows} rows became {len(kept)} kept and {len(dropped)} dropped"
+        )
     if dropped and all(row["reason"] for row in dropped):
         return Outcome(handled=True, message=f"{dropped[0]['reason']}: {dropped[0]['detail']}")
     if ended.code:
@@ -92,4 +101,4 @@ def flipped(content: bytes, *, seed: int, count: int = 3, within: slice = slice(
 def truncated(content: bytes, *, places: int) -> Iterator[bytes]:
     """The beginning of `content`, of `places` lengths."""
     for i in range(places):
-        yield content[:round(len(content) * (i + 0.5) / places)]
+        yield content[: round(len(content) * (i + 0.5) / places)]

@@ -1,0 +1,1 @@
+"""Manifests to batches: the plan of a run, loaders, augmentation."""

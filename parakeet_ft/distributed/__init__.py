@@ -1,0 +1,1 @@
+"""Several processes, one run: ranks, who starts them, weights divided among them."""

@@ -1,0 +1,387 @@
+"""What models heard in sets to evaluation.json, evaluation.md and the tables on the terminal. Pure
+until write_comparison().
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from parakeet_ft.data.manifest import Utterance
+from parakeet_ft.files import atomic_path, write_json
+from parakeet_ft.report.report import few_speakers
+from parakeet_ft.scoring import breakdown, wer
+from parakeet_ft.scoring.normalization import Normalizer
+from parakeet_ft.scoring.terms import term_scores
+
+Heard = dict[str, dict[str, dict[str, Any]]]
+
+
+def assess(
+    utterances: Sequence[Utterance],
+    heard: dict[str, Any],
+    *,
+    normalizer: Normalizer,
+    scored: str,
+    fields: Sequence[str],
+    terms: Sequence[str],
+    confusions: int,
+) -> dict[str, Any]:
+    """All figures of one model on one set. `heard` has texts, levels_dbfs, seconds and rtfx;
+    `scored`, raw or normalized, is what breakdowns, confusions and terms are of.
+    """
+    texts, references = heard["texts"], [u.text for u in utterances]
+    scorer, normalizer = normalizer, str if scored == "raw" else normalizer
+    by = {
+        "duration": breakdown.by_duration(utterances, texts, normalizer=normalizer),
+        "level": breakdown.by_level(utterances, texts, heard["levels_dbfs"], normalizer=normalizer),
+    }
+    by |= {
+        field: breakdown.by_field(utterances, texts, field, normalizer=normalizer)
+        for field in fields
+    }
+    return {
+        "score": dataclasses.asdict(wer.score(references, texts, normalizer=scorer)),
+        "by": {name: rows for name, rows in by.items() if rows},
+        "confusions": breakdown.confusions(
+            references, texts, top=confusions, normalizer=normalizer
+        ),
+        "non_speech": breakdown.non_speech(utterances, texts),
+        "terms": term_scores(
+            [normalizer(t) for t in references],
+            [normalizer(t) for t in texts],
+            [normalizer(t) for t in terms],
+        )
+        if terms
+        else None,
+        **{key: heard[key] for key in ("seconds", "rtfx", "decoding", "device")},
+    }
+
+
+def against(
+    utterances: Sequence[Utterance],
+    base: Sequence[str],
+    other: Sequence[str],
+    *,
+    normalizer: Normalizer,
+) -> dict[str, Any]:
+    """Is `other` different from the base: of texts as they are and normalised, by bootstrap over
+    utterances, and over speakers if all are known.
+    """
+    speakers = [u.speaker for u in utterances]
+    known = all(speakers) and len(set(speakers)) > 1
+    forms = {"raw": [[u.text for u in utterances], base, other]}
+    forms["normalized"] = [[normalizer(text) for text in texts] for texts in forms["raw"]]
+    return {
+        form: {
+            "utterances": wer.compare(*texts),
+            "speakers": wer.compare(*texts, speakers=speakers) if known else None,
+        }
+        for form, texts in forms.items()
+    }
+
+
+def compare_models(
+    heard: Heard,
+    sets: dict[str, list[Utterance]],
+    *,
+    normalizer: Normalizer,
+    scored: str,
+    fields: Sequence[str],
+    terms: Sequence[str],
+    confusions: int,
+) -> dict[str, Any]:
+    """Figures of heard[model][set], each model against the first, and the plain mean over the sets.
+
+    Errors of different sets are never added up: domain and guard are there to be told apart.
+    """
+    base = next(iter(heard))
+    how = {
+        "normalizer": normalizer,
+        "scored": scored,
+        "fields": fields,
+        "terms": terms,
+        "confusions": confusions,
+    }
+    results = [
+        {"model": model, "set": name}
+        | assess(utterances, heard[model][name], **how)
+        | {
+            "against_base": None
+            if model == base
+            else against(
+                utterances,
+                heard[base][name]["texts"],
+                heard[model][name]["texts"],
+                normalizer=normalizer,
+            )
+        }
+        for name, utterances in sets.items()
+        for model in heard
+    ]
+    pooled = []
+    for model in heard:
+        own = [row for row in results if row["model"] == model]
+        audio, seconds = (
+            sum(row["rtfx"] * row["seconds"] for row in own),
+            sum(row["seconds"] for row in own),
+        )
+        pooled.append(
+            {
+                "model": model,
+                "rtfx": audio / seconds,
+                "mean_wer": sum(row["score"]["wer"] for row in own) / len(own),
+                "mean_wer_normalized": sum(row["score"]["wer_normalized"] for row in own)
+                / len(own),
+            }
+        )
+    content = {
+        "base": base,
+        "scored": scored,
+        "normalizer": normalizer.describe(),
+        "sets": {
+            name: {"utterances": len(found), "hours": sum(u.duration for u in found) / 3600}
+            for name, found in sets.items()
+        },
+        "results": results,
+        "pooled": pooled,
+        "terms": list(terms),
+    }
+    return content | {"remarks": remarks(content, sets)}
+
+
+def percent(rate: float | None) -> str:
+    return "-" if rate is None else f"{100 * rate:.1f}"
+
+
+def difference(comparison: dict[str, Any] | None, *, scored: str) -> str:
+    """A difference in points, its interval and the verdict; that over speakers where there is
+    one.
+    """
+    if comparison is None:
+        return "base"
+    found = comparison[scored]["speakers"] or comparison[scored]["utterances"]
+    interval = (
+        "" if found["low"] is None else f" [{100 * found['low']:+.1f}, {100 * found['high']:+.1f}]"
+    )
+    return f"{100 * found['difference']:+.1f}{interval} {found['verdict']}"
+
+
+Table = tuple[str, list[str], list[list[str]]]
+
+
+def score_table(content: dict[str, Any]) -> Table:
+    """Models side by side, set for set."""
+    head = [
+        "set",
+        "model",
+        "words",
+        "WER",
+        "normalised",
+        "CER",
+        "sub/del/ins",
+        "RTFx",
+        f"{content['scored']} WER against base [95 %]",
+    ]
+    rows = []
+    for row in content["results"]:
+        form = "raw" if wer.joined(row["score"]) else content["scored"]
+        mark = " (raw)" if form != content["scored"] and row["against_base"] else ""
+        rows.append(
+            [row["set"], *_figures(row), difference(row["against_base"], scored=form) + mark]
+        )
+    weights = [_language_model_weight(row) for row in content["results"]]
+    if any(weights):
+        head = [*head, "LM weight"]
+        rows = [[*row, weight or "-"] for row, weight in zip(rows, weights, strict=True)]
+    return "Error rates in percent", head, rows
+
+
+def _language_model_weight(row: dict[str, Any]) -> str:
+    found = row["decoding"].get("language_model")
+    return f"{found['weight']:g}" if found else ""
+
+
+def remarks(content: dict[str, Any], sets: dict[str, list[Utterance]]) -> list[str]:
+    """What a reader of the tables must know: rates that are of something else, and tests of few
+    speakers.
+    """
+    found = []
+    for name, utterances in sets.items():
+        score = next(row["score"] for row in content["results"] if row["set"] == name)
+        if reason := wer.joined(score):
+            found.append(f"{name}: normalised WER is {reason}.")
+        found += [f"{name}: {warning}" for warning in few_speakers([u.speaker for u in utterances])]
+    return found
+
+
+def _figures(row: dict[str, Any]) -> list[str]:
+    score = row["score"]
+    return [
+        row["model"],
+        str(score["words"]),
+        percent(score["wer"]),
+        "-" if wer.joined(score) else percent(score["wer_normalized"]),
+        percent(score["cer"]),
+        "/".join(str(score[kind]) for kind in ("substitutions", "deletions", "insertions")),
+        f"{row['rtfx']:.1f}",
+    ]
+
+
+def leaderboard_table(content: dict[str, Any]) -> Table:
+    """As the Open ASR Leaderboard shows it: WER of normalised text, its plain mean, RTFx over all
+    sets.
+    """
+    by_model = {
+        row["model"]: [
+            f"{100 * r['score']['wer_normalized']:.2f}"
+            for r in content["results"]
+            if r["model"] == row["model"]
+        ]
+        for row in content["pooled"]
+    }
+    return (
+        "WER of normalised text",
+        ["model", "average", "RTFx", *content["sets"]],
+        [
+            [
+                row["model"],
+                f"{100 * row['mean_wer_normalized']:.2f}",
+                f"{row['rtfx']:.1f}",
+                *by_model[row["model"]],
+            ]
+            for row in content["pooled"]
+        ],
+    )
+
+
+def breakdown_tables(content: dict[str, Any], *, most: int = 10) -> list[Table]:
+    """For each set, every breakdown with the models' WER in columns; of many groups those with most
+    errors.
+    """
+    found: list[Table] = []
+    for name in content["sets"]:
+        own = {row["model"]: row for row in content["results"] if row["set"] == name}
+        for by, groups in next(iter(own.values()))["by"].items():
+            shown = groups if by in ("duration", "level") else groups[:most]
+            rates = {
+                model: {g["group"]: g["wer"] for g in row["by"][by]} for model, row in own.items()
+            }
+            rows = [
+                [
+                    g["group"],
+                    str(g["utterances"]),
+                    str(g["words"]),
+                    *(percent(rates[model][g["group"]]) for model in own),
+                ]
+                for g in shown
+            ]
+            title = f"{name}: {content['scored']} WER by {by}" + (
+                f" ({most} of {len(groups)}, most errors first)" if len(groups) > len(shown) else ""
+            )
+            found.append((title, [by, "utterances", "words", *own], rows))
+    return found
+
+
+def term_tables(content: dict[str, Any]) -> list[Table]:
+    """Recall and F-score of the domain's terms, if there are any."""
+    if not content["terms"]:
+        return []
+    return [
+        (
+            "Terms of the domain",
+            ["set", "model", "occurrences", "recall", "precision", "F-score"],
+            [
+                [
+                    row["set"],
+                    row["model"],
+                    str(row["terms"]["occurrences"]),
+                    *(percent(row["terms"][key]) for key in ("recall", "precision", "f_score")),
+                ]
+                for row in content["results"]
+            ],
+        )
+    ]
+
+
+def silence_tables(content: dict[str, Any]) -> list[Table]:
+    """What is heard where the reference is empty, if there are such utterances."""
+    rows = [
+        [
+            row["set"],
+            row["model"],
+            str(found["utterances"]),
+            f"{found['minutes']:.1f}",
+            str(found["with_words"]),
+            f"{found['words_per_minute']:.2f}",
+        ]
+        for row in content["results"]
+        if (found := row["non_speech"])
+    ]
+    return (
+        [
+            (
+                "Words heard where there is no speech",
+                ["set", "model", "utterances", "minutes", "with words", "words a minute"],
+                rows,
+            )
+        ]
+        if rows
+        else []
+    )
+
+
+def confusion_tables(content: dict[str, Any]) -> list[Table]:
+    """The most frequent confusions of each model on each set."""
+    return [
+        (
+            f"{row['set']}, {row['model']}: most frequent confusions",
+            ["reference", "heard", "times"],
+            [
+                [c["reference"] or "(nothing)", c["hypothesis"] or "(nothing)", str(c["count"])]
+                for c in row["confusions"]
+            ],
+        )
+        for row in content["results"]
+        if row["confusions"]
+    ]
+
+
+def main_tables(content: dict[str, Any]) -> list[Table]:
+    """What the terminal shows."""
+    return [
+        score_table(content),
+        *([leaderboard_table(content)] if content["benchmark"] else []),
+        *term_tables(content),
+        *silence_tables(content),
+    ]
+
+
+def render_markdown(content: dict[str, Any]) -> str:
+    """evaluation.md."""
+    lines = [
+        "# Evaluation",
+        "",
+        f"`{content['command']}`",
+        "",
+        f"Normaliser: {content['normalizer']}. Base: {content['base']}. Intervals are "
+        "of a paired bootstrap over speakers where all are known, else over utterances.",
+        *(f"\n{remark}" for remark in content["remarks"]),
+    ]
+    for title, head, rows in [
+        *main_tables(content),
+        *breakdown_tables(content),
+        *confusion_tables(content),
+    ]:
+        lines += ["", f"## {title}", "", f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+        lines += [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def write_comparison(content: dict[str, Any], folder: Path) -> None:
+    """Write evaluation.json and evaluation.md, each whole or not at all."""
+    write_json(folder / "evaluation.json", content)
+    with atomic_path(folder / "evaluation.md") as path:
+        path.write_text(render_markdown(content), encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Models out: .nemo, ONNX, transformers, each checked against the model it came from."""

@@ -1,0 +1,163 @@
+"""ONNX files of a model, in the form that the public package onnx-asr loads, in float32 or with
+8-bit weights.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from parakeet_ft.errors import UserError
+
+# Protobuf's limit is 2 GiB; the graph itself needs some of it.
+MAX_SINGLE_FILE_BYTES = 1_900_000_000
+NETWORKS = {
+    "ctc": ("model",),
+    "rnnt": ("encoder-model", "decoder_joint-model"),
+    "tdt": ("encoder-model", "decoder_joint-model"),
+}
+
+
+def onnx_kind(model: Any, *, head: str) -> str:
+    """`ctc`, `rnnt` or `tdt`: what onnx-asr is told that the model is. Raises UserError for what
+    onnx-asr cannot hold.
+
+    `head` is "ctc" or "transducer".
+    """
+    preprocessor, durations = (
+        model.cfg.preprocessor,
+        list(getattr(model.loss, "durations", None) or model.cfg.decoding.get("durations") or []),
+    )
+    found = {
+        "features": int(preprocessor.features),
+        "sample rate": int(preprocessor.sample_rate),
+        "window": float(preprocessor.window_size),
+        "stride": float(preprocessor.window_stride),
+        "normalisation": str(preprocessor.normalize),
+    }
+    if found["features"] not in (80, 128) or list(found.values())[1:] != [
+        16000,
+        0.025,
+        0.01,
+        "per_feature",
+    ]:
+        raise UserError(
+            f"onnx-asr computes 80 or 128 mel features of 16 kHz audio, windows of 25 ms every 10 "
+            f"ms, normalised per feature; this "
+            f"model has {', '.join(f'{key} {value}' for key, value in found.items())}. Export to "
+            f"nemo instead."
+        )
+    if head == "ctc":
+        return "ctc"
+    if not model.joint.num_extra_outputs:
+        return "rnnt"
+    if durations != list(range(len(durations))):
+        raise UserError(
+            f"onnx-asr takes a TDT model's durations to be 0, 1, 2 ...; this model has "
+            f"{durations}. Export to nemo instead"
+            f"{', or the CTC head with --head ctc' if hasattr(model, 'ctc_decoder') else ''}."
+        )
+    return "tdt"
+
+
+def write_onnx(model: Any, folder: Path, *, head: str) -> str:
+    """Write the network(s), vocab.txt and config.json into an existing empty folder; returns what
+    `onnx_kind` does.
+
+    The model cannot be trained afterwards: NeMo prepares it for export in place.
+    """
+    kind = onnx_kind(model, head=head)
+    if hasattr(model, "ctc_decoder"):
+        model.set_export_config({"decoder_type": "ctc" if head == "ctc" else "rnnt"})
+    work = folder / "networks"
+    work.mkdir()
+    model.eval()
+    model.export(str(work / "model.onnx"), verbose=False)
+    for name in NETWORKS[kind]:
+        move_network(work / f"{name}.onnx", folder / f"{name}.onnx")
+    shutil.rmtree(work)
+    pieces = model.tokenizer.ids_to_tokens(list(range(model.tokenizer.vocab_size)))
+    (folder / "vocab.txt").write_text(
+        "".join(f"{piece} {index}\n" for index, piece in enumerate([*pieces, "<blk>"])),
+        encoding="utf-8",
+    )
+    config = {
+        "model_type": f"nemo-conformer-{kind}",
+        "features_size": int(model.cfg.preprocessor.features),
+        "subsampling_factor": int(model.encoder.subsampling_factor),
+    }
+    if kind != "ctc":
+        config["max_tokens_per_step"] = max_symbols(model)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    return kind
+
+
+def max_symbols(model: Any) -> int:
+    """Pieces that greedy transducer decoding writes at most in one frame."""
+    return int(getattr(model.decoding.decoding, "max_symbols", None) or 10)
+
+
+def move_network(source: Path, target: Path, *, max_bytes: int = MAX_SINGLE_FILE_BYTES) -> None:
+    """Write an ONNX file to `target`: with all its weights in it, or, above `max_bytes`, with all
+    of them in one file beside it.
+
+    Above 2 GiB, PyTorch writes a file for each tensor. `model.onnx.data` is the name that onnx-asr
+    looks for.
+    """
+    import onnx
+
+    network = onnx.load(str(source))
+    data = target.with_name(f"{target.name}.data")
+    if sum(len(tensor.raw_data) for tensor in network.graph.initializer) > max_bytes:
+        onnx.save_model(
+            network,
+            str(target),
+            save_as_external_data=True,
+            all_tensors_to_one_file=True,
+            location=data.name,
+            size_threshold=1024,
+        )
+    else:
+        onnx.save_model(network, str(target))
+
+
+def write_int8(source: Path, folder: Path) -> None:
+    """From a folder of `write_onnx`, one with 8-bit weights of all matrix products, quantised as
+    they are used, into an existing folder.
+    """
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    for name in ("vocab.txt", "config.json"):
+        shutil.copyfile(source / name, folder / name)
+    for network in sorted(source.glob("*.onnx")):
+        external = network.with_name(f"{network.name}.data").exists()
+        target = folder / f"{network.stem}.int8.onnx"
+        quantize_dynamic(
+            str(network),
+            str(target),
+            weight_type=QuantType.QInt8,
+            op_types_to_quantize=["MatMul", "Gemm"],
+            use_external_data_format=external,
+        )
+
+
+def onnx_recognizer(folder: Path, *, int8: bool = False) -> Callable[[np.ndarray], str]:
+    """A function from 16 kHz audio (samples,) to its text, with onnx-asr from this folder alone, on
+    the CPU.
+    """
+    try:
+        import onnx_asr
+    except ImportError:
+        raise UserError(
+            "The check of an ONNX export needs onnx-asr: pip install 'parakeet-ft[export]'."
+        ) from None
+    kind = json.loads((folder / "config.json").read_text())["model_type"]
+    recognizer = onnx_asr.load_model(
+        kind, folder, quantization="int8" if int8 else None, providers=["CPUExecutionProvider"]
+    )
+    return lambda samples: recognizer.recognize(samples, sample_rate=16000)

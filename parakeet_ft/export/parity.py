@@ -1,0 +1,259 @@
+"""Exports that are checked before they are there: written to a temporary folder, made to transcribe
+clips, renamed if the texts are right.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from parakeet_ft.data.manifest import Utterance, read_manifest
+from parakeet_ft.errors import UserError
+from parakeet_ft.files import DEMO
+
+TARGETS = ("nemo", "onnx", "onnx-int8", "transformers")
+
+
+@dataclasses.dataclass(frozen=True)
+class Parity:
+    """Texts of an export against the model's own: what differs, as (clip, model's text, export's
+    text), and what that means in WER.
+
+    `wer` and `model_wer` are against the clips' references, `disagreement` is the WER of the
+    export's texts against the model's.
+    """
+
+    target: str
+    clips: int
+    differing: list[tuple[str, str, str]]
+    wer: float
+    model_wer: float
+    disagreement: float
+    accepted: bool
+    where: Path
+
+    def lines(self, limit: int = 3) -> list[str]:
+        """For the terminal."""
+        same = self.clips - len(self.differing)
+        found = (
+            f"{self.target:<12} {same} of {self.clips} clips transcribed alike; WER "
+            f"{100 * self.wer:.2f} %, the model's {100 * self.model_wer:.2f} %, "
+            f"between the two {100 * self.disagreement:.2f} %: "
+            f"{self.where if self.accepted else 'NOT WRITTEN'}"
+        )
+        return [found] + [
+            f"  {clip}\n    model  {ours}\n    export {theirs}"
+            for clip, ours, theirs in self.differing[:limit]
+        ] * (not self.accepted)
+
+
+def read_clips(check: str) -> list[Utterance]:
+    """`check` is a number of bundled clips (half domain, half general speech) or a manifest. Raises
+    UserError.
+    """
+    if not check.isdigit():
+        return read_manifest(check)
+    domain, general = (read_manifest(DEMO / name) for name in ("test.jsonl", "guard.jsonl"))
+    if not 1 <= int(check) <= 2 * min(len(domain), len(general)):
+        raise UserError(
+            f"--check {check}: expected 1 to {2 * min(len(domain), len(general))} bundled clips, "
+            f"or a manifest."
+        )
+    return [clip for pair in zip(domain, general, strict=False) for clip in pair][: int(check)]
+
+
+def export_checked(
+    source: str,
+    target: str,
+    out: Path,
+    *,
+    clips: Sequence[Utterance],
+    expected: Sequence[str],
+    head: str,
+    name: str,
+    max_wer_rise: float = 0.02,
+) -> Parity:
+    """Restore `source`, write it as `target` below `out`, transcribe the clips with what was
+    written, and keep it if the texts are `expected`.
+
+    int8 may differ, as long as its WER is at most `max_wer_rise` (a fraction, absolute) above the
+    model's. `head` is "ctc" or "transducer". Raises UserError if the format cannot hold the model.
+    """
+    final = out / (f"{name}.nemo" if target == "nemo" else target)
+    with _appearing(final) as temporary:
+        recognize = WRITERS[target](source, temporary, head)
+        parity = compare(
+            target,
+            recognize,
+            clips,
+            expected=expected,
+            where=final,
+            max_wer_rise=max_wer_rise if target == "onnx-int8" else None,
+        )
+        if not parity.accepted:
+            _remove(temporary)
+    return parity
+
+
+def compare(
+    target: str,
+    recognize: Callable[[Sequence[Utterance]], list[str]],
+    clips: Sequence[Utterance],
+    *,
+    expected: Sequence[str],
+    where: Path,
+    max_wer_rise: float | None,
+) -> Parity:
+    """`recognize` turns clips into texts; any difference but in blanks is too much, unless
+    `max_wer_rise` says how much is not.
+    """
+    from parakeet_ft.scoring.wer import score
+
+    found, references = recognize(clips), [clip.text for clip in clips]
+    differing = [
+        (clip.audio_filepath, ours, theirs)
+        for clip, ours, theirs in zip(clips, expected, found, strict=True)
+        if ours.split() != theirs.split()
+    ]
+    wer, model_wer = score(references, found).wer, score(references, list(expected)).wer
+    accepted = not differing if max_wer_rise is None else wer - model_wer <= max_wer_rise
+    return Parity(
+        target,
+        len(clips),
+        differing,
+        wer,
+        model_wer,
+        score(list(expected), found).wer,
+        accepted,
+        where,
+    )
+
+
+def greedy_model(source: str, *, head: str) -> tuple[Any, str]:
+    """(the model on the CPU with greedy decoding, its head): exports decode greedily whatever the
+    checkpoint's strategy.
+    """
+    from omegaconf import open_dict
+
+    from parakeet_ft.model.restore import restore
+    from parakeet_ft.transcription.long_audio import set_decoding
+
+    model = restore(source)
+    for config in (model.cfg.get("decoding"), (model.cfg.get("aux_ctc") or {}).get("decoding")):
+        if config is not None:
+            with open_dict(config):
+                config.strategy = "greedy_batch"
+    return model, set_decoding(model, head=head)
+
+
+def transcribe_clips(model: Any, clips: Sequence[Utterance]) -> list[str]:
+    """Texts of the clips in order, as the model stands."""
+    from parakeet_ft.data.audio import AudioError
+    from parakeet_ft.transcription.long_audio import Piece, transcribe_pieces
+
+    texts = [""] * len(clips)
+    for results in transcribe_pieces(
+        model, [Piece(clip.audio_filepath, clip.offset, clip.duration, False) for clip in clips]
+    ):
+        for index, result in results:
+            if isinstance(result, AudioError):
+                raise result
+            texts[index] = result.text
+    return texts
+
+
+def _one_by_one(recognize: Callable[[Any], str]) -> Callable[[Sequence[Utterance]], list[str]]:
+    from parakeet_ft.data.audio import read_audio
+
+    return lambda clips: [
+        recognize(read_audio(clip.audio_filepath, offset=clip.offset, duration=clip.duration))
+        for clip in clips
+    ]
+
+
+def _write_nemo(source: str, target: Path, head: str) -> Callable[[Sequence[Utterance]], list[str]]:
+    from parakeet_ft.model.restore import restore
+
+    restore(source).save_to(str(target))
+    return lambda clips: transcribe_clips(greedy_model(str(target), head=head)[0], clips)
+
+
+def _write_onnx(source: str, folder: Path, head: str) -> Callable[[Sequence[Utterance]], list[str]]:
+    from parakeet_ft.export.onnx import onnx_recognizer, write_onnx
+
+    folder.mkdir()
+    write_onnx(greedy_model(source, head=head)[0], folder, head=head)
+    return _one_by_one(onnx_recognizer(folder))
+
+
+def _write_int8(source: str, folder: Path, head: str) -> Callable[[Sequence[Utterance]], list[str]]:
+    from parakeet_ft.export.onnx import onnx_recognizer, write_int8, write_onnx
+
+    full = folder / "float32"
+    full.mkdir(parents=True)
+    write_onnx(greedy_model(source, head=head)[0], full, head=head)
+    write_int8(full, folder)
+    shutil.rmtree(full)
+    return _one_by_one(onnx_recognizer(folder, int8=True))
+
+
+def _write_transformers(
+    source: str, folder: Path, head: str
+) -> Callable[[Sequence[Utterance]], list[str]]:
+    from parakeet_ft.export.transformers import transformers_recognizer, write_transformers
+    from parakeet_ft.model.source import fetch, read_tokenizer
+
+    tokenizer = read_tokenizer(fetch(source))
+    if tokenizer is None:
+        raise UserError(
+            f"{source} has no SentencePiece tokenizer; the transformers format needs one."
+        )
+    folder.mkdir()
+    write_transformers(greedy_model(source, head=head)[0], folder, tokenizer=tokenizer, head=head)
+    return _one_by_one(transformers_recognizer(folder))
+
+
+WRITERS = {
+    "nemo": _write_nemo,
+    "onnx": _write_onnx,
+    "onnx-int8": _write_int8,
+    "transformers": _write_transformers,
+}
+
+
+@contextlib.contextmanager
+def _appearing(final: Path) -> Iterator[Path]:
+    """A temporary path beside `final` that takes its place on success, if it is still there;
+    removed on failure. A folder is replaced whole.
+    """
+    temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+    final.parent.mkdir(parents=True, exist_ok=True)
+    _remove(temporary)
+    try:
+        yield temporary
+        if temporary.exists():
+            for file in [temporary] if temporary.is_file() else temporary.rglob("*"):
+                if file.is_file():
+                    with file.open("rb") as written:
+                        os.fsync(written.fileno())
+            if final.is_dir():
+                old = final.with_name(f".{final.name}.{os.getpid()}.old")
+                os.replace(final, old)
+                os.replace(temporary, final)
+                shutil.rmtree(old)
+            else:
+                os.replace(temporary, final)
+    finally:
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

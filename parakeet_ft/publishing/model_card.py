@@ -1,0 +1,198 @@
+"""What a run measured to a model card of the Hugging Face Hub, without anything of the machine that
+ran it. Pure but for data_facts().
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+from parakeet_ft.data.manifest import ManifestError, manifest_hash, stream_manifest
+from parakeet_ft.errors import UserError
+from parakeet_ft.model.source import BUNDLED, HUB_ID
+from parakeet_ft.scoring.wer import joined
+from parakeet_ft.scoring.words import interval_words, percent
+
+# As the files in conf/model name them (tests/test_publication.py compares); the bundled ones are
+# this repository's own.
+LICENCES = {
+    f"nvidia/parakeet-{name}": "cc-by-4.0"
+    for name in (
+        "ctc-0.6b",
+        "ctc-1.1b",
+        "rnnt-0.6b",
+        "rnnt-1.1b",
+        "tdt-0.6b-v2",
+        "tdt-0.6b-v3",
+        "tdt-1.1b",
+        "tdt_ctc-1.1b",
+        "tdt_ctc-110m",
+    )
+} | dict.fromkeys(BUNDLED, "apache-2.0")
+ROLES = {
+    "train": "training",
+    "replay": "replay (general speech mixed in)",
+    "validation": "validation",
+    "test": "test",
+    "guard_validation": "guard, validation",
+    "guard_test": "guard, test",
+}
+
+
+def licence_of(source: str, given: str | None) -> str:
+    """The licence under which the tuned model is published: `given`, else that of the base. Raises
+    UserError if neither is known.
+    """
+    if licence := given or LICENCES.get(source):
+        return licence
+    raise UserError(
+        f"The licence of the base ({Path(source).name}) is not known, and a tuned model is bound "
+        f"by it. Look it up and give it, "
+        f"such as --licence cc-by-4.0. Known: {', '.join(LICENCES)}."
+    )
+
+
+def base_model_of(source: str, given: str | None) -> str | None:
+    """The base's hub id: `given`, else the source if it is one; None for a local file or a bundled
+    name.
+    """
+    if given is not None and not HUB_ID.fullmatch(given):
+        raise UserError(
+            f"--base-model {given!r}: expected a hub id such as nvidia/parakeet-ctc-0.6b."
+        )
+    is_id = source not in BUNDLED and HUB_ID.fullmatch(source) and not source.endswith(".nemo")
+    return given or (source if is_id else None)
+
+
+def data_facts(manifests: dict[str, dict[str, str]]) -> list[dict[str, Any]]:
+    """Role, SHA-256, utterances and hours of each manifest in run.json; the last two are None where
+    the file is gone or has changed since.
+    """
+    rows = []
+    for role, manifest in manifests.items():
+        row: dict[str, Any] = {
+            "role": ROLES.get(role, role),
+            "sha256": manifest["sha256"],
+            "utterances": None,
+            "hours": None,
+        }
+        try:
+            if manifest_hash(manifest["path"]) == manifest["sha256"]:
+                durations = [u.duration for u in stream_manifest(manifest["path"])]
+                row |= {"utterances": len(durations), "hours": sum(durations) / 3600}
+        except (OSError, ManifestError):
+            pass
+        rows.append(row)
+    return rows
+
+
+def public_command(command: str) -> str:
+    """The command with `...` for every value that is a path, so that it shows the settings and not
+    where things lie.
+    """
+    words = []
+    for word in shlex.split(command):
+        key, equals, value = word.partition("=")
+        is_path = "/" in value or value.endswith((".jsonl", ".nemo"))
+        if equals and is_path and not value.startswith("bundled:") and value not in LICENCES:
+            word = f"{key}=..."
+        elif not equals and Path(word).is_absolute():
+            word = Path(word).name
+        words.append(word)
+    return shlex.join(words)
+
+
+def model_card(
+    report: dict[str, Any],
+    run: dict[str, Any],
+    *,
+    repo: str,
+    licence: str,
+    base_model: str | None,
+    language: str,
+    data: list[dict[str, Any]],
+) -> str:
+    """README.md of the repository `repo`: front matter with the measured error rates in percent as
+    model-index, then the card.
+    """
+    from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+    results = [
+        EvalResult(
+            task_type="automatic-speech-recognition",
+            task_name="Automatic Speech Recognition",
+            dataset_type=f"{report['name']}-{role}",
+            dataset_name=f"{report['name']}: {role} test set",
+            metric_type=metric,
+            metric_name=label,
+            metric_value=round(100 * scores[key], 2),
+        )
+        for role, scores in report["tuned"].items()
+        for metric, label, key in (
+            ("wer", "WER", "wer"),
+            ("wer", "WER, normalised", "wer_normalized"),
+            ("cer", "CER", "cer"),
+        )
+        if key != "wer_normalized" or not joined(scores)
+    ]
+    metadata = ModelCardData(
+        language=language,
+        license=licence,
+        library_name="nemo",
+        pipeline_tag="automatic-speech-recognition",
+        base_model=base_model,
+        base_model_relation="finetune" if base_model else None,
+        tags=["automatic-speech-recognition", "nemo", "parakeet", "parakeet-ft"],
+        metrics=["wer", "cer"],
+        model_name=repo.rpartition("/")[2],
+        eval_results=results,
+    )
+    rows = [
+        {
+            "set": role,
+            "words": after["words"],
+            "interval": interval_words(report["comparison"][role]),
+            **{
+                f"{key}_{when}": percent(scores[key])
+                for when, scores in (("before", report["baseline"][role]), ("after", after))
+                for key in ("wer", "wer_normalized", "cer")
+            },
+        }
+        for role, after in report["tuned"].items()
+    ]
+    for row in rows:
+        if reason := joined(report["tuned"][row["set"]]):
+            row |= {"wer_normalized_before": reason, "wer_normalized_after": "-"}
+    source = run["config"]["model"]["source"]
+    base = base_model or (
+        f"The bundled checkpoint {source}" if source in BUNDLED else "A local checkpoint"
+    )
+    card = ModelCard.from_template(
+        metadata,
+        template_path=str(Path(__file__).with_name("model_card.md.jinja")),
+        repo=repo,
+        name=repo.rpartition("/")[2],
+        report=report,
+        rows=rows,
+        data=data,
+        base=base,
+        command=public_command(report["command"]),
+        model=run["effective"]["model"],
+        versions=run["versions"],
+        normalizer=report["tuned"]["domain"].get("normalizer"),
+    )
+    return str(card)
+
+
+def private_paths(text: str) -> list[str]:
+    """Absolute paths below a root where people keep their files, as they stand in a text."""
+    return sorted(
+        set(
+            re.findall(
+                r"(?<![\w.:/])/(?:data|home|media|mnt|opt|root|scratch|srv|tmp|Users|var|work)/[^\s\"'`,|)]+",
+                text,
+            )
+        )
+    )

@@ -1,0 +1,1 @@
+"""What a run says to people: report.json, report.md, report.html."""

@@ -1,0 +1,190 @@
+"""Where a run writes: a new directory, or that of the same command's unfinished run, which then
+continues.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from parakeet_ft.errors import UserError
+
+# What may differ between a run and its continuation: it changes neither weights nor scores.
+FREE = (
+    "resume",
+    "logger.",
+    "checkpoint.",
+    "launcher.",
+    "trainer.timeout_minutes",
+    "data.num_workers",
+    "evaluation.examples",
+)
+_held: list[int] = []
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts to dotted keys."""
+    if not isinstance(config, dict) or not config:
+        return {prefix: config}
+    return {
+        key: value
+        for name, child in config.items()
+        for key, value in flatten(child, f"{prefix}.{name}" if prefix else name).items()
+    }
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """`key: before -> now` for each setting or manifest hash that differs and may not."""
+    old, new = (
+        flatten(json.loads(json.dumps(before, default=str))),
+        flatten(json.loads(json.dumps(now, default=str))),
+    )
+    return [
+        f"{key}: {old.get(key, 'absent')} -> {new.get(key, 'absent')}"
+        for key in {**old, **new}
+        if old.get(key, "absent") != new.get(key, "absent")
+        and not key.removeprefix("config.").startswith(FREE)
+    ]
+
+
+def lock(directory: Path) -> bool:
+    """Hold the directory until this process ends; False if a living process holds it."""
+    try:
+        descriptor = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise UserError(
+            f"{directory} cannot be written to: {error.strerror}. Expected a writable directory; "
+            f"name another with hydra.run.dir=DIR."
+        ) from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return False
+    _held.append(descriptor)
+    return True
+
+
+def unfinished(parent: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Directories with the run.json of a run that did not finish, newest first."""
+    found = []
+    for path in sorted(parent.glob("*/run.json"), key=lambda p: p.parent.name, reverse=True):
+        if path.parent.is_symlink():
+            continue
+        try:
+            content = json.loads(path.read_text())
+        except (OSError, json.JSONDecodeError):
+            continue
+        if not content.get("finished"):
+            found.append((path.parent, content))
+    return found
+
+
+def identity(
+    config: dict[str, Any], manifests: dict[str, str], checkpoint: Path | None
+) -> dict[str, Any]:
+    """What must be the same for a run to be continued: settings, hashes of the manifests, size and
+    time of the checkpoint's file.
+    """
+    from parakeet_ft.data.manifest import manifest_hash
+
+    file = checkpoint.stat() if checkpoint else None
+    return {
+        "config": config,
+        "manifests": {key: manifest_hash(path) for key, path in manifests.items()},
+        "checkpoint": {"bytes": file.st_size, "modified": int(file.st_mtime)} if file else None,
+    }
+
+
+def choose(
+    now: dict[str, Any], *, parent: Path, given: Path | None, resume: str
+) -> tuple[Path, list[str]]:
+    """The run's directory, made and locked, and lines that say what was chosen and why.
+
+    now: this run's `identity`. parent: where runs of this name lie. given: the directory that the
+    user named, if any. resume: auto continues the newest unfinished run with the same settings;
+    changed continues the newest whatever changed; never begins anew. Raises UserError if `given`
+    holds a finished run, one in progress, or one with other settings.
+    """
+    if resume not in ("auto", "changed", "never"):
+        raise UserError(f"resume={resume}: expected auto, changed or never.")
+    if given:
+        return given, _claim_given(given, now, resume=resume)
+    lines = []
+    for directory, content in unfinished(parent) if resume != "never" else []:
+        changes = differences(content.get("identity", {}), now)
+        if changes and resume == "auto":
+            lines = lines or [
+                f"{directory} is unfinished, with other settings ({_few(changes)}); this is a new "
+                f"run. "
+                "resume=changed continues that one with what was changed."
+            ]
+        elif lock(directory):
+            return directory, [
+                f"continuing {directory}{f', with changes: {_few(changes)}' if changes else ''}"
+            ]
+    return _make(parent), lines
+
+
+def _claim_given(directory: Path, now: dict[str, Any], *, resume: str) -> list[str]:
+    path = directory / "run.json"
+    content = json.loads(path.read_text()) if path.exists() else None
+    if content and content.get("finished"):
+        raise UserError(
+            f"{directory} holds a finished run. Give another directory, or delete it to run again."
+        )
+    changes = differences(content.get("identity", {}), now) if content else []
+    if content and resume == "never":
+        raise UserError(
+            f"{directory} holds an unfinished run and resume=never is given. Give another "
+            f"directory, or delete it."
+        )
+    if changes and resume != "changed":
+        raise UserError(
+            f"{directory} holds an unfinished run with other settings: {_few(changes)}. Give the "
+            f"same settings, resume=changed to continue it "
+            "with these, or another directory."
+        )
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{directory} cannot be made: {error.strerror}. Expected a writable place; name "
+            f"another with hydra.run.dir=DIR."
+        ) from None
+    if not lock(directory):
+        raise UserError(
+            f"{directory} is in use by another process. Wait for it, or give another directory."
+        )
+    return (
+        [f"continuing {directory}{f', with changes: {_few(changes)}' if changes else ''}"]
+        if content
+        else []
+    )
+
+
+def _few(changes: list[str]) -> str:
+    return "; ".join(changes[:6]) + (f"; and {len(changes) - 6} more" if len(changes) > 6 else "")
+
+
+def _make(parent: Path) -> Path:
+    """A new directory named by the time, this process's alone."""
+    stamp, number = time.strftime("%Y-%m-%d_%H-%M-%S"), 1
+    while True:
+        directory = parent / (stamp if number == 1 else f"{stamp}_{number}")
+        try:
+            directory.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+            continue
+        except OSError as error:
+            raise UserError(
+                f"{directory} cannot be made: {error.strerror}. Expected a writable place; name "
+                f"another with hydra.run.dir=DIR."
+            ) from None
+        lock(directory)
+        return directory

@@ -1,0 +1,142 @@
+"""What made a run: commit, versions, configuration, data hashes, hardware, time of each phase ->
+run.json.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from parakeet_ft.data.manifest import manifest_hash
+from parakeet_ft.distributed import ranks
+from parakeet_ft.files import PACKAGE, write_json
+
+PACKAGES = (
+    "nemo_toolkit",
+    "torch",
+    "lightning",
+    "hydra-core",
+    "omegaconf",
+    "lhotse",
+    "sentencepiece",
+    "kaldialign",
+    "whisper_normalizer",
+    "numpy",
+)
+
+
+def git_commit() -> str | None:
+    """Commit of the checkout that holds this package, with `-dirty` if files differ; None outside
+    git.
+    """
+    folder = PACKAGE
+    done = subprocess.run(
+        ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+        capture_output=True,
+        text=True,
+    )
+    return done.stdout.strip() or None
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
+
+
+def hardware() -> dict[str, Any]:
+    """CPU, cores, memory in GB and GPUs; the GPUs only if torch is already imported."""
+    facts: dict[str, Any] = {
+        "platform": platform.platform(),
+        "cpu_cores": len(os.sched_getaffinity(0)),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+    }
+    with contextlib.suppress(OSError):
+        names = [
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ]
+        facts["cpu"] = names[0] if names else platform.processor()
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        facts["torch_threads"] = torch.get_num_threads()
+        facts["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return facts
+
+
+class Run:
+    """run.json, rewritten whole whenever something is known, so that a killed run leaves what it
+    knew.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        *,
+        command: list[str],
+        config: dict[str, Any],
+        manifests: dict[str, str],
+        identity: dict[str, Any],
+        resumed_at_step: int | None,
+    ) -> None:
+        self.path = run_dir / "run.json"
+        earlier = json.loads(self.path.read_text()) if self.path.exists() else {}
+        self.content: dict[str, Any] = {
+            "command": command,
+            "commit": git_commit(),
+            "versions": versions(),
+            "config": config,
+            "hardware": hardware(),
+            "manifests": {
+                key: {"path": path, "sha256": manifest_hash(path)}
+                for key, path in manifests.items()
+            },
+            "identity": identity,
+            "resumed_at_steps": [
+                *earlier.get("resumed_at_steps", []),
+                *([] if resumed_at_step is None else [resumed_at_step]),
+            ],
+            "effective": {},
+            "phases_seconds": {},
+            "finished": False,
+        }
+        self._write(self.path, self.content)
+
+    def record(self, **effective: Any) -> None:
+        """Store effective values, as read back from live objects."""
+        self.content["effective"].update(effective)
+        self._write(self.path, self.content)
+
+    def _write(self, path: Path, content: dict[str, Any]) -> None:
+        if not ranks.rank():
+            write_json(path, content)
+
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """What `make` returns, a JSON value; read from run_dir/<name>.json if this run, with these
+        settings, was there before.
+        """
+        path = self.path.with_name(f"{name}.json")
+        kept = ranks.on_first(lambda: json.loads(path.read_text()) if path.exists() else None)
+        if kept and kept["identity"] == json.loads(
+            json.dumps(self.content["identity"], default=str)
+        ):
+            return kept["value"]
+        value = make()
+        self._write(path, {"identity": self.content["identity"], "value": value})
+        return value
+
+    def finish(self, phases_seconds: dict[str, float]) -> None:
+        """Store what each phase took."""
+        self.content.update(phases_seconds=phases_seconds, finished=True)
+        self._write(self.path, self.content)

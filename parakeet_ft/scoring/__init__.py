@@ -1,0 +1,3 @@
+"""How good transcripts are: error rates, normalisation, breakdowns, terms. Pure: nothing here
+decodes.
+"""

@@ -1,0 +1,41 @@
+"""Scores in words: rates, intervals, what changed most."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def percent(rate: float) -> str:
+    return f"{100 * rate:.1f} %"
+
+
+def interval_words(comparison: dict[str, Any]) -> str:
+    """The 95 % interval of a difference in points and what it means."""
+    words = {
+        "better": "better",
+        "worse": "worse",
+        "not distinguishable": "not distinguishable from before",
+    }[comparison["verdict"]]
+    if comparison.get("low") is None:
+        return words
+    return f"{100 * comparison['low']:+.1f} to {100 * comparison['high']:+.1f}: {words}"
+
+
+def summary_line(report: dict[str, Any], model: str) -> str:
+    """The last line on the terminal."""
+    parts = [
+        f"{name} WER {100 * report['baseline'][name]['wer']:.1f}% -> "
+        f"{100 * report['tuned'][name]['wer']:.1f}%"
+        for name in ("domain", "guard")
+        if name in report["baseline"]
+    ]
+    return " | ".join([*parts, model])
+
+
+def most_changed(rows: Sequence[dict[str, Any]], *, most: int) -> list[dict[str, Any]]:
+    """Of utterance_rows, those that won or lost most word errors, most first; none that stayed the
+    same to the letter.
+    """
+    changed = [row for row in rows if row["before"] != row["after"]]
+    return sorted(changed, key=lambda row: -abs(row["errors_after"] - row["errors_before"]))[:most]

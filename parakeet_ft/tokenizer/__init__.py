@@ -1,0 +1,1 @@
+"""SentencePiece models: train, read, extend."""

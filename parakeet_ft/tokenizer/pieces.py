@@ -1,0 +1,333 @@
+"""New pieces for a SentencePiece model: listed by the user or learnt from texts, and appended
+without moving an old id.
+
+NeMo's decoding deletes the space before every punctuation character (Unicode category P) that it
+finds in the vocabulary, except in pieces that begin with "▁" (asr/parts/utils/tokenizer_utils.py,
+extract_punctuation_from_vocab, 3.0.0): with a piece "(" a model writes "350(now)" for ever. So
+punctuation that always begins a word in the texts becomes a piece "▁(".
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from parakeet_ft.errors import UserError
+from parakeet_ft.tokenizer.sentencepiece_model import WORD_START, load_sentencepiece
+
+# SentencePiece's ModelProto.SentencePiece.Type and TrainerSpec.ModelType
+# (sentencepiece_model.proto).
+NORMAL, UNKNOWN, USER_DEFINED, UNUSED = 1, 2, 4, 5
+UNIGRAM, BPE = 1, 2
+# How much better than its spelling a new unigram piece scores: enough to win over that spelling,
+# too little to move any other boundary.
+UNIGRAM_BONUS = 0.01
+# A new character that begins so many words, in so much of its use, also becomes a piece with the
+# word's beginning.
+MIN_WORD_STARTS, INITIAL_SHARE = 20, 0.1
+
+
+def load_pieces(
+    pieces: Sequence[str | int] | str | Path, *, model: bytes
+) -> tuple[list[str], list[str]]:
+    """New pieces that a user listed, or a file with one a line -> (pieces to add, pieces that
+    `model` has already).
+
+    A leading "▁" or space means "at the start of a word". Raises UserError for no pieces,
+    duplicates, a piece of several words, and one that the tokenizer's normalisation rewrites, which
+    could never be met in a text.
+    """
+    if isinstance(pieces, str | Path):
+        path = Path(pieces).expanduser()
+        if not path.is_file():
+            raise UserError(
+                f"No list of pieces at {path}. Expected a text file with one piece a line, or a "
+                f"list: "
+                '\'tokenizer.pieces=["%","("]\'.'
+            )
+        pieces = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not pieces:
+        raise UserError(
+            "The list of pieces is empty, expected at least one; leave tokenizer.pieces out to "
+            "learn them from the texts."
+        )
+    if strange := [p for p in pieces if isinstance(p, bool) or not isinstance(p, str | int)]:
+        raise UserError(f"tokenizer.pieces holds {strange[0]!r}, expected text; quote it.")
+    listed = [
+        WORD_START + str(p).rstrip()[1:] if str(p).startswith(" ") else str(p).rstrip()
+        for p in pieces
+    ]
+    if twice := [piece for piece, count in Counter(listed).items() if count > 1]:
+        raise UserError(
+            f"The list of pieces has {len(twice)} duplicates: {', '.join(map(repr, twice[:5]))}. "
+            f"Each must be there once."
+        )
+    processor = load_sentencepiece(model)
+    for piece in listed:
+        body = piece.removeprefix(WORD_START)
+        if not body or WORD_START in body or any(c.isspace() for c in body):
+            raise UserError(
+                f"The piece {piece!r} is not one word or part of one. List words one by one; '▁' "
+                f"may stand only at the start."
+            )
+        if processor.normalize(body).lstrip(WORD_START) != body:
+            raise UserError(
+                f"The piece {piece!r} can never be met: the tokenizer rewrites its text to "
+                f"{processor.normalize(body).lstrip(WORD_START)!r} before it encodes. List that "
+                f"instead."
+            )
+    present = {processor.id_to_piece(i) for i in range(processor.get_piece_size())}
+    return [p for p in listed if p not in present], [p for p in listed if p in present]
+
+
+def begins_words(texts: Iterable[str]) -> set[str]:
+    """The punctuation characters that stand at the beginning of a word wherever they occur in
+    `texts`.
+    """
+    first: set[str] = set()
+    later: set[str] = set()
+    for text in texts:
+        for word in text.split():
+            first.add(word[0])
+            later.update(word[1:])
+    return {c for c in first - later if unicodedata.category(c).startswith("P")}
+
+
+def learn_pieces(texts: Sequence[str], *, model: bytes, num_pieces: int | None = None) -> list[str]:
+    """New pieces for `texts`: every character that `model` cannot write, most frequent first, then
+    merges up to `num_pieces`.
+
+    A character of `begins_words` is learnt with its "▁". Any other that begins at least
+    MIN_WORD_STARTS words, and INITIAL_SHARE of its occurrences or more, is learnt with and without:
+    "▁6" is one token where "▁" and "6" are two.
+
+    The merges continue byte-pair encoding where `model` stopped: the most frequent pair of
+    neighbouring pieces becomes one, again and again. Only letters merge, so that numbers stay
+    spelled by single digits, and never beyond the longest piece that the model was trained for.
+    None learns the characters alone. Raises UserError if the characters are more than `num_pieces`.
+    May return fewer.
+    """
+    processor, proto = load_sentencepiece(model), _parse(model)
+    unknown = processor.unk_id()
+    words: Counter[tuple[str, ...]] = Counter()
+    characters: Counter[str] = Counter()
+    starts: Counter[str] = Counter()
+    for text in texts:
+        starts.update(word[0] for word in text.split())
+        word: list[str] = []
+        for piece, index in zip(
+            processor.encode(text, out_type=str), processor.encode(text), strict=True
+        ):
+            if piece.startswith(WORD_START) and word:
+                words[tuple(word)] += 1
+                word = []
+            word += list(piece) if index == unknown else [piece]
+            if index == unknown:
+                characters.update(piece)
+        words[tuple(word)] += 1
+    initial = begins_words(texts)
+    new = [
+        WORD_START + c if c in initial else c
+        for c in sorted(characters, key=lambda c: (-characters[c], c))
+    ]
+    num_characters = len(new)
+    if num_pieces is not None and num_characters > num_pieces:
+        raise UserError(
+            f"num_pieces is {num_pieces}, but the tokenizer cannot write {len(new)} characters of "
+            f"the texts: "
+            f"{' '.join(new[:40])}. Set tokenizer.num_pieces to {len(new)} or more, or normalise "
+            f"the texts."
+        )
+    known = {p.piece for p in proto.pieces} | set(new)
+    often = [
+        c for c in characters if starts[c] >= max(MIN_WORD_STARTS, INITIAL_SHARE * characters[c])
+    ]
+    initials = [
+        WORD_START + c
+        for c in sorted(often, key=lambda c: (-starts[c], c))
+        if WORD_START + c not in known
+    ]
+    # num_pieces bounds them too; what is left of it goes to merges.
+    new += initials if num_pieces is None else initials[: num_pieces - num_characters]
+    known |= set(new)
+    longest = proto.trainer_spec.max_sentencepiece_length
+    return new + _learn_merges(
+        words, known=known, count=(num_pieces or 0) - len(new), longest=longest
+    )
+
+
+def _learn_merges(
+    words: Counter[tuple[str, ...]], *, known: set[str], count: int, longest: int
+) -> list[str]:
+    """The `count` most frequent merges of letters that occur at least twice, in order."""
+    spelled = [list(word) for word in words]
+    counts = list(words.values())
+    pairs: Counter[tuple[str, str]] = Counter()
+    where: defaultdict[tuple[str, str], set[int]] = defaultdict(set)
+
+    def tally(index: int, sign: int) -> None:
+        word = spelled[index]
+        for pair in pairwise(word):
+            if len(pair[0] + pair[1]) <= longest and _are_letters(
+                pair[0].removeprefix(WORD_START) + pair[1]
+            ):
+                pairs[pair] += sign * counts[index]
+                where[pair].add(index)
+
+    for index in range(len(spelled)):
+        tally(index, 1)
+    merges: list[str] = []
+    while len(merges) < count and pairs:
+        pair = min(pairs, key=lambda p: (-pairs[p], p))
+        if pairs[pair] < 2:
+            break
+        piece = pair[0] + pair[1]
+        if piece not in known:
+            merges.append(piece)
+            known.add(piece)
+        for index in sorted(where.pop(pair)):
+            tally(index, -1)
+            spelled[index] = _join(spelled[index], pair)
+            tally(index, 1)
+        del pairs[pair]
+    return merges
+
+
+def _are_letters(text: str) -> bool:
+    return all(unicodedata.category(c)[0] in "LM" or c in "'’" for c in text)
+
+
+def _join(word: list[str], pair: tuple[str, str]) -> list[str]:
+    out, i = [], 0
+    while i < len(word):
+        step = 2 if tuple(word[i : i + 2]) == pair else 1
+        out.append("".join(word[i : i + step]))
+        i += step
+    return out
+
+
+def extend_sentencepiece(model: bytes, pieces: Sequence[str]) -> bytes:
+    """Append `pieces` after the old ids; no old id, score or piece changes.
+
+    A new piece only joins what the old model spelled: BPE makes all its old merges first, since
+    every new one scores lower, so an encoding by the new model is the old one with runs of pieces
+    joined, and text without a new piece or character encodes as before. (For unigram models that
+    holds up to scores nearer than 0.01 per joined piece.) BPE reaches a piece only through merges
+    of two; the merges between are appended as UNUSED pieces, which SentencePiece never emits. Its
+    USER_DEFINED type, the usual way, would also match inside words that have a better old spelling.
+    Raises UserError for duplicates, pieces that exist, models that are neither BPE nor unigram.
+    """
+    proto = _parse(model)
+    kind, present = proto.trainer_spec.model_type, {p.piece for p in proto.pieces}
+    if kind not in (BPE, UNIGRAM):
+        raise UserError(
+            "The tokenizer is a word or character model, which cannot be extended. Use "
+            "tokenizer=replace."
+        )
+    if twice := [
+        piece for piece, count in Counter(pieces).items() if count > 1 or piece in present
+    ]:
+        raise UserError(
+            f"{len(twice)} new pieces are listed twice or exist already: "
+            f"{', '.join(map(repr, twice[:5]))}."
+        )
+    # Pieces that take part in encoding; control, byte and unknown pieces do not.
+    scores = {p.piece: p.score for p in proto.pieces if p.type in (NORMAL, USER_DEFINED, UNUSED)}
+    lowest = min(scores.values(), default=0.0)
+
+    def append(piece: str, score: float) -> None:
+        if piece in scores:
+            return
+        proto.pieces.add(piece=piece, score=score, type=NORMAL if piece in wanted else UNUSED)
+        scores[piece] = score
+
+    wanted = set(pieces)
+    for piece in sorted(
+        pieces, key=lambda p: len(p) > 1
+    ):  # characters first, since they may spell the others
+        if kind == UNIGRAM:
+            append(
+                piece,
+                lowest
+                if len(piece) == 1
+                else _best_score(piece, scores, unknown=lowest - 10) + UNIGRAM_BONUS,
+            )
+        else:
+            symbols = _merge(piece, scores)
+            for end in range(2 if len(symbols) > 1 else 1, len(symbols) + 1):
+                append("".join(symbols[:end]), min(scores.values(), default=0.0) - 1)
+    proto.trainer_spec.vocab_size = len(proto.pieces)
+    extended = proto.SerializeToString()
+    for piece, spelling in spell(extended, pieces).items():
+        if len(spelling) != 1:
+            raise UserError(
+                f"The tokenizer cannot be made to write {piece!r} as one piece. Leave it out of "
+                f"the list."
+            )
+    return extended
+
+
+def _merge(text: str, scores: dict[str, float]) -> list[str]:
+    """The symbols that byte-pair encoding leaves: the best-scored neighbouring pair merges first,
+    the leftmost of equals.
+    """
+    symbols = list(text)
+    while True:
+        joined = [
+            (scores[a + b], -i) for i, (a, b) in enumerate(pairwise(symbols)) if a + b in scores
+        ]
+        if not joined:
+            return symbols
+        at = -max(joined)[1]
+        symbols[at : at + 2] = [symbols[at] + symbols[at + 1]]
+
+
+def _best_score(text: str, scores: dict[str, float], *, unknown: float) -> float:
+    """The score of the best segmentation of `text` (Viterbi); characters that no piece covers score
+    `unknown`.
+    """
+    scores = dict.fromkeys(text, unknown) | scores
+    best = [0.0] + [float("-inf")] * len(text)
+    for end in range(1, len(text) + 1):
+        best[end] = max(
+            (
+                best[start] + scores[text[start:end]]
+                for start in range(end)
+                if text[start:end] in scores
+            ),
+            default=float("-inf"),
+        )
+    return best[-1]
+
+
+def spell(model: bytes, pieces: Iterable[str]) -> dict[str, list[int]]:
+    """How `model` writes the text of each piece, as ids without `<unk>`; [] if it can write none of
+    it.
+    """
+    proto = _parse(model)
+    # A piece is a part of a word: no space may be put before it, and the one it begins with must
+    # stay.
+    proto.normalizer_spec.add_dummy_prefix = False
+    proto.normalizer_spec.remove_extra_whitespaces = False
+    processor = load_sentencepiece(proto.SerializeToString())
+    return {
+        piece: [
+            i for i in processor.encode(piece.replace(WORD_START, " ")) if i != processor.unk_id()
+        ]
+        for piece in pieces
+    }
+
+
+def _parse(model: bytes) -> Any:
+    from sentencepiece import sentencepiece_model_pb2
+
+    load_sentencepiece(model)
+    proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+    # The self-test of some models, which this Python class does not know, holds encodings that a
+    # changed model fails when loaded.
+    proto.DiscardUnknownFields()
+    return proto

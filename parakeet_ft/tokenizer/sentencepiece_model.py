@@ -1,0 +1,246 @@
+"""SentencePiece models: train, read, write them, and measure what they cannot write. No torch, no
+NeMo.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from parakeet_ft.errors import UserError
+from parakeet_ft.files import atomic_path
+
+if TYPE_CHECKING:
+    from sentencepiece import SentencePieceProcessor
+
+WORD_START = "▁"
+
+
+def train_sentencepiece(
+    texts: Iterable[str], *, vocab_size: int, model_type: str = "bpe", whole: Sequence[str] = ()
+) -> bytes:
+    """Train a SentencePiece model of `vocab_size` pieces (`<unk>` included) on `texts` alone;
+    returns the serialised model.
+
+    The strings of `whole` become pieces that are never divided; every character outside them gets a
+    piece. Raises UserError naming the possible number of pieces if the texts do not yield as many.
+    """
+    import sentencepiece
+
+    if model_type not in ("bpe", "unigram"):
+        raise UserError(f"model_type is {model_type!r}, expected bpe or unigram.")
+    out = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(texts),
+            model_writer=out,
+            vocab_size=vocab_size,
+            model_type=model_type,
+            character_coverage=1.0,
+            user_defined_symbols=list(whole),
+            bos_id=-1,
+            eos_id=-1,
+            pad_id=-1,
+            minloglevel=2,
+            num_threads=1,
+        )
+    except RuntimeError as error:
+        if most := re.search(r"value <= (\d+)", str(error)):
+            raise VocabularySizeError(
+                f"vocab_size is {vocab_size}, but the training texts yield at most {most[1]} "
+                f"pieces of type {model_type}. "
+                f"Set tokenizer.vocab_size to {most[1]} or less, or add text.",
+                possible=int(most[1]),
+            ) from None
+        if least := re.search(r"required_chars\. \d+ vs (\d+)", str(error)):
+            raise VocabularySizeError(
+                f"vocab_size is {vocab_size}, but the alphabet of the training texts alone needs "
+                f"{least[1]} pieces. "
+                f"Set tokenizer.vocab_size to {least[1]} or more, or normalise the texts.",
+                possible=int(least[1]),
+            ) from None
+        if "sentences_.empty()" in str(error) or "all_chars_count" in str(error):
+            raise UserError(
+                "The training texts are empty, expected at least one sentence to train a tokenizer "
+                "on."
+            ) from None
+        raise UserError(
+            f"SentencePiece made no {model_type} model of {vocab_size} pieces: "
+            f"{str(error).splitlines()[-1]}"
+        ) from None
+    return out.getvalue()
+
+
+class VocabularySizeError(UserError):
+    """More pieces asked for than the texts yield, or fewer than they have characters; `possible` is
+    the nearest number that works.
+    """
+
+    def __init__(self, message: str, *, possible: int) -> None:
+        super().__init__(message)
+        self.possible = possible
+
+
+def load_sentencepiece(model: bytes, *, where: str = "The tokenizer") -> SentencePieceProcessor:
+    """The processor of a serialised model. Raises UserError if the bytes are no SentencePiece
+    model.
+    """
+    import sentencepiece
+
+    try:
+        if not model:
+            raise RuntimeError("empty")
+        return sentencepiece.SentencePieceProcessor(model_proto=model)
+    except RuntimeError:
+        raise UserError(
+            f"{where} is not a SentencePiece model ({len(model)} bytes). "
+            "Expected the tokenizer.model that SentencePiece writes."
+        ) from None
+
+
+def read_tokenizer_dir(folder: str | Path) -> bytes:
+    """The serialised model of a tokenizer directory. Raises UserError if it is missing, lacks
+    tokenizer.model, or is not SentencePiece.
+    """
+    folder = Path(folder).expanduser()
+    path = folder / "tokenizer.model"
+    if not folder.is_dir():
+        raise UserError(
+            f"No tokenizer directory at {folder}. Expected a folder with tokenizer.model."
+        )
+    if not path.is_file():
+        found = ", ".join(sorted(p.name for p in folder.iterdir())[:5]) or "nothing"
+        raise UserError(
+            f"{folder} holds no tokenizer.model, but {found}. Expected a SentencePiece model; "
+            f"WordPiece is not supported."
+        )
+    model = path.read_bytes()
+    load_sentencepiece(model, where=str(path))
+    return model
+
+
+def write_tokenizer_dir(model: bytes, folder: Path) -> Path:
+    """Write `tokenizer.model`, `vocab.txt` and `tokenizer.vocab` as NeMo 3.0.0 wants them in a
+    tokenizer directory.
+    """
+    import sentencepiece
+
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    pieces = [processor.id_to_piece(i) for i in range(processor.get_piece_size())]
+    # NeMo's vocab.txt is in wordpiece style: no <unk>, "##" where a piece does not begin a word.
+    words = [
+        piece[1:] if piece.startswith(WORD_START) else f"##{piece}"
+        for piece in pieces
+        if piece != "<unk>"
+    ]
+    contents = {
+        "tokenizer.model": model,
+        "vocab.txt": "\n".join(words).encode() + b"\n",
+        "tokenizer.vocab": "".join(
+            f"{p}\t{processor.get_score(i)}\n" for i, p in enumerate(pieces)
+        ).encode(),
+    }
+    for name, content in contents.items():
+        with atomic_path(folder / name) as path:
+            path.write_bytes(content)
+    return folder
+
+
+@dataclasses.dataclass(frozen=True)
+class Coverage:
+    """What a tokenizer makes of texts. Line numbers count the texts from 1.
+
+    `unknown_share` is `<unk>` tokens over all tokens, a fraction; SentencePiece writes a run of
+    unknown characters as one `<unk>`. `characters` counts the characters that were not written,
+    most frequent first, and `examples` shows the first text of each; `changed` lists texts without
+    `<unk>` that come back different from decode(encode(x)), up to five of `num_changed`.
+    """
+
+    num_texts: int
+    num_tokens: int
+    num_unknown: int
+    unknown_share: float
+    characters: dict[str, int]
+    examples: dict[str, tuple[int, str]]
+    num_changed: int
+    changed: list[tuple[int, str, str]]
+
+    def lines(self, limit: int = 8) -> list[str]:
+        """For people: the shares, the worst characters with an example each, the round trips that
+        fail.
+        """
+        out = [
+            f"{self.num_texts} texts, {self.num_tokens} tokens, {100 * self.unknown_share:.3g} % "
+            f"<unk>"
+        ]
+        for character, count in list(self.characters.items())[:limit]:
+            number, text = self.examples[character]
+            out.append(
+                f"  cannot write {character!r} (U+{ord(character):04X}), {count} times, first in "
+                f"line {number}: "
+                f"{_cut(text, character)!r}"
+            )
+        if len(self.characters) > limit:
+            out.append(
+                f"  and {len(self.characters) - limit} more characters: "
+                f"{' '.join(list(self.characters)[limit : limit + 40])}"
+            )
+        if self.num_changed:
+            out.append(f"  {self.num_changed} texts come back different from decode(encode(text)):")
+            out += [
+                f"    line {number}: {text!r} -> {again!r}"
+                for number, text, again in self.changed[:3]
+            ]
+        return out
+
+
+def _cut(text: str, character: str, width: int = 60) -> str:
+    at = max(0, text.find(character) - width // 2)
+    return ("…" if at else "") + text[at : at + width] + ("…" if at + width < len(text) else "")
+
+
+def coverage(texts: Iterable[str], tokenizer: SentencePieceProcessor | bytes | Any) -> Coverage:
+    """Encode and decode all texts. `tokenizer` is a serialised model, a processor, or NeMo's
+    SentencePieceTokenizer around one.
+    """
+    processor = (
+        load_sentencepiece(tokenizer)
+        if isinstance(tokenizer, bytes)
+        else getattr(tokenizer, "tokenizer", tokenizer)
+    )
+    unknown, num_tokens, num_unknown, num_changed, number = processor.unk_id(), 0, 0, 0, 0
+    characters: Counter[str] = Counter()
+    examples: dict[str, tuple[int, str]] = {}
+    changed = []
+    for number, text in enumerate(texts, 1):
+        ids = processor.encode(text)
+        num_tokens += len(ids)
+        if unknown in ids:
+            # Pieces instead of ids show what each <unk> stood for, after the tokenizer's own
+            # normalisation.
+            for piece, index in zip(processor.encode(text, out_type=str), ids, strict=True):
+                if index == unknown:
+                    num_unknown += 1
+                    characters.update(piece)
+                    for character in piece:
+                        examples.setdefault(character, (number, text))
+        elif (again := processor.decode(ids)) != text:
+            num_changed += 1
+            if len(changed) < 5:
+                changed.append((number, text, again))
+    ordered = dict(sorted(characters.items(), key=lambda item: (-item[1], item[0])))
+    return Coverage(
+        num_texts=number,
+        num_tokens=num_tokens,
+        num_unknown=num_unknown,
+        unknown_share=num_unknown / max(1, num_tokens),
+        characters=ordered,
+        examples={c: examples[c] for c in ordered},
+        num_changed=num_changed,
+        changed=changed,
+    )

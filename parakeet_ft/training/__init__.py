@@ -1,0 +1,1 @@
+"""What learns and how: from adaptation to the choice of weights."""

@@ -1,0 +1,416 @@
+"""Seconds of audio per batch, found on the device: the worst batch of the data is tried out,
+forward, backward and optimiser step, and all is put back.
+
+On a GPU the batch grows until memory runs out; on a CPU until it is no faster, or takes half of the
+memory that is free. What was found is kept in a cache by model, device and data, and in the run's
+directory, where a resume reads it again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import resource
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from parakeet_ft.batches.augmentation import Augmentation
+from parakeet_ft.data.manifest import Utterance
+from parakeet_ft.distributed import ranks
+from parakeet_ft.errors import UserError
+from parakeet_ft.files import atomic_path
+from parakeet_ft.model.facts import describe
+from parakeet_ft.model.objective import training_loss
+from parakeet_ft.training.bad_batches import is_out_of_memory
+from parakeet_ft.training.checkpoints import random_states, restore_random_states
+from parakeet_ft.training.memory import available_bytes
+
+# of what fits on a GPU: real batches are cut otherwise than the worst one, and fragment its memory
+MARGIN = 0.9
+# batches that a pass shall keep, all ranks together: fuller ones learn less from the same data
+LEAST_STEPS = 50
+LEAST_GAIN = 1.05  # a CPU's batch doubles only for so much more audio a second
+CPU_SHARE = 0.5  # of the free memory
+
+
+def choose(
+    model: Any,
+    utterances: Sequence[Utterance],
+    *,
+    batch_seconds: float | str,
+    effective_batch_seconds: float | None,
+    accumulate: int,
+    augmentation: Augmentation | None,
+    devices: dict[str, Any],
+    copies: int,
+    once: Callable[[str, Callable[[], Any]], Any],
+) -> dict[str, Any]:
+    """{"batch_seconds", "accumulate", "effective_batch_seconds", "reason", ...}: what the plan of a
+    run is made with.
+
+    batch_seconds: a number stands, `auto` is found. effective_batch_seconds: wanted per optimiser
+    step over all ranks, None for what `accumulate` gives. copies: further sets of weights that
+    training will hold on the device. once: keeps a value in the run's directory. Raises UserError
+    if not even the longest utterance fits, or for FSDP.
+    """
+    found: dict[str, Any] = {"batch_seconds": batch_seconds, "reason": "given"}
+    if batch_seconds == "auto":
+        if devices["strategy"] == "fsdp":
+            raise UserError(
+                "data.batch_seconds=auto tries batches on the whole model, which fsdp never holds. "
+                "Give a number of seconds, such as 120."
+            )
+        most = most_seconds(
+            utterances,
+            effective_batch_seconds=effective_batch_seconds,
+            num_ranks=devices["num_ranks"],
+        )
+        found = once(
+            "batching",
+            lambda: find(
+                model,
+                utterances,
+                augmentation=augmentation,
+                precision=devices["precision"],
+                copies=copies,
+                most=most,
+            ),
+        )
+    seconds = found["batch_seconds"] * devices["num_ranks"]
+    if effective_batch_seconds:
+        accumulate = max(1, math.ceil(effective_batch_seconds / seconds - 1e-9))
+    return found | {"accumulate": accumulate, "effective_batch_seconds": seconds * accumulate}
+
+
+def line(found: dict[str, Any]) -> str:
+    """What `choose` found, in words."""
+    return (
+        f"batches of at most {found['batch_seconds']:g} s ({found['reason']}), "
+        f"{found['accumulate']} a step: {found['effective_batch_seconds']:g} s a step"
+    )
+
+
+def most_seconds(
+    utterances: Sequence[Utterance], *, effective_batch_seconds: float | None, num_ranks: int
+) -> float:
+    """The largest batch of one rank worth having: LEAST_STEPS batches a pass, no more than the
+    wanted step, no less than the longest utterance.
+    """
+    durations = [u.duration for u in utterances]
+    wanted = sum(durations) / LEAST_STEPS
+    if effective_batch_seconds:
+        wanted = min(wanted, effective_batch_seconds)
+    return max(wanted / num_ranks, max(durations))
+
+
+def find(
+    model: Any,
+    utterances: Sequence[Utterance],
+    *,
+    augmentation: Augmentation | None,
+    precision: str,
+    copies: int,
+    most: float,
+) -> dict[str, Any]:
+    """Seconds per batch for this model and data on its device, the smallest of all ranks'; from the
+    cache, or tried out.
+    """
+    device, texts = next(model.parameters()).device, list(dict.fromkeys(u.text for u in utterances))
+    slowest = min(augmentation.speeds) if augmentation else 1.0
+    longest, tokens = (
+        max(u.duration for u in utterances) / slowest,
+        max(len(model.tokenizer.text_to_ids(text)) for text in texts),
+    )
+    trial = Trial(model, seconds=longest, tokens=tokens, precision=precision, copies=copies)
+    facts = trial.facts() | {
+        "most": round(most, 3),
+        "data": hashlib.sha256(
+            json.dumps([(u.duration, u.text) for u in utterances]).encode()
+        ).hexdigest(),
+    }
+    cache = Cache(cache_path())
+    kept = cache.read(facts)
+    if any(ranks.add([kept is None])):  # all ranks try, or none
+        with untouched(model):
+            kept = trial.on_gpu(most) if device.type == "cuda" else trial.on_cpu(most)
+        cache.write(facts, kept)
+    else:
+        kept["reason"] += ", from the cache"
+    seconds = min(
+        ranks.divide(lambda mine: [kept["batch_seconds"] for _ in mine], range(ranks.num_ranks()))
+    )
+    return kept | {"batch_seconds": seconds, "longest_seconds": longest, "most_tokens": tokens}
+
+
+class Trial:
+    """Trains `model` on batches as bad as the data can make them: its longest audio (`seconds`),
+    each with its longest text (`tokens` pieces).
+    """
+
+    def __init__(
+        self, model: Any, *, seconds: float, tokens: int, precision: str, copies: int
+    ) -> None:
+        self.model, self.seconds, self.tokens, self.precision, self.copies = (
+            model,
+            seconds,
+            tokens,
+            precision,
+            copies,
+        )
+        self.device = next(model.parameters()).device
+        self.optimizer: torch.optim.Optimizer | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """What the result depends on, besides the data."""
+        name, memory = "cpu", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if self.device.type == "cuda":
+            properties = torch.cuda.get_device_properties(self.device)
+            name, memory = properties.name, properties.total_memory
+        learning = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        return {
+            "model": describe(self.model),
+            "learning": learning,
+            "device": name,
+            "memory": memory,
+            "threads": torch.get_num_threads(),
+            "precision": self.precision,
+            "copies": self.copies,
+            "torch": torch.__version__,
+            "seconds": self.seconds,
+            "tokens": self.tokens,
+        }
+
+    def step(self, batch_seconds: float) -> float:
+        """One optimiser step on at most batch_seconds, or one utterance; returns the seconds of
+        audio in it.
+        """
+        rows, rate_hz = (
+            max(1, int(batch_seconds / self.seconds + 1e-9)),
+            self.model.preprocessor._sample_rate,
+        )
+        audio = 0.1 * torch.randn(rows, round(self.seconds * rate_hz), device=self.device)
+        tokens = torch.randint(
+            0, self.model.tokenizer.vocab_size, (rows, max(1, self.tokens)), device=self.device
+        )
+        lengths = (
+            torch.full((rows,), audio.shape[1], device=self.device),
+            torch.full((rows,), self.tokens, device=self.device),
+        )
+        if self.optimizer is None:
+            # What waits to be unfrozen has gradients from the first step on
+            # (parakeet_ft.training.adaptation), so this is the most that will learn.
+            self.optimizer = torch.optim.AdamW(
+                [p for p in self.model.parameters() if p.requires_grad],
+                lr=1e-6,
+                fused=self.device.type == "cuda",
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        kind = torch.float16 if self.precision == "16-mixed" else torch.bfloat16
+        with torch.autocast(self.device.type, kind, enabled=self.precision != "32-true"):
+            loss = training_loss(self.model, audio, lengths[0], tokens, lengths[1])["loss"]
+        loss.backward()
+        self.optimizer.step()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return rows * self.seconds
+
+    def on_gpu(self, most: float) -> dict[str, Any]:
+        """The largest batch that fits, less a margin."""
+        weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
+        kept = torch.empty(self.copies * weights, dtype=torch.uint8, device=self.device)
+        tried: list[dict[str, Any]] = []
+
+        def fits(seconds: float) -> bool:
+            torch.cuda.reset_peak_memory_stats()
+            try:
+                self.step(seconds)
+                fitted = True
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                fitted = False
+            if not fitted:  # outside, as the exception holds the graph
+                self.model.zero_grad(set_to_none=True)
+                torch.cuda.empty_cache()
+            tried.append(
+                {
+                    "seconds": round(seconds, 2),
+                    "fits": fitted,
+                    "peak_gb": round(torch.cuda.max_memory_allocated() / 1e9, 2),
+                }
+            )
+            return fitted
+
+        found = largest(fits, least=self.seconds, most=most / MARGIN)
+        del kept
+        if found is None:
+            raise UserError(
+                f"Not even one utterance fits on {torch.cuda.get_device_name()}: "
+                f"{self.seconds:.1f} s with {self.tokens} tokens. Cut long "
+                "utterances, use adaptation=lora, model.attention=local, "
+                "trainer.precision=bf16-true, or several GPUs with trainer=fsdp."
+            )
+        return {
+            "batch_seconds": round(max(self.seconds, MARGIN * found), 2),
+            "tried": tried,
+            "reason": f"auto: {len(tried)} trials, {MARGIN:.0%} of what fits",
+        }
+
+    def on_cpu(self, most: float) -> dict[str, Any]:
+        """The smallest batch beyond which audio a second hardly rises, within a share of the free
+        memory.
+        """
+        tried: list[dict[str, Any]] = []
+
+        def measure(seconds: float) -> tuple[float, float]:
+            before, started = resident_bytes(reset=True), time.perf_counter()
+            audio = self.step(seconds)
+            speed, peak = audio / (time.perf_counter() - started), peak_bytes() - before
+            tried.append(
+                {
+                    "seconds": round(seconds, 2),
+                    "audio_per_second": round(speed, 1),
+                    "peak_gb": round(peak / 1e9, 3),
+                }
+            )
+            return speed, peak
+
+        self.step(self.seconds)  # the first step is slower, and makes the optimiser's states
+        found = fastest(
+            measure, least=self.seconds, most=most, memory=CPU_SHARE * available_bytes()
+        )
+        speed = max(trial["audio_per_second"] for trial in tried)
+        return {
+            "batch_seconds": round(found, 2),
+            "tried": tried,
+            "reason": f"auto: {len(tried)} trials, {speed:g} s of audio a second",
+        }
+
+
+def largest(
+    fits: Callable[[float], bool], *, least: float, most: float, ratio: float = 1.1
+) -> float | None:
+    """The largest value in [least, most] that fits, to within `ratio`: doubling, then bisection;
+    None if `least` does not fit.
+    """
+    if not fits(least):
+        return None
+    good, bad = least, None
+    while bad is None and good < most:
+        tried = min(2 * good, most)
+        good, bad = (tried, None) if fits(tried) else (good, tried)
+    while bad is not None and bad / good > ratio:
+        tried = math.sqrt(good * bad)
+        good, bad = (tried, bad) if fits(tried) else (good, tried)
+    return good
+
+
+def fastest(
+    measure: Callable[[float], tuple[float, float]], *, least: float, most: float, memory: float
+) -> float:
+    """`least`, doubled while measure's speed rises by LEAST_GAIN and twice its peak (the second
+    value) stays within `memory`; at most `most`.
+    """
+    seconds = least
+    speed, peak = measure(seconds)
+    while seconds < most and 2 * peak <= memory:
+        larger = min(2 * seconds, most)
+        new_speed, peak = measure(larger)
+        if new_speed < LEAST_GAIN * speed:
+            break
+        seconds, speed = larger, new_speed
+    return seconds
+
+
+@contextlib.contextmanager
+def untouched(model: torch.nn.Module) -> Iterator[None]:
+    """Inside, a model may be trained; after, its weights, buffers, gradients and all random
+    generators are bit for bit what they were.
+    """
+    weights = [(p, p.detach().to("cpu", copy=True), p.grad) for p in model.parameters()]
+    buffers = [
+        (module, name, buffer, buffer.detach().to("cpu", copy=True))
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    random = random_states()
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, value, gradient in weights:
+                parameter.copy_(value)
+                parameter.grad = gradient
+            for module, name, buffer, value in buffers:
+                buffer.copy_(value)
+                module._buffers[name] = buffer  # tables of positions are made anew for longer audio
+        restore_random_states(random)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def resident_bytes(*, reset: bool = False) -> int:
+    """What this process occupies now. reset: forget its peak (Linux; where that is forbidden, the
+    peak stays that of its life).
+    """
+    if reset:
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def peak_bytes() -> int:
+    """The most that this process occupied since the peak was forgotten."""
+    for text in Path("/proc/self/status").read_text().splitlines():
+        if text.startswith("VmHWM"):
+            return int(text.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def cache_path() -> Path:
+    """Where results are kept between runs: $XDG_CACHE_HOME or ~/.cache."""
+    return (
+        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        / "parakeet-ft"
+        / "batching.json"
+    )
+
+
+class Cache:
+    """Results by what they depend on, in one JSON file. A file that cannot be read or written is no
+    error: batches are then tried out again.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def _content(self) -> dict[str, Any]:
+        try:
+            content = json.loads(self.path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    def read(self, facts: dict[str, Any]) -> dict[str, Any] | None:
+        """What was found for these facts, if anything."""
+        return self._content().get(key_of(facts))
+
+    def write(self, facts: dict[str, Any], found: dict[str, Any]) -> None:
+        """Keep what was found; rank 0 alone writes."""
+        if not ranks.rank():
+            with contextlib.suppress(OSError), atomic_path(self.path) as temporary:
+                temporary.write_text(
+                    json.dumps(self._content() | {key_of(facts): found}, indent=1), encoding="utf-8"
+                )
+
+
+def key_of(facts: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,0 +1,42 @@
+"""How long to train: epochs, hours of audio or steps, in optimiser steps."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from parakeet_ft.batches.loaders import Plan
+
+
+def num_steps(
+    plan: Plan, *, epochs: float | None, hours: float | None, steps: int | None, accumulate: int
+) -> int:
+    """Optimiser steps of the one budget that is given. `hours` count audio with replay, over all
+    ranks.
+    """
+    if steps is not None:
+        return int(steps)
+    if hours is not None:
+        epochs = hours / plan.hours_of_pass
+    whole = int(epochs)
+    batches = sum(plan.steps_of_pass(number) for number in range(whole)) + round(
+        (epochs - whole) * plan.steps_of_pass(whole)
+    )
+    return max(1, math.ceil(batches / accumulate))
+
+
+def describe(plan: Plan, *, num_steps: int, accumulate: int) -> dict[str, Any]:
+    """Effective budget: steps and hours a pass, and passes of this run."""
+    steps_per_pass = math.ceil(plan.steps_of_pass(0) / accumulate)
+    return {
+        "steps": num_steps,
+        "steps_per_pass": steps_per_pass,
+        "passes": num_steps / steps_per_pass,
+        "hours_per_pass": plan.hours_of_pass,
+        "batch_seconds": plan.batch_seconds,
+        "accumulate": accumulate,
+        "num_ranks": plan.num_ranks,
+        "replay_ratio": plan.replay_ratio if plan.num_domain < len(plan.utterances) else 0.0,
+        "seed": plan.seed,
+    }

@@ -1,0 +1,298 @@
+"""During training: the console, the watch over each validation, sample hypotheses, the moving
+average of the weights.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from parakeet_ft.data.manifest import Utterance
+from parakeet_ft.files import atomic_path
+from parakeet_ft.run.console import Narrator
+from parakeet_ft.training import watch
+
+
+class ProgressBar(pl.Callback):
+    """A Rich bar on rank 0, and a line per validation. Lightning 2.4's own RichProgressBar fails
+    with rich 15.
+    """
+
+    def __init__(self, narrator: Narrator, *, num_steps: int) -> None:
+        self.console, self.num_steps = narrator.console, num_steps
+        self.progress: Progress | None = None
+        self.loss, self.audio_seconds, self.samples, self.first_step = 0.0, 0.0, 0, 0
+        self.started, self.validation_started, self.validating = 0.0, 0.0, 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.started, self.first_step = time.monotonic(), trainer.global_step
+        self.rate_hz = module.model.preprocessor._sample_rate
+        self.progress = Progress(
+            TextColumn("fine-tuning"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not trainer.is_global_zero,
+            transient=True,
+        )
+        self.task = self.progress.add_task("", total=self.num_steps, completed=trainer.global_step)
+        if self.console.is_terminal:
+            self.progress.start()
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_index) -> None:
+        loss = float(outputs["loss"]) * trainer.accumulate_grad_batches
+        if math.isfinite(loss):  # NaN: the batch was skipped
+            self.loss = loss if not self.loss else 0.9 * self.loss + 0.1 * loss
+        audio, lengths = batch[:2]
+        self.audio_seconds += float(lengths.sum()) / self.rate_hz
+        self.samples += audio.numel()
+        self.progress.update(
+            self.task, completed=trainer.global_step, description=self._description(trainer)
+        )
+
+    def _description(self, trainer: pl.Trainer) -> str:
+        shown = {
+            name: trainer.callback_metrics.get(key)
+            for name, key in (("domain WER", "val_wer"), ("guard", "guard_wer"))
+        }
+        scores = "  ".join(
+            f"{name} {100 * float(value):.1f} %"
+            for name, value in shown.items()
+            if value is not None
+        )
+        speed = self.audio_seconds / max(time.monotonic() - self.started - self.validating, 1e-9)
+        padding = 1 - self.audio_seconds * self.rate_hz / max(self.samples, 1)
+        return (
+            f"loss {self.loss:.3f}  lr {trainer.optimizers[0].param_groups[0]['lr']:.1e}  {scores} "
+            f" {speed:.0f} audio s/s  "
+            f"padding {100 * padding:.0f} %  {memory_gb():.1f} GB"
+        )
+
+    def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.validation_started = time.monotonic()
+
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.validating += time.monotonic() - self.validation_started
+        if trainer.is_global_zero:
+            done = trainer.global_step - self.first_step
+            left = (
+                (time.monotonic() - self.started)
+                / max(done, 1)
+                * (self.num_steps - trainer.global_step)
+            )
+            self.console.print(
+                f"  step {trainer.global_step}/{self.num_steps}  {self._description(trainer)}  "
+                f"{left:.0f} s left",
+                highlight=False,
+            )
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if self.progress and self.console.is_terminal:
+            self.progress.stop()
+
+    def on_exception(
+        self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        self.on_train_end(trainer, module)
+
+
+def memory_gb() -> float:
+    """The most memory this process has used: the GPU's where there is one, else the machine's."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # Linux counts in KiB
+
+
+class Watch(pl.Callback):
+    """After each validation: alarms, signs of a collapse, and an early stop, in the history and,
+    where notable, on the console.
+
+    `alarm_after` and `patience` count validations (see parakeet_ft.training.watch); patience=None
+    never stops. Every rank has the same history and so decides the same, also after a resume.
+    """
+
+    def __init__(
+        self, narrator: Narrator, *, alarm_after: int, patience: int | None, settling: bool
+    ) -> None:
+        self.narrator, self.alarm_after, self.patience, self.settling = (
+            narrator,
+            alarm_after,
+            patience,
+            settling,
+        )
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if module.history and module.history[-1].get("stopped"):
+            trainer.should_stop = True  # continued after an early stop
+
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        point = module.history[-1]
+        if "phase" in point:
+            # Lightning 2.4 validates again when it continues from a checkpoint written after a
+            # validation
+            return
+        point["phase"], words = watch.phase(
+            point, num_steps=trainer.max_steps, settling=self.settling
+        )
+        guard = module.base.get("guard_validation")
+        found = watch.streaks(
+            module.history,
+            base_wer=module.base["validation"].wer,
+            base_guard_wer=guard and guard.wer,
+            guard_tolerance=module.guard_tolerance,
+        )
+        reason = watch.stop_reason(found, patience=self.patience)
+        point["stopped"] = reason is not None
+        point["remarks"] = [
+            line
+            for line in (words, *watch.alarms(found, alarm_after=self.alarm_after), reason)
+            if line
+        ]
+        trainer.should_stop = trainer.should_stop or point["stopped"]
+        if trainer.is_global_zero:
+            self.narrator.lines(point["remarks"])
+
+
+class Hypotheses(pl.Callback):
+    """The same few utterances at each validation, hypothesis beside reference: hypotheses.jsonl,
+    and TensorBoard or W&B where they log.
+
+    `before`: the untouched checkpoint's transcripts of all `utterances`, which are step 0.
+    """
+
+    def __init__(
+        self, path: Path, utterances: Sequence[Utterance], *, before: Sequence[str]
+    ) -> None:
+        self.path, self.utterances, self.before = path, utterances, before
+        self.indices = watch.sample(len(utterances))
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        # What a run that was killed wrote after its last checkpoint is written again.
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+        self.rows = [
+            row for row in map(json.loads, lines) if row["step"] <= trainer.global_step
+        ] or self._rows(0, self.before)
+        self._write(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if self.rows[-1]["step"] == trainer.global_step:
+            return
+        new = self._rows(trainer.global_step, module.hypotheses["validation"])
+        self.rows += new
+        self._write(trainer)
+        if trainer.is_global_zero:
+            for logger in trainer.loggers:
+                log_texts(logger, new, step=trainer.global_step)
+
+    def _rows(self, step: int, texts: Sequence[str]) -> list[dict[str, Any]]:
+        return [
+            {
+                "step": step,
+                "id": Path(u.audio_filepath).name + (f"@{u.offset:g}" if u.offset else ""),
+                "reference": u.text,
+                "hypothesis": texts[i],
+            }
+            for i, u in ((i, self.utterances[i]) for i in self.indices)
+        ]
+
+    def _write(self, trainer: pl.Trainer) -> None:
+        if trainer.is_global_zero:
+            with atomic_path(self.path) as temporary:
+                temporary.write_text(
+                    "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows),
+                    encoding="utf-8",
+                )
+
+
+def log_texts(logger: pl.loggers.Logger, rows: Sequence[dict[str, Any]], *, step: int) -> None:
+    """Hypotheses as text to TensorBoard or W&B; other loggers take none."""
+    columns = ["id", "reference", "hypothesis"]
+    if isinstance(logger, pl.loggers.TensorBoardLogger):
+        lines = [
+            f"| {' | '.join(columns)} |",
+            "|---|---|---|",
+            *(f"| {' | '.join(row[c].replace('|', '/') for c in columns)} |" for row in rows),
+        ]
+        logger.experiment.add_text("hypotheses", "\n".join(lines), step)
+    elif isinstance(logger, pl.loggers.WandbLogger):
+        logger.log_text(
+            "hypotheses",
+            columns=columns,
+            data=[[row[c] for c in columns] for row in rows],
+            step=step,
+        )
+
+
+class MovingAverage(pl.Callback):
+    """Exponential moving average of the weights, BatchNorm statistics included, updated after every
+    optimiser step; kept in checkpoints.
+
+    The decay grows to `decay` as min(decay, (1 + n) / (10 + n)) over the first updates n, so that a
+    short run forgets where it began.
+    """
+
+    def __init__(self, *, decay: float) -> None:
+        self.decay, self.effective, self.updates = decay, 0.0, 0
+        self.average: dict[str, torch.Tensor] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        now = {
+            key: value.detach()
+            for key, value in module.model.state_dict().items()
+            if value.is_floating_point()
+        }
+        if self.average and {key: value.shape for key, value in self.average.items()} != {
+            key: value.shape for key, value in now.items()
+        }:
+            raise ValueError("The checkpoint's moving average is of another model.")
+        self.average = {
+            key: self.average[key].to(value.device) if self.average else value.clone()
+            for key, value in now.items()
+        }
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_index) -> None:
+        if trainer.global_step == self.updates:
+            return  # gradients are still being accumulated
+        self.updates = trainer.global_step
+        self.effective = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        now = module.model.state_dict()
+        torch.optim.swa_utils.get_ema_multi_avg_fn(self.effective)(
+            list(self.average.values()), [now[key] for key in self.average], self.updates
+        )
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The average on the CPU: a state dict without its counters."""
+        return {key: value.cpu() for key, value in self.average.items()}
+
+    def describe(self) -> str:
+        """What was averaged: the decay in force at the last step, and the number of updates."""
+        return f"decay {self.effective:.4g} at the last of {self.updates} steps"
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"average": self.average, "updates": self.updates, "effective": self.effective}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.average, self.updates, self.effective = (
+            state["average"],
+            state["updates"],
+            state["effective"],
+        )

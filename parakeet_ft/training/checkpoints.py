@@ -1,0 +1,339 @@
+"""Checkpoints: whole or absent, and exact: the run that continues from one ends with the weights of
+the run that was never stopped.
+
+checkpoints/resume-step=000040.ckpt     everything: weights, optimiser, schedule, position in the
+data, random states, history checkpoints/weights-step=000040.ckpt    weights alone, one per
+validation that may still be chosen for best.nemo
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import signal
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from parakeet_ft.errors import Stopped, UserError
+from parakeet_ft.files import atomic_path
+
+SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
+
+
+def step_of(path: Path) -> int:
+    """The step in a checkpoint's name."""
+    return int(re.search(r"step=(\d+)", path.name)[1])
+
+
+def find(directory: Path, kind: str) -> list[Path]:
+    """Checkpoints of a kind (`resume` or `weights`) by step, complete or not."""
+    return sorted(directory.glob(f"{kind}-step=*.ckpt"), key=step_of)
+
+
+def is_whole(path: Path) -> bool:
+    """Whether every byte reads back as it was written: a checkpoint is a zip file with a checksum
+    for each tensor.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def clear_half_written(run_dir: Path) -> None:
+    """Delete the temporary files that a killed process left behind; only for the process that holds
+    the directory.
+    """
+    for path in run_dir.rglob(".*.tmp"):
+        path.unlink()
+
+
+def newest(directory: Path) -> tuple[Path | None, list[str]]:
+    """The newest whole checkpoint to continue from, and a line for each damaged one that was passed
+    over.
+    """
+    lines = []
+    for path in reversed(find(directory, "resume")):
+        if is_whole(path):
+            return path, lines
+        lines.append(
+            f"{path.name} is damaged (it does not read back as written) and is passed over"
+        )
+    return None, lines
+
+
+def read(path: Path, *, lazily: bool = False) -> dict[str, Any]:
+    """A checkpoint's content on the CPU: tensors and plain values, no code is run. lazily: tensors
+    stay on disk until they are used.
+    """
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=lazily)
+
+
+def read_weights(directory: Path, step: int) -> dict[str, torch.Tensor]:
+    """The model's state dict as it was validated at a step."""
+    content = read(directory / f"weights-step={step:06d}.ckpt")
+    return {key.removeprefix("model."): value for key, value in content["state_dict"].items()}
+
+
+def write(content: dict[str, Any], path: Path) -> None:
+    """Write under a temporary name, read back, rename. Raises UserError, with nothing half-written,
+    if the disk refuses.
+    """
+    try:
+        with atomic_path(path) as temporary:
+            torch.save(content, temporary)
+            if not is_whole(temporary):
+                raise OSError("what was written does not read back")
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        free = shutil.disk_usage(path.parent if path.parent.exists() else path.parent.parent).free
+        kept = [p.name for p in find(path.parent, "resume")]
+        raise UserError(
+            f"{path.name} cannot be saved: {str(error).splitlines()[0]} ({free / 1e9:.2f} GB free "
+            f"at {path.parent}). Expected room for one "
+            f"checkpoint. Kept: {', '.join(kept) or 'none yet'}. Make room and give the same "
+            f"command again: it continues."
+        ) from error
+
+
+def check_same_model(path: Path, model: torch.nn.Module) -> None:
+    """Raise UserError if a checkpoint is of another model: other tensors, or other shapes."""
+    found = {
+        key.removeprefix("model."): tuple(value.shape)
+        for key, value in read(path, lazily=True)["state_dict"].items()
+    }
+    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    if found != expected:
+        key = next(key for key in {**expected, **found} if found.get(key) != expected.get(key))
+        raise UserError(
+            f"{path} is a checkpoint of another model: {key} is {found.get(key, 'absent')} there, "
+            f"expected {expected.get(key, 'absent')}. "
+            "Give the model it was made with, or begin anew with resume=never."
+        )
+
+
+def position_of(path: Path | None) -> int:
+    """How many batches a rank had consumed; 0 for None."""
+    return int(read(path, lazily=True)["position"]) if path else 0
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Lightning's checkpoints through `write` and `read`."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str, storage_options: Any = None
+    ) -> None:
+        write(checkpoint, Path(path))
+
+    def load_checkpoint(self, path: str, map_location: Any = None) -> dict[str, Any]:
+        return read(Path(path))
+
+
+class Checkpointer(pl.Callback):
+    """Saves at the next step when it is time, after each validation, when a signal asks for it, and
+    at the end.
+
+    keep: how many checkpoints to continue from; keep_weights: of how many of the last validations
+    the weights, besides the best's. After SIGUSR1 or SIGTERM it saves and raises Stopped on every
+    rank.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        every_minutes: float | None,
+        every_steps: int | None,
+        keep: int,
+        keep_weights: int,
+    ) -> None:
+        self.directory, self.every_minutes, self.every_steps = directory, every_minutes, every_steps
+        self.keep, self.keep_weights = keep, keep_weights
+        self.signal: int | None = None
+        self._due, self._saved_position, self._random_states = False, -1, None
+        self._group = None
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._last_save = time.monotonic()
+        for number in SIGNALS:
+            signal.signal(number, self._on_signal)
+        if trainer.world_size > 1:
+            # Flags travel on the CPU, so that no GPU waits for them.
+            self._group = torch.distributed.new_group(backend="gloo")
+
+    def _on_signal(self, number: int, frame: Any) -> None:
+        self.signal = number
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_index: int
+    ) -> None:
+        if self._random_states is not None:
+            # Not earlier: making a loader's iterator draws from the generator.
+            restore_random_states(self._random_states[trainer.global_rank])
+            self._random_states = None
+        position = completed_batches(trainer)
+        if position % trainer.accumulate_grad_batches:
+            return  # half of an optimiser step is in gradients that no checkpoint holds
+        wanted = self._agreed(trainer, position)
+        if wanted:
+            self._save(trainer)
+        self._stop_if_asked(trainer, wanted)
+
+    def _stop_if_asked(self, trainer: pl.Trainer, wanted: int) -> None:
+        if wanted > 1:
+            raise Stopped(
+                f"{signal.Signals(wanted).name}: saved at step {trainer.global_step} of "
+                f"{trainer.max_steps} and stopped. "
+                "The same command continues."
+            )
+
+    def _agreed(self, trainer: pl.Trainer, position: int) -> int:
+        """0: go on; 1: save; above: the signal for which to save and stop. The same on every
+        rank.
+        """
+        wanted = self.signal or int(self._due or self._is_time(trainer, position))
+        if self._group is not None:
+            flag = torch.tensor(wanted)
+            torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX, group=self._group)
+            wanted = int(flag)
+        return wanted
+
+    def _is_time(self, trainer: pl.Trainer, position: int) -> bool:
+        if position == self._saved_position or not position:
+            return False
+        return bool(
+            (self.every_minutes and time.monotonic() - self._last_save >= 60 * self.every_minutes)
+            or (self.every_steps and trainer.global_step % self.every_steps == 0)
+        )
+
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        path = self.directory / f"weights-step={trainer.global_step:06d}.ckpt"
+        state = trainer.strategy.lightning_module_state_dict()
+        if trainer.is_global_zero:
+            write({"state_dict": state, "global_step": trainer.global_step}, path)
+        self._due = True
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._save(trainer)
+        self._stop_if_asked(trainer, self._agreed(trainer, self._saved_position))
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        trainer.save_checkpoint(self.directory / f"resume-step={trainer.global_step:06d}.ckpt")
+        self._due, self._saved_position, self._last_save = (
+            False,
+            completed_batches(trainer),
+            time.monotonic(),
+        )
+        if trainer.is_global_zero:
+            self._prune(trainer.lightning_module.history)
+        trainer.strategy.barrier("checkpoint")
+
+    def _prune(self, history: list[dict[str, Any]]) -> None:
+        """Delete what nothing can need any more. Only after a save: until then an older checkpoint
+        may need older weights.
+        """
+        for path in find(self.directory, "resume")[: -self.keep]:
+            path.unlink()
+        kept = {
+            best_step(history),
+            *(point["step"] for point in history[-max(1, self.keep_weights) :]),
+        }
+        for path in find(self.directory, "weights"):
+            if step_of(path) not in kept:
+                path.unlink()
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        position = completed_batches(trainer)
+        checkpoint["position"] = position
+        states = [random_states()]
+        if trainer.world_size > 1:
+            states = [None] * trainer.world_size
+            torch.distributed.all_gather_object(states, random_states())
+        checkpoint["random_states"] = states
+        # Saved between two batches, when Lightning 2.4 counts the next one as ready already and
+        # would skip its number on continuing.
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for count in ("total", "current"):
+            progress[count] = dict.fromkeys(progress[count], position)
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        ranks = len(checkpoint["random_states"])
+        if ranks != trainer.world_size:
+            raise UserError(
+                f"The checkpoint was saved by {ranks} rank(s), and {trainer.world_size} continue "
+                f"it. Its place in the data is that of {ranks}: "
+                f"give as many (trainer.devices, trainer.num_nodes), or begin anew with "
+                f"resume=never."
+            )
+        self._random_states = checkpoint["random_states"]
+        self._saved_position = checkpoint["position"]
+
+
+def completed_batches(trainer: pl.Trainer) -> int:
+    """Batches that this rank has finished."""
+    return trainer.fit_loop.epoch_loop.batch_progress.current.completed
+
+
+def best_step(history: list[dict[str, Any]]) -> int:
+    """The step of the highest selection score, the earliest of equals; -1 where nothing was
+    validated.
+    """
+    return (
+        max(history, key=lambda point: (point["selection_score"], -point["step"]))["step"]
+        if history
+        else -1
+    )
+
+
+def random_states() -> dict[str, Any]:
+    """States of Python's, NumPy's and torch's generators, as plain values and tensors."""
+    import random
+
+    import numpy
+
+    version, numbers, gauss = random.getstate()
+    name, keys, *rest = numpy.random.get_state()
+    return {
+        "python": [version, list(numbers), gauss],
+        "numpy": [name, torch.from_numpy(keys.astype("int64")), *rest],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def restore_random_states(states: dict[str, Any]) -> None:
+    """The reverse of random_states."""
+    import random
+
+    import numpy
+
+    version, numbers, gauss = states["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    name, keys, *rest = states["numpy"]
+    numpy.random.set_state((name, keys.numpy().astype("uint32"), *rest))
+    torch.set_rng_state(states["torch"])
+    if states["cuda"]:
+        torch.cuda.set_rng_state_all(states["cuda"])
+
+
+@contextlib.contextmanager
+def signals_restored() -> Iterator[None]:
+    """Inside, handlers may change; outside they are what they were."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,517 @@
+"""Training: a Lightning module around a NeMo model, and the Trainer that fits it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.plugins import HalfPrecision, MixedPrecision, Precision
+from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
+
+from parakeet_ft.data.manifest import Utterance
+from parakeet_ft.distributed import ranks, sharding
+from parakeet_ft.errors import UserError
+from parakeet_ft.model.objective import (
+    prediction_network_runs_in_float32,
+    runs_bfloat16_lstm,
+    training_loss,
+)
+from parakeet_ft.scoring import wer
+from parakeet_ft.training import bad_batches, watch
+from parakeet_ft.training.bad_batches import BadBatches
+from parakeet_ft.training.checkpoints import WholeFiles, signals_restored
+from parakeet_ft.training.distillation import Teacher
+from parakeet_ft.training.optim import build_optimizer
+from parakeet_ft.transcription.decode import transcribe
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch, loader workers included."""
+    pl.seed_everything(seed, workers=True, verbose=False)
+
+
+PRECISIONS = {
+    "32": "32-true",
+    "32-true": "32-true",
+    "bf16-mixed": "bf16-mixed",
+    "bf16-true": "bf16-true",
+    "16-mixed": "16-mixed",
+}
+
+
+def resolve(
+    *,
+    accelerator: str,
+    devices: int | str,
+    num_nodes: int | str,
+    strategy: str,
+    precision: str | int,
+    timeout_minutes: float,
+) -> dict[str, Any]:
+    """What `auto` means here: accelerator, device, ranks, strategy and precision. Raises UserError
+    for what this machine or these ranks are not.
+    """
+    place = ranks.find_place()
+    for key, value, valid in (
+        ("accelerator", accelerator, ("auto", "cpu", "gpu")),
+        ("strategy", strategy, ("auto", "ddp", "fsdp")),
+        ("precision", str(precision), ("auto", *PRECISIONS)),
+    ):
+        if value not in valid:
+            raise UserError(f"trainer.{key}={value}: expected one of {', '.join(valid)}.")
+    for key, value, found in (
+        ("devices", devices, place.ranks_per_node),
+        ("num_nodes", num_nodes, place.num_nodes),
+    ):
+        if value not in ("auto", found):
+            raise UserError(
+                f"trainer.{key}={value}, but srun, torchrun or the only process gives {found}. "
+                f"Leave it out, or start as many."
+            )
+    if accelerator == "auto":
+        accelerator = "gpu" if torch.cuda.is_available() else "cpu"
+    if accelerator == "gpu" and not torch.cuda.is_available():
+        raise UserError(
+            "trainer.accelerator=gpu, but torch sees no GPU here. Use trainer=auto, or install a "
+            "CUDA build of torch."
+        )
+    if precision == "auto":
+        precision = (
+            "32-true"
+            if accelerator == "cpu"
+            else "bf16-mixed"
+            if torch.cuda.is_bf16_supported(including_emulation=False)
+            else "16-mixed"
+        )
+    precision = PRECISIONS[str(precision)]
+    if precision == "16-mixed" and (accelerator == "cpu" or strategy == "fsdp"):
+        raise UserError(
+            f"trainer.precision=16-mixed works neither on a CPU nor with fsdp; found "
+            f"{accelerator}, {strategy}. Use bf16-mixed or 32."
+        )
+    if strategy == "auto":
+        strategy = "ddp" if place.num_ranks > 1 else "none"
+    return {
+        "accelerator": accelerator,
+        "device": "cuda" if accelerator == "gpu" else "cpu",
+        "devices": place.ranks_per_node,
+        "num_nodes": place.num_nodes,
+        "num_ranks": place.num_ranks,
+        "devices_found": torch.cuda.device_count() if accelerator == "gpu" else 1,
+        "strategy": strategy,
+        "precision": precision,
+        "timeout_minutes": timeout_minutes,
+    }
+
+
+def use_loss_for(model, *, device: str, precision: str = "32-true") -> str | None:
+    """Transducers get this project's exact loss (see model.joint_loss). Returns what was done, None
+    for CTC.
+    """
+    if not hasattr(model, "joint"):
+        return None
+    from parakeet_ft.model.transducer_loss import use_wavefront_loss
+
+    said = use_wavefront_loss(model)
+    if prediction_network_runs_in_float32(model, device_type=device, precision=precision):
+        said = (
+            f"{said}; prediction network in float32, as this {device.upper()} has no bfloat16 LSTM"
+        )
+    return said
+
+
+class FineTuner(pl.LightningModule):
+    """Trains `model` (a NeMo ASR model) and scores it at each validation with the project's own
+    scorer.
+
+    The NeMo model's own Lightning hooks are not used: its loaders, metrics and schedulers stay out
+    of the run. sets and base are the utterances and the untouched checkpoint's scores by role.
+    Under FSDP a divided copy of `model` learns; `whole` is `model`, and gets the copy's weights for
+    each validation and at the end. A step with a bad batch changes nothing but the counts; without
+    `bad_batches` the first one raises.
+    """
+
+    def __init__(
+        self,
+        model,
+        *,
+        settings: dict[str, Any],
+        sets: dict[str, list[Utterance]],
+        base: dict[str, wer.Score],
+        guard_tolerance: float | None,
+        batch_seconds: float,
+        teacher: Teacher | None = None,
+        bad_batches: BadBatches | None = None,
+        precision: str = "32-true",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.rounding_seed = seed if precision == "bf16-true" else None
+        self.bad_batches, self.step_is_lost = bad_batches, False
+        self.model, self.settings, self.sets, self.base = model, settings, sets, base
+        self._whole = (model,)  # in a tuple, as Lightning would divide and save a second module too
+        self.guard_tolerance, self.batch_seconds, self.teacher = (
+            guard_tolerance,
+            batch_seconds,
+            teacher,
+        )
+        self._build_optimizer()
+        self.history: list[dict[str, Any]] = []
+        self.hypotheses: dict[str, list[str]] = {}
+
+    @property
+    def whole(self) -> torch.nn.Module:
+        return self._whole[0]
+
+    def _build_optimizer(self) -> None:
+        keys = (
+            "lr",
+            "decoder_lr_ratio",
+            "adapter_lr_ratio",
+            "layer_decay",
+            "betas",
+            "weight_decay",
+            "warmup_steps",
+            "min_lr_ratio",
+            "num_steps",
+        )
+        self.optimizer, self.scheduler = build_optimizer(
+            self.model,
+            rounding_seed=self.rounding_seed,
+            **{key: self.settings[key] for key in keys},
+        )
+
+    def configure_model(self) -> None:
+        if self.device_mesh is not None and self.model is self.whole:
+            self.model = sharding.sharded(self.whole, mesh=self.device_mesh["data_parallel"])
+            self._build_optimizer()
+
+    def on_fit_end(self) -> None:
+        if self.model is not self.whole:
+            sharding.gather(self.model, self.whole)
+            self.model = self.whole
+        self.model.float()  # after bf16-true
+
+    def training_step(self, batch: tuple[torch.Tensor, ...], batch_index: int) -> torch.Tensor:
+        statistics, losses, reason = bad_batches.statistics(self.model), None, None
+        try:
+            losses = self._losses(batch)
+        except (RuntimeError, MemoryError) as error:
+            if (
+                not bad_batches.is_out_of_memory(error)
+                or not self.bad_batches
+                or self.model is not self.whole
+            ):
+                raise  # under FSDP the others wait in the middle of a forward pass
+            reason = "memory ran out"
+        if losses and not torch.isfinite(losses["loss"]):
+            reason = "the loss is not finite"
+        if not self.bad_batches and reason:
+            raise UserError(f"At step {self.global_step} {reason} (batch of {len(batch[1])}).")
+        reasons = self.bad_batches.agree(reason) if self.bad_batches else [reason]
+        if any(reasons):
+            losses = None
+            for buffer, before in statistics:
+                buffer.copy_(before)
+            self._lose_step(batch_index, reasons)
+            return torch.full((), torch.nan, device=self.device, requires_grad=True)
+        self.log_dict(
+            {f"train_{name}": value.detach() for name, value in losses.items()},
+            batch_size=len(batch[1]),
+        )
+        return losses["loss"]
+
+    def _losses(self, batch: tuple[torch.Tensor, ...]) -> dict[str, torch.Tensor]:
+        losses = training_loss(self.model, *batch)
+        if self.teacher:
+            kept = self.teacher.loss(*batch[:2])
+            losses |= {
+                "loss": losses["loss"] + self.teacher.weight * kept,
+                "distillation_loss": kept,
+            }
+        return losses
+
+    def _lose_step(
+        self, position: int, reasons: list[str | None], positions: list[int] | None = None
+    ) -> None:
+        self.step_is_lost = True
+        self._drop_gradients()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self.bad_batches.skip(position, step=self.global_step, reasons=reasons, positions=positions)
+
+    def _drop_gradients(self) -> None:
+        """AdamW leaves what has no gradient alone, its moments and step count included."""
+        for parameter in self.model.parameters():
+            parameter.grad = None
+        if (
+            self._scales_gradients()
+        ):  # GradScaler wants one gradient, to find there that it must not step
+            parameter = self.optimizer.param_groups[0]["params"][0]
+            parameter.grad = torch.full_like(parameter, torch.inf)
+
+    def _scales_gradients(self) -> bool:
+        return self.trainer.precision == "16-mixed"
+
+    def backward(self, loss: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+        if self.step_is_lost:
+            return
+        lost = False
+        try:
+            super().backward(loss, *args, **kwargs)
+        except (RuntimeError, MemoryError) as error:
+            # Of several ranks the others wait for this one's gradients: nothing can be skipped any
+            # more.
+            if (
+                not bad_batches.is_out_of_memory(error)
+                or not self.bad_batches
+                or ranks.num_ranks() > 1
+            ):
+                raise
+            lost = True
+        if lost:  # outside, as the exception holds the graph
+            self._lose_step(self.trainer.fit_loop.epoch_loop.batch_idx, ["memory ran out"])
+
+    def optimizer_step(
+        self, epoch: int, batch_index: int, optimizer: Any, optimizer_closure: Any = None
+    ) -> None:
+        def closure() -> Any:
+            result = optimizer_closure()
+            if self.step_is_lost:
+                self._drop_gradients()
+            return result
+
+        super().optimizer_step(epoch, batch_index, optimizer, closure)
+        self.step_is_lost = False
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        parameters = [
+            p for group in optimizer.param_groups for p in group["params"] if p.grad is not None
+        ]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
+        if torch.isfinite(norm.full_tensor() if hasattr(norm, "full_tensor") else norm):
+            if gradient_clip_val:
+                torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
+        elif (
+            not self.step_is_lost and not self._scales_gradients()
+        ):  # which overflows now and then, and then skips the step itself
+            last = self.trainer.fit_loop.epoch_loop.batch_idx
+            if not self.bad_batches:
+                raise UserError(f"The gradient is not finite at step {self.global_step}.")
+            self._lose_step(
+                last,
+                ["the gradient is not finite"] * ranks.num_ranks(),
+                list(range(last - last % self.trainer.accumulate_grad_batches, last + 1)),
+            )
+
+    def on_train_batch_start(self, batch: Any, batch_index: int) -> None:
+        # Lightning 2.4 validates at multiples of val_check_interval only; the last step must be
+        # validated too.
+        last = self.settings["num_steps"] * self.settings["accumulate"]
+        if self.trainer.fit_loop.epoch_loop.total_batch_idx + 1 == last:
+            self.trainer.val_check_batch = last
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        if self._scales_gradients():
+            # The fused kernel unscales inside, so Lightning 2.4 refuses to clip before it.
+            self.optimizer._step_supports_amp_scaling = False
+            for group in self.optimizer.param_groups:
+                group["fused"] = False
+        return {
+            "optimizer": self.optimizer,
+            "lr_scheduler": {"scheduler": self.scheduler, "interval": "step"},
+        }
+
+    def validation_step(self, batch: Any, batch_index: int) -> None:
+        """Nothing: the validation sets are decoded whole at the end, sorted by length."""
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["history"] = self.history
+        checkpoint["bad_batches"] = self.bad_batches.positions if self.bad_batches else []
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.history = checkpoint["history"]
+        if self.bad_batches:
+            self.bad_batches.positions = list(checkpoint["bad_batches"])
+
+    def on_train_start(self) -> None:
+        if self.bad_batches:
+            self.bad_batches.forget_later()
+
+    def on_validation_epoch_end(self) -> None:
+        if self.history and self.history[-1]["step"] == self.global_step:
+            # Lightning 2.4 validates again when it continues from a checkpoint written after a
+            # validation, and then counts a step of it.
+            self.trainer.fit_loop.epoch_loop._batches_that_stepped -= 1
+            return
+        if self.model is not self.whole:
+            sharding.gather(self.model, self.whole)
+        self._check_finite()
+        ranks.share_buffers(
+            self.whole
+        )  # DDP makes BatchNorm's statistics equal before a forward pass, not after
+        metrics = self.evaluate()
+        self.log_dict(metrics)
+        self.history.append({"step": self.global_step, **metrics})
+
+    def _check_finite(self) -> None:
+        """Raise UserError if a weight is NaN or infinite: nothing that follows could mend it."""
+        norms = torch._foreach_norm([p.detach() for p in self.whole.parameters()])
+        if not torch.isfinite(torch.stack([norm.float() for norm in norms])).all():
+            raise UserError(
+                f"At step {self.global_step} weights are not finite any more, so the run ends; "
+                f"nothing was "
+                "exported. Lower optim.lr, or look at optim.gradient_clip and the data."
+            )
+
+    def evaluate(self) -> dict[str, float]:
+        """Score the model as it stands on the validation sets of domain and guard."""
+        domain, signs = self._score("validation")
+        metrics = {"val_wer": domain.wer, "val_cer": domain.cer, **signs}
+        guard = self._score("guard_validation")[0] if "guard_validation" in self.sets else None
+        if guard:
+            metrics["guard_wer"] = guard.wer
+        metrics["selection_score"] = wer.selection_score(
+            domain_wer=domain.wer,
+            base_domain_wer=self.base["validation"].wer,
+            guard_wer=guard.wer if guard else None,
+            base_guard_wer=self.base["guard_validation"].wer if guard else None,
+            guard_tolerance=self.guard_tolerance,
+        )
+        return metrics
+
+    def _score(self, key: str) -> tuple[wer.Score, dict[str, float]]:
+        """Score a set and look for signs of a collapse, divided over the ranks; every rank gets the
+        whole set's figures.
+        """
+        counts, references = [0, 0], [u.text for u in self.sets[key]]
+
+        def count(silent: int, frames: int) -> None:
+            counts[0], counts[1] = counts[0] + silent, counts[1] + frames
+
+        texts = ranks.divide(
+            lambda mine: transcribe(
+                self.whole, mine, batch_seconds=self.batch_seconds, on_frames=count
+            ),
+            self.sets[key],
+        )
+        self.hypotheses[key] = texts
+        silent, frames = ranks.add(counts)
+        return wer.score(references, texts), watch.signs(
+            references, texts, silent_frames=silent, frames=frames
+        )
+
+
+def fit(
+    tuner: FineTuner,
+    loader: torch.utils.data.DataLoader,
+    *,
+    num_steps: int,
+    validations: int,
+    gradient_clip: float,
+    accumulate: int,
+    devices: dict[str, Any],
+    loggers: list[pl.loggers.Logger],
+    callbacks: list[pl.Callback],
+    resume_from: Path | None,
+) -> None:
+    """Fit for num_steps optimiser steps with about `validations` validations, one of them at the
+    end; from a checkpoint on, if one is given.
+    """
+    every = max(1, round(num_steps / validations))
+    trainer = pl.Trainer(
+        **{key: devices[key] for key in ("accelerator", "devices", "num_nodes")},
+        strategy=_strategy(devices),
+        max_steps=num_steps,
+        max_epochs=1,
+        val_check_interval=every * accumulate,
+        check_val_every_n_epoch=None,
+        gradient_clip_val=gradient_clip or None,
+        accumulate_grad_batches=accumulate,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=max(1, every // 10),
+        logger=loggers,
+        callbacks=[pl.callbacks.LearningRateMonitor("step"), *callbacks],
+        plugins=[WholeFiles(), *_plugins(devices)],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    if rank := ranks.rank():
+        torch.manual_seed(torch.initial_seed() + rank)  # other dropout and masks than rank 0's
+    if devices["strategy"] == "ddp":
+        exclude_tables(tuner)
+    with signals_restored():
+        # Lightning runs its validation hooks only with a loader; one dummy batch serves, as the
+        # tuner decodes whole sets.
+        trainer.fit(
+            tuner, loader, torch.utils.data.DataLoader([0], batch_size=None), ckpt_path=resume_from
+        )
+
+
+def exclude_tables(tuner: FineTuner) -> None:
+    """Keep DDP from exchanging buffers that no checkpoint holds, such as tables of positions.
+
+    They are as long as the longest audio that a rank has seen, so ranks that scored other
+    utterances have them in other sizes, and to broadcast them at each forward pass would be 41 MB
+    for nothing.
+    """
+    saved = tuner.state_dict().keys()
+    tables = [name for name, _ in tuner.named_buffers() if name not in saved]
+    # The only way that torch has (distributed.py, 2.13).
+    torch.nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
+        tuner, tables
+    )
+
+
+def _strategy(devices: dict[str, Any]) -> Any:
+    if devices["strategy"] == "fsdp":
+        return sharding.strategy(devices["num_ranks"])
+    return "ddp" if devices["strategy"] == "ddp" else "auto"
+
+
+def _plugins(devices: dict[str, Any]) -> list[Any]:
+    """Ranks as parakeet_ft.distributed.ranks found them, so that Lightning starts none, nor handles
+    Slurm's signals; and the precision.
+    """
+    environment = TorchElasticEnvironment() if ranks.num_ranks() > 1 else LightningEnvironment()
+    if devices["precision"] == "bf16-true":
+        return [environment, BFloat16Weights(devices["device"])]
+    if devices["precision"].endswith("mixed"):
+        return [environment, MixedPrecision(devices["precision"], devices["device"])]
+    return [environment, Precision()]
+
+
+class BFloat16Weights(HalfPrecision):
+    """bf16-true, but for audio and features: Lightning 2.4 would round the samples, the filterbank
+    and the window to 8 bits as well. And but for the prediction network, where the device has no
+    bfloat16 LSTM.
+    """
+
+    def __init__(self, device_type: str) -> None:
+        super().__init__("bf16-true")
+        self.device_type = device_type
+
+    def convert_input(self, data: Any) -> Any:
+        return data
+
+    def convert_module(self, module: FineTuner) -> FineTuner:
+        preprocessor = module.model.preprocessor
+        kept = {
+            name: buffer.clone() for name, buffer in preprocessor.named_buffers() if buffer.numel()
+        }
+        module = super().convert_module(module)
+        if hasattr(module.model, "joint") and not runs_bfloat16_lstm(self.device_type):
+            module.model.decoder.float()
+        for name, buffer in kept.items():
+            owner, _, key = name.rpartition(".")
+            setattr(preprocessor.get_submodule(owner), key, buffer)
+        return module

@@ -1,0 +1,95 @@
+"""Where a run's numbers are logged: CSV, TensorBoard, W&B, MLflow, each through Lightning."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+import socket
+from pathlib import Path
+
+import lightning.pytorch as pl
+
+from parakeet_ft.errors import UserError
+
+
+def build(
+    names: list[str], *, run_dir: Path, project: str, experiment: str, resume_step: int
+) -> list[pl.loggers.Logger]:
+    """Loggers by name (csv, tensorboard, wandb, mlflow). W&B without key or network works offline
+    and says so in one line.
+
+    resume_step: what was logged from this step on is forgotten, as it will be logged again.
+    """
+    loggers: list[pl.loggers.Logger] = []
+    for name in names:
+        if name == "csv":
+            from lightning.pytorch.loggers import CSVLogger
+
+            path = run_dir / "metrics.csv"
+            rows = (
+                [row for row in csv.DictReader(path.open()) if int(row["step"]) < resume_step]
+                if path.exists()
+                else []
+            )
+            loggers.append(CSVLogger(run_dir, name="", version="", flush_logs_every_n_steps=10))
+            # Lightning's writer begins by deleting the file.
+            loggers[-1].experiment.metrics = rows
+            loggers[-1].save()
+        elif name == "tensorboard":
+            from lightning.pytorch.loggers import TensorBoardLogger
+
+            loggers.append(
+                TensorBoardLogger(
+                    run_dir, name="", version="tensorboard", purge_step=resume_step or None
+                )
+            )
+        elif name == "mlflow":
+            from lightning.pytorch.loggers import MLFlowLogger
+
+            loggers.append(
+                MLFlowLogger(
+                    experiment_name=project,
+                    run_name=experiment,
+                    save_dir=str(run_dir / "mlruns"),
+                    tags={"run_dir": str(run_dir)},
+                )
+            )
+        elif name == "wandb":
+            loggers.append(_build_wandb(run_dir, project=project, experiment=experiment))
+        else:
+            raise UserError(
+                f"logger.names holds {name!r}; expected csv, tensorboard, wandb or mlflow."
+            )
+    return loggers
+
+
+def _build_wandb(run_dir: Path, *, project: str, experiment: str):
+    from lightning.pytorch.loggers import WandbLogger
+
+    offline = os.environ.get("WANDB_MODE") == "offline"
+    if not offline:
+        netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+        has_key = bool(os.environ.get("WANDB_API_KEY")) or (
+            netrc.exists() and "wandb" in netrc.read_text()
+        )
+        try:
+            socket.create_connection(("api.wandb.ai", 443), timeout=3).close()
+            reason = "" if has_key else "no API key"
+        except OSError:
+            reason = "no network"
+        if reason:
+            print(
+                f"W&B: {reason}, so this run is logged offline; `wandb sync "
+                f"{run_dir}/wandb/offline-*` uploads it later."
+            )
+            offline = True
+    identity = hashlib.sha256(str(run_dir.resolve()).encode()).hexdigest()[:12]
+    return WandbLogger(
+        project=project,
+        name=experiment,
+        save_dir=run_dir,
+        offline=offline,
+        id=identity,
+        resume="allow",
+    )

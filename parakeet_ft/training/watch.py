@@ -1,0 +1,128 @@
+"""Signs of trouble at a validation, in words: worse than the checkpoint for long, forgetting,
+silence, babble. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+UNKNOWN = "⁇"  # how SentencePiece writes <unk>
+SILENCE, BABBLE = 0.3, 2.0  # words said for each word of the references: below, above
+MANY_UNKNOWN = 0.05  # <unk> for each word said
+SETTLING = 0.3  # share of all steps in which a fresh vocabulary may still be silent or babble
+
+
+def signs(
+    references: Sequence[str], hypotheses: Sequence[str], *, silent_frames: int, frames: int
+) -> dict[str, float]:
+    """Ratios that tell a working model from a collapsed one: frames without a piece, words said per
+    word of the references, <unk> per word said.
+    """
+    said, expected = (
+        sum(len(text.split()) for text in texts) for texts in (hypotheses, references)
+    )
+    return {
+        "val_blank_ratio": silent_frames / max(frames, 1),
+        "val_length_ratio": said / max(expected, 1),
+        "val_unk_ratio": sum(text.count(UNKNOWN) for text in hypotheses) / max(said, 1),
+    }
+
+
+def phase(point: dict[str, Any], *, num_steps: int, settling: bool) -> tuple[str, str]:
+    """("healthy" | "expected" | "collapse", words) of a validation's signs; the words are empty if
+    all is well.
+
+    settling: the vocabulary is mostly new, or the checkpoint knew nothing of the domain: silence
+    and babble are then a phase that passes.
+    """
+    blanks, length, unknown = (point[f"val_{name}_ratio"] for name in ("blank", "length", "unk"))
+    found = []
+    if length < SILENCE:
+        found.append(
+            f"hardly speaks: {length:.2f} words for each word of the references, "
+            f"{100 * blanks:.1f} % of frames blank"
+        )
+    elif length > BABBLE:
+        found.append(
+            f"babbles: {length:.2f} words for each word of the references, {100 * blanks:.1f} % of "
+            f"frames blank"
+        )
+    if unknown > MANY_UNKNOWN:
+        found.append(
+            f"{100 * unknown:.0f} % of its words are {UNKNOWN}: the vocabulary cannot write what "
+            f"is learnt"
+        )
+    if not found:
+        return "healthy", ""
+    early = settling and point["step"] <= SETTLING * num_steps
+    end = (
+        f"expected at this phase, until about step {SETTLING * num_steps:.0f}"
+        if early
+        else "COLLAPSE; lower optim.lr, and look at the samples in hypotheses.jsonl"
+    )
+    return "expected" if early else "collapse", f"the model {'; '.join(found)}: {end}"
+
+
+def streaks(
+    history: Sequence[dict[str, Any]],
+    *,
+    base_wer: float,
+    base_guard_wer: float | None,
+    guard_tolerance: float | None,
+) -> dict[str, int]:
+    """For domain and guard, how many of the last validations in a row were worse than the
+    checkpoint (guard: by more than the tolerance).
+
+    Validations of a phase in which that is expected do not count.
+    """
+    limits = {"domain": ("val_wer", base_wer)}
+    if base_guard_wer is not None and guard_tolerance is not None:
+        limits["guard"] = ("guard_wer", base_guard_wer + guard_tolerance)
+    return {
+        role: next(
+            (
+                n
+                for n, point in enumerate(reversed(history))
+                if point[key] <= limit or point.get("phase") == "expected"
+            ),
+            len(history),
+        )
+        for role, (key, limit) in limits.items()
+    }
+
+
+def alarms(found: dict[str, int], *, alarm_after: int) -> list[str]:
+    """A sentence for each streak of at least alarm_after validations."""
+    words = {
+        "domain": "domain WER is above the untouched checkpoint's",
+        "guard": "guard WER is above the untouched checkpoint's by more than "
+        "evaluation.guard_tolerance",
+    }
+    return [
+        f"ALARM: {words[role]} for {length} validations in a row"
+        for role, length in found.items()
+        if length >= alarm_after
+    ]
+
+
+def stop_reason(found: dict[str, int], *, patience: int | None) -> str | None:
+    """Why to stop now, if a streak has reached `patience`; None for patience=None."""
+    reached = [
+        role for role, length in found.items() if patience is not None and length >= patience
+    ]
+    return (
+        f"stopped early: {' and '.join(reached)} worse for {patience} validations in a row "
+        f"(evaluation.patience)"
+        if reached
+        else None
+    )
+
+
+def sample(num_utterances: int, *, size: int = 8) -> list[int]:
+    """Indices of a fixed sample, evenly spread."""
+    return (
+        [round(i * (num_utterances - 1) / max(size - 1, 1)) for i in range(size)]
+        if num_utterances > size
+        else list(range(num_utterances))
+    )

@@ -1,0 +1,188 @@
+"""A transcript with word times as text, subtitles (SRT, WebVTT), CTM or JSON. Pure: transcripts in,
+strings out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+
+from parakeet_ft.transcription.word_times import METHOD
+
+# Two lines of 42 characters and seven seconds are what guidelines for subtitles agree on.
+LINE_CHARS, CUE_LINES, CUE_SECONDS = 42, 2, 7.0
+# A pause of this length ends a cue.
+PAUSE_SECONDS = 1.0
+SENTENCE_ENDS = (".", "?", "!", "。", "？", "！", "؟", "।")
+
+
+@dataclasses.dataclass(frozen=True)
+class Word:
+    """A word and its begin and end in seconds from the begin of the recording."""
+
+    text: str
+    begin: float
+    end: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Transcript:
+    """What was said in `duration` seconds; `words` is empty where no times were asked for."""
+
+    text: str
+    words: tuple[Word, ...] = ()
+    duration: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Cue:
+    """One subtitle; times in seconds."""
+
+    text: str
+    begin: float
+    end: float
+
+
+def join(parts: Iterable[tuple[float, Transcript]], *, duration: float) -> Transcript:
+    """One transcript out of those of consecutive parts, each with the second where it begins; word
+    times are kept inside the recording.
+    """
+    parts = list(parts)
+    words = [
+        Word(word.text, begin + word.begin, begin + word.end)
+        for begin, part in parts
+        for word in part.words
+    ]
+    return Transcript(
+        " ".join(part.text for _, part in parts if part.text),
+        tuple(clip(words, duration)),
+        duration,
+    )
+
+
+def clip(words: Iterable[Word], duration: float) -> list[Word]:
+    """Words that begin and end between 0 and `duration`, none before the one before it."""
+    clipped, earliest = [], 0.0
+    for word in words:
+        begin = min(max(word.begin, earliest), duration)
+        clipped.append(Word(word.text, begin, min(max(word.end, begin), duration)))
+        earliest = begin
+    return clipped
+
+
+def cues(words: Sequence[Word]) -> list[Cue]:
+    """Cues that end at sentence ends, at pauses, and before they grow too long to read; they do not
+    overlap.
+    """
+    groups: list[list[Word]] = []
+    for word in words:
+        if groups and _continues(groups[-1], word):
+            groups[-1].append(word)
+        else:
+            groups.append([word])
+    found = []
+    for index, group in enumerate(groups):
+        # Short words are shown for half a second, if the next cue leaves the time.
+        end = max(group[-1].end, group[0].begin + 0.5)
+        if index + 1 < len(groups):
+            end = min(end, groups[index + 1][0].begin)
+        found.append(
+            Cue(
+                " ".join(word.text for word in group),
+                group[0].begin,
+                max(end, group[0].begin + 0.001),
+            )
+        )
+    return found
+
+
+def _continues(group: Sequence[Word], word: Word) -> bool:
+    text = " ".join([w.text for w in group] + [word.text])
+    return (
+        not group[-1].text.endswith(SENTENCE_ENDS)
+        and word.begin - group[-1].end < PAUSE_SECONDS
+        and word.end - group[0].begin <= CUE_SECONDS
+        and len(textwrap.wrap(text, LINE_CHARS)) <= CUE_LINES
+    )
+
+
+def to_txt(transcript: Transcript, *, name: str, path: str) -> str:
+    """The text on one line, which is empty if nothing was said."""
+    return transcript.text + "\n"
+
+
+def to_srt(transcript: Transcript, *, name: str, path: str) -> str:
+    """SubRip."""
+    return "".join(
+        f"{number}\n{_clock(cue.begin, ',')} --> {_clock(cue.end, ',')}\n{_wrap(cue.text)}\n\n"
+        for number, cue in enumerate(cues(transcript.words), 1)
+    )
+
+
+def to_vtt(transcript: Transcript, *, name: str, path: str) -> str:
+    """WebVTT (https://www.w3.org/TR/webvtt1/)."""
+    escaped = [
+        dataclasses.replace(
+            cue,
+            text=_wrap(cue.text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"),
+        )
+        for cue in cues(transcript.words)
+    ]
+    return "WEBVTT\n\n" + "".join(
+        f"{_clock(cue.begin, '.')} --> {_clock(cue.end, '.')}\n{cue.text}\n\n" for cue in escaped
+    )
+
+
+def to_ctm(transcript: Transcript, *, name: str, path: str) -> str:
+    """NIST CTM: recording, channel, begin, duration, word. Blanks in a recording's name become
+    underscores, as fields end at blanks.
+    """
+    recording = "_".join(name.split())
+    return "".join(
+        f"{recording} 1 {word.begin:.3f} {max(0.0, round(word.end, 3) - round(word.begin, 3)):.3f} "
+        f"{'_'.join(word.text.split())}\n"
+        for word in transcript.words
+        if word.text.strip()
+    )
+
+
+def to_json(transcript: Transcript, *, name: str, path: str) -> str:
+    """One object: audio_filepath, duration, text, words with word, start and end, as NeMo calls
+    them, and how these were found.
+    """
+    words = [
+        {"word": word.text, "start": round(word.begin, 3), "end": round(word.end, 3)}
+        for word in transcript.words
+    ]
+    found = {
+        "audio_filepath": path,
+        "duration": round(transcript.duration, 4),
+        "text": transcript.text,
+        "words": words,
+    }
+    return json.dumps(found | {"word_times": METHOD}, ensure_ascii=False) + "\n"
+
+
+FORMATS: dict[str, Callable[..., str]] = {
+    "txt": to_txt,
+    "srt": to_srt,
+    "vtt": to_vtt,
+    "ctm": to_ctm,
+    "json": to_json,
+}
+# Those that need no word times.
+TEXT_ONLY = frozenset(["txt"])
+
+
+def _clock(seconds: float, point: str) -> str:
+    milliseconds = round(1000 * seconds)
+    seconds, rest = divmod(milliseconds, 1000)
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:02d}:{minutes:02d}:{seconds:02d}{point}{rest:03d}"
+
+
+def _wrap(text: str) -> str:
+    return "\n".join(textwrap.wrap(text, LINE_CHARS)) or text

@@ -1,0 +1,198 @@
+"""A folder of transcripts that a killed run continues: progress.jsonl, a file a recording and
+format, transcripts.jsonl.
+
+progress.jsonl is appended to, batch by batch, and is what counts: the other files are made from it,
+whole or not at all.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from parakeet_ft.errors import UserError
+from parakeet_ft.files import atomic_path
+from parakeet_ft.transcription.captions import FORMATS, TEXT_ONLY, Transcript, Word, join
+from parakeet_ft.transcription.recordings import Recording
+
+PROGRESS = "progress.jsonl"
+
+
+class TranscriptFolder:
+    """The folder `out`, held by one process. `settings` is what decides the texts: they must be
+    those of the run that began it.
+
+    Memory holds one position in the file a piece, not the texts. Raises UserError if the folder
+    cannot be used.
+    """
+
+    def __init__(self, out: Path, *, formats: Sequence[str], settings: dict[str, Any]) -> None:
+        self.out, self.formats, self.path = out, tuple(formats), out / PROGRESS
+        self.with_words = bool(set(formats) - TEXT_ONLY)
+        self._pieces: dict[tuple[str, int], int] = {}
+        self._plans: dict[str, int] = {}
+        self._written: dict[str, tuple[str, set[str]]] = {}
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("a+b")
+        except OSError as error:
+            raise UserError(
+                f"Cannot write to {out}: {error.strerror}. Give another --out."
+            ) from None
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._file.close()
+            raise UserError(
+                f"Another run is writing to {out}. Wait for it, or give another --out."
+            ) from None
+        try:
+            self._read(json.loads(json.dumps(settings)))
+        except UserError:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> TranscriptFolder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def _read(self, settings: dict[str, Any]) -> None:
+        self._file.seek(0)
+        position, end = 0, 0
+        for line in self._file:
+            try:
+                row = json.loads(line) if line.endswith(b"\n") else None
+            except json.JSONDecodeError:
+                row = None
+            if row is None:
+                break  # a kill tore the last line
+            if not position and row.get("settings") != settings:
+                differing = [
+                    key for key in settings if (row.get("settings") or {}).get(key) != settings[key]
+                ]
+                raise UserError(
+                    f"{self.out} holds transcripts made with another "
+                    f"{' and '.join(differing) or 'version of this program'}. Give another "
+                    f"--out, or remove {self.path} to transcribe everything again."
+                )
+            self._index(row, position)
+            position = end = position + len(line)
+        self._file.truncate(end)
+        if not end:
+            self._append([{"settings": settings}])
+
+    def _index(self, row: dict[str, Any], position: int) -> None:
+        if "parts" in row:
+            self._plans[row["key"]] = position
+        elif "text" in row and (row["words"] is not None or not self.with_words):
+            self._pieces[row["key"], row["part"]] = position
+        elif "written" in row:
+            key, formats = self._written.get(row["written"], ("", set()))
+            self._written[row["written"]] = (
+                row["key"],
+                set(row["formats"]) | (formats if key == row["key"] else set()),
+            )
+
+    def _append(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Rows at the end of progress.jsonl, on the disk before this returns."""
+        position = self._file.seek(0, os.SEEK_END)
+        for row in rows:
+            line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
+            self._file.write(line)
+            self._index(row, position)
+            position += len(line)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def _row(self, position: int) -> dict[str, Any]:
+        self._file.seek(position)
+        return json.loads(self._file.readline())
+
+    def is_written(self, recording: Recording, key: str) -> bool:
+        """Whether all its files are there and of this audio."""
+        written, formats = self._written.get(recording.name, ("", set()))
+        return (
+            written == key
+            and set(self.formats) <= formats
+            and all(self.file_of(recording, name).is_file() for name in self.formats)
+        )
+
+    def parts(self, key: str) -> tuple[float, list[dict[str, Any]]] | None:
+        """(seconds, pieces as they were stored) of a recording that was planned."""
+        if key not in self._plans:
+            return None
+        row = self._row(self._plans[key])
+        return row["seconds"], row["parts"]
+
+    def store_parts(self, key: str, *, seconds: float, parts: list[dict[str, Any]]) -> None:
+        """Keep how a recording was cut."""
+        self._append([{"key": key, "seconds": seconds, "parts": parts}])
+
+    def missing_parts(self, key: str, num_parts: int) -> list[int]:
+        """Numbers of the pieces that have no transcript yet."""
+        return [part for part in range(num_parts) if (key, part) not in self._pieces]
+
+    def store_transcripts(self, rows: Iterable[tuple[str, int, Transcript]]) -> None:
+        """Keep (key, number of the piece, transcript)."""
+        self._append(
+            {
+                "key": key,
+                "part": part,
+                "text": t.text,
+                "duration": t.duration,
+                "words": [[w.text, w.begin, w.end] for w in t.words] if self.with_words else None,
+            }
+            for key, part, t in rows
+        )
+
+    def transcript(self, key: str, *, begin: float) -> Transcript:
+        """The whole transcript of a recording all of whose pieces are there; `begin` is its offset
+        in the file.
+        """
+        seconds, parts = self.parts(key) or (0.0, [])
+        pieces = []
+        for number, part in enumerate(parts):
+            row = self._row(self._pieces[key, number])
+            words = tuple(Word(*word) for word in row["words"] or [])
+            pieces.append((part["begin"] - begin, Transcript(row["text"], words, row["duration"])))
+        # What was decoded is longer or shorter than some headers announce.
+        whole = len(parts) == 1 and parts[0]["whole"]
+        return join(pieces, duration=pieces[0][1].duration if whole else seconds)
+
+    def file_of(self, recording: Recording, suffix: str) -> Path:
+        return self.out / f"{recording.name}.{suffix}"
+
+    def write(self, recording: Recording, key: str) -> None:
+        """Write a recording's files."""
+        transcript = self.transcript(key, begin=recording.offset)
+        for suffix in self.formats:
+            with atomic_path(self.file_of(recording, suffix)) as temporary:
+                temporary.write_text(
+                    FORMATS[suffix](transcript, name=recording.name, path=recording.path),
+                    encoding="utf-8",
+                )
+        self._append([{"key": key, "written": recording.name, "formats": list(self.formats)}])
+
+    def write_manifest(self, recordings: Sequence[tuple[Recording, str]]) -> tuple[Path, int]:
+        """transcripts.jsonl: a line for each of (recording, key), in order: its manifest's fields
+        and pred_text, as NeMo calls it.
+
+        Returns its path and how many texts are empty.
+        """
+        path, num_empty = self.out / "transcripts.jsonl", 0
+        with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as out:
+            for recording, key in recordings:
+                found = self.transcript(key, begin=recording.offset)
+                row = recording.fields or {
+                    "audio_filepath": os.path.abspath(recording.path),
+                    "duration": round(found.duration, 4),
+                }
+                out.write(json.dumps(row | {"pred_text": found.text}, ensure_ascii=False) + "\n")
+                num_empty += not found.text
+        return path, num_empty

@@ -1,0 +1,73 @@
+"""An n-gram model of a text, over a model's own pieces, in its search; with a weight that helps the
+domain and spares the guard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from parakeet_ft.data.manifest import Utterance
+from parakeet_ft.scoring import wer
+from parakeet_ft.transcription import ngram
+from parakeet_ft.transcription.decode import transcribe
+from parakeet_ft.transcription.decoding import set_decoding, tune_weight
+
+
+def fuse_language_model(
+    model,
+    *,
+    text: Sequence[str],
+    order: int,
+    weight: float | str,
+    weights: Sequence[float],
+    tune_on: Sequence[Utterance],
+    guard: Sequence[Utterance],
+    guard_tolerance: float | None,
+    arpa_path: Path,
+    decoding: dict[str, Any],
+    batch_seconds: float,
+    on_weight: Callable[[dict[str, Any]], None] = lambda row: None,
+) -> dict[str, Any]:
+    """Learn from `text`, write arpa_path, choose the weight and leave the model decoding with it;
+    `decoding` are set_decoding's other settings.
+
+    `weight` is a number or auto. Returns order, n-grams, perplexity of tune_on's transcripts,
+    weight, what each weight was worth, and the live decoding. `on_weight` is told each row when it
+    is known.
+    """
+    pieces = model.tokenizer.tokenizer
+    learnt = ngram.train_ngram(
+        (pieces.encode(line) for line in text), order=order, vocab_size=pieces.get_piece_size()
+    )
+    ngram.write_arpa(learnt, arpa_path)
+    rows: list[dict[str, Any]] = []
+    if weight == "auto":
+
+        def score(value: float) -> tuple[float, float | None]:
+            set_decoding(model, **decoding, lm_path=arpa_path, lm_weight=value)
+            rates = [
+                wer.score(
+                    [u.text for u in found], transcribe(model, found, batch_seconds=batch_seconds)
+                ).wer
+                if found
+                else None
+                for found in (tune_on, guard)
+            ]
+            on_weight({"weight": value, "wer": rates[0], "guard_wer": rates[1]})
+            return rates[0], rates[1]
+
+        weight, rows = tune_weight(score, weights=weights, guard_tolerance=guard_tolerance)
+    live = set_decoding(model, **decoding, lm_path=arpa_path, lm_weight=float(weight))
+    return live | {
+        "language_model": {
+            "order": order,
+            "ngrams": [len(level) for level in learnt],
+            "weight": float(weight),
+            "tuning": rows,
+            "perplexity": ngram.perplexity(learnt, [pieces.encode(u.text) for u in tune_on])
+            if tune_on
+            else None,
+        }
+    }

@@ -1,0 +1,147 @@
+"""Texts to an n-gram language model over the pieces of a tokenizer, in the ARPA format that NeMo's
+decoders read. Pure until write_arpa().
+
+Interpolated modified Kneser-Ney smoothing (Chen and Goodman 1998), as KenLM's lmplz has it:
+adjusted counts in the lower orders, three discounts an order, unigrams interpolated with the
+uniform distribution, so that every piece of the vocabulary has a probability.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from parakeet_ft.files import atomic_path
+
+BOS, EOS = -1, -2
+# NeMo writes piece i as this character (DEFAULT_TOKEN_OFFSET,
+# nemo/collections/asr/parts/submodules/ngram_lm/constants.py, 3.0.0).
+TOKEN_OFFSET = 100
+NAMES = {BOS: "<s>", EOS: "</s>"}
+# Where the counts are too few to estimate discounts, those that lmplz falls back to.
+FALLBACK = (0.5, 1.0, 1.5)
+NEVER = -99.0
+
+Ngram = tuple[int, ...]
+# (log10 probability, log10 backoff weight) of the n-grams of each order, lowest first.
+Model = list[dict[Ngram, tuple[float, float]]]
+
+
+def count_ngrams(sentences: Iterable[Sequence[int]], *, order: int) -> list[Counter[Ngram]]:
+    """Adjusted counts of each order, lowest first: occurrences in the counts and of what begins a
+    sentence, else different words before.
+    """
+    counts: list[Counter[Ngram]] = [Counter() for _ in range(order)]
+    for sentence in sentences:
+        padded = (BOS, *sentence, EOS)
+        for length in range(1, order + 1):
+            for start in range(len(padded) - length + 1):
+                # Shorter ones are counted as they are only where nothing can stand before them.
+                if length == order or start == 0:
+                    counts[length - 1][padded[start : start + length]] += 1
+    for length in range(order - 1, 0, -1):
+        for ngram in counts[length]:
+            counts[length - 1][ngram[1:]] += 1
+    counts[0].pop((BOS,), None)
+    return counts
+
+
+def discounts(counts: Counter[Ngram]) -> tuple[float, float, float]:
+    """What is taken from counts of 1, 2, and 3 or more."""
+    of = Counter(counts.values())
+    if not all(of[n] for n in (1, 2, 3, 4)):
+        return FALLBACK
+    y = of[1] / (of[1] + 2 * of[2])
+    found = tuple(n - (n + 1) * y * of[n + 1] / of[n] for n in (1, 2, 3))
+    return found if all(0 <= d <= n for n, d in enumerate(found, 1)) else FALLBACK
+
+
+def train_ngram(sentences: Iterable[Sequence[int]], *, order: int, vocab_size: int) -> Model:
+    """The model of sentences of piece ids. Raises ValueError for an id outside the vocabulary, or
+    if there is no sentence.
+    """
+    counts = count_ngrams(sentences, order=order)
+    if not counts[0]:
+        raise ValueError("no sentence to learn from")
+    outside = [w for (w,) in counts[0] if not (w == EOS or 0 <= w < vocab_size)]
+    if outside:
+        raise ValueError(f"piece {outside[0]} is outside a vocabulary of {vocab_size}")
+    for word in (*range(vocab_size), EOS):
+        counts[0].setdefault((word,), 0)
+    probability: dict[Ngram, float] = {(): 1 / (vocab_size + 1)}
+    probabilities, backoffs = [], []
+    for level in counts:
+        taken = discounts(level)
+        total: Counter[Ngram] = Counter()
+        freed: defaultdict[Ngram, float] = defaultdict(float)
+        for ngram, count in level.items():
+            total[ngram[:-1]] += count
+            freed[ngram[:-1]] += taken[min(count, 3) - 1] if count else 0.0
+        backoff = {history: freed[history] / total[history] for history in total}
+        probability = {
+            ngram: max(count - (taken[min(count, 3) - 1] if count else 0.0), 0.0)
+            / total[ngram[:-1]]
+            + backoff[ngram[:-1]] * probability[ngram[1:] if len(ngram) > 1 else ()]
+            for ngram, count in level.items()
+        }
+        probabilities.append(probability)
+        backoffs.append(backoff)
+    model: Model = []
+    for level, probability in enumerate(probabilities):
+        above = backoffs[level + 1] if level + 1 < order else {}
+        model.append(
+            {
+                ngram: (math.log10(p), math.log10(above.get(ngram, 1.0)))
+                for ngram, p in probability.items()
+            }
+        )
+    model[0][BOS,] = (NEVER, math.log10(backoffs[1].get((BOS,), 1.0)) if order > 1 else 0.0)
+    return model
+
+
+def log10_probability(model: Model, history: Sequence[int], word: int) -> float:
+    """log10 p(word | history), backing off as an ARPA file is read."""
+    history = tuple(history)[-(len(model) - 1) :] if len(model) > 1 else ()
+    found = model[len(history)].get((*history, word))
+    if found:
+        return found[0]
+    return (
+        model[len(history) - 1].get(history, (0.0, 0.0))[1] if history else 0.0
+    ) + log10_probability(model, history[1:], word)
+
+
+def perplexity(model: Model, sentences: Iterable[Sequence[int]]) -> float:
+    """Per piece, the end of the sentence included."""
+    total, number = 0.0, 0
+    for sentence in sentences:
+        padded = (BOS, *sentence, EOS)
+        for position in range(1, len(padded)):
+            total += log10_probability(model, padded[:position], padded[position])
+            number += 1
+    return 10 ** (-total / max(number, 1))
+
+
+def write_arpa(model: Model, path: Path) -> None:
+    """Write an ARPA file atomically, pieces as NeMo's characters."""
+
+    def name(word: int) -> str:
+        return NAMES.get(word) or chr(word + TOKEN_OFFSET)
+
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as out:
+        out.write(
+            "\\data\\\n"
+            + "".join(f"ngram {n}={len(level)}\n" for n, level in enumerate(model, 1))
+            + "\n"
+        )
+        for n, level in enumerate(model, 1):
+            out.write(f"\\{n}-grams:\n")
+            for ngram, (p, backoff) in sorted(level.items()):
+                out.write(
+                    f"{p:.6f}\t{' '.join(map(name, ngram))}"
+                    + (f"\t{backoff:.6f}" if n < len(model) else "")
+                    + "\n"
+                )
+            out.write("\n")
+        out.write("\\end\\\n")

@@ -1,0 +1,110 @@
+"""What there is to transcribe: files, folders and manifests -> recordings with the names that their
+transcripts will have.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from parakeet_ft.data.corpora.folder import walk_audio
+from parakeet_ft.data.manifest import stream_manifest
+from parakeet_ft.errors import UserError
+
+MANIFEST_SUFFIXES = (".jsonl", ".json")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recording:
+    """A file, or `duration` seconds of it from `offset`. `name` is its transcript's path without
+    suffix; `fields` come from its manifest.
+    """
+
+    path: str
+    name: str
+    offset: float = 0.0
+    duration: float | None = None
+    fields: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def key(self) -> str:
+        """Identity of the audio: path, stretch, and the file's size and time of change. A file that
+        changed is another recording.
+        """
+        try:
+            status = os.stat(self.path)
+            version: tuple[int, int] | None = (status.st_size, status.st_mtime_ns)
+        except OSError:
+            version = None
+        return hashlib.sha256(
+            json.dumps([os.path.abspath(self.path), self.offset, self.duration, version]).encode()
+        ).hexdigest()[:24]
+
+
+def collect_recordings(sources: Sequence[str]) -> list[Recording]:
+    """Recordings in the order given; a folder's are sorted by path, and their transcripts keep its
+    tree.
+
+    Raises UserError for what does not exist, and for a folder without audio. Whether a file is
+    audio shows when it is decoded.
+    """
+    found = [recording for source in sources for recording in _expand(Path(source))]
+    return [
+        dataclasses.replace(recording, name=name)
+        for recording, name in zip(found, _distinct(found), strict=True)
+    ]
+
+
+def _expand(source: Path) -> Iterator[Recording]:
+    if source.is_dir():
+        paths = list(walk_audio(source))
+        if not paths:
+            raise UserError(
+                f"The folder {source} holds no audio file (by suffix: .wav, .flac, .mp3, .opus, "
+                f".m4a, .mp4 ...). "
+                "Give another folder, or the files by name."
+            )
+        for path in paths:
+            yield Recording(str(path), str(path.relative_to(source).with_suffix("")))
+    elif not source.is_file():
+        raise UserError(
+            f"Nothing at {source}. Expected audio files, folders of audio, or manifests "
+            f"({', '.join(MANIFEST_SUFFIXES)})."
+        )
+    elif source.suffix.lower() in MANIFEST_SUFFIXES:
+        rows = list(stream_manifest(source, needs_text=False))
+        if not rows:
+            raise UserError(
+                f"{source} holds no line. Expected a JSON line with audio_filepath and duration "
+                f"for each utterance."
+            )
+        parts = collections.Counter(row.audio_filepath for row in rows)
+        for row in rows:
+            name = Path(row.audio_filepath).stem
+            if row.offset or parts[row.audio_filepath] > 1:
+                name += f"_{row.offset:.2f}-{row.offset + row.duration:.2f}"
+            yield Recording(
+                row.audio_filepath, name, row.offset, row.duration, fields=json.loads(row.to_json())
+            )
+    else:
+        yield Recording(str(source), source.stem)
+
+
+def _distinct(recordings: Sequence[Recording]) -> list[str]:
+    """Names, each once: where two would be the same, the file's suffix is added; where that does
+    not help, a number.
+    """
+    shared = collections.Counter(recording.name for recording in recordings)
+    names = [r.name if shared[r.name] == 1 else r.name + Path(r.path).suffix for r in recordings]
+    taken: set[str] = set()
+    for index, name in enumerate(names):
+        number = 2
+        while names[index] in taken:
+            names[index], number = f"{name}-{number}", number + 1
+        taken.add(names[index])
+    return names

@@ -1,0 +1,295 @@
+"""The model card says what was measured and nothing of the machine; nothing leaves it without
+--push.
+"""
+
+import json
+import re
+
+import pytest
+import yaml
+from huggingface_hub import HfApi, ModelCard
+
+from parakeet_ft import preflight
+from parakeet_ft.data.manifest import manifest_hash
+from parakeet_ft.errors import UserError
+from parakeet_ft.files import DEMO
+from parakeet_ft.publishing.hub import prepare, push
+from parakeet_ft.publishing.model_card import (
+    LICENCES,
+    base_model_of,
+    data_facts,
+    licence_of,
+    private_paths,
+    public_command,
+)
+from recipes import publish
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    """What a finished run leaves, as far as a card needs it; the weights are the bundled
+    model's.
+    """
+    folder = tmp_path / "demo" / "2026"
+    folder.mkdir(parents=True)
+    (folder / "best.nemo").write_bytes((DEMO / "tiny.nemo").read_bytes())
+    manifest = DEMO / "dev.jsonl"
+
+    def score(rate):
+        return {
+            "wer": rate,
+            "wer_normalized": rate / 2,
+            "cer": rate / 4,
+            "words": 644,
+            "normalizer": "somebody's 1.0",
+        }
+
+    report = {
+        "name": "demo",
+        "command": f"python recipes/finetune.py data.train={tmp_path}/secret/train.jsonl "
+        f"optim.lr=1e-4 model=nvidia/parakeet-ctc-0.6b",
+        "verdict": "Domain WER fell from 60.0 % to 20.0 % (better).",
+        "notes": ["At step 3: ALARM"],
+        "selection": "Chosen: step 3.",
+        "steps": 9,
+        "commit": "abc",
+        "baseline": {"domain": score(0.6), "guard": score(0.1)},
+        "tuned": {"domain": score(0.2), "guard": score(0.12)},
+        "comparison": {
+            role: {"verdict": "better", "low": -0.5, "high": -0.3} for role in ("domain", "guard")
+        },
+    }
+    run = {
+        "config": {
+            "model": {"source": "nvidia/parakeet-ctc-0.6b"},
+            "evaluation": {"language": "en"},
+        },
+        "effective": {
+            "model": {
+                "rate_hz": 16000,
+                "class": "EncDecCTCModelBPE",
+                "num_weights": 3_100_000,
+                "vocab_size": 256,
+            }
+        },
+        "versions": {"nemo_toolkit": "3.0.0", "torch": "2"},
+        "manifests": {
+            "train": {"path": str(manifest), "sha256": manifest_hash(manifest)},
+            "test": {"path": f"{tmp_path}/secret/gone.jsonl", "sha256": "0" * 64},
+        },
+    }
+    for name, content in (("report.json", report), ("run.json", run)):
+        (folder / name).write_text(json.dumps(content))
+    return folder
+
+
+def change(run_dir, name, **changes):
+    path = run_dir / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def prepared(run_dir, **more):
+    return prepare(
+        run_dir,
+        repo="me/parakeet-mine",
+        **({"licence": None, "base_model": None, "language": None} | more),
+    )
+
+
+def test_the_front_matter_holds_the_measured_rates_as_the_hub_reads_them(run_dir):
+    folder, _, _ = prepared(run_dir)
+    card = ModelCard.load(folder / "README.md")
+    found = {(r.dataset_name, r.metric_name): r.metric_value for r in card.data.eval_results}
+    assert found == {
+        ("demo: domain test set", "WER"): 20.0,
+        ("demo: domain test set", "WER, normalised"): 10.0,
+        ("demo: domain test set", "CER"): 5.0,
+        ("demo: guard test set", "WER"): 12.0,
+        ("demo: guard test set", "WER, normalised"): 6.0,
+        ("demo: guard test set", "CER"): 3.0,
+    }
+    assert (
+        card.data.license,
+        card.data.base_model,
+        card.data.language,
+        card.data.library_name,
+    ) == ("cc-by-4.0", "nvidia/parakeet-ctc-0.6b", "en", "nemo")
+    plain = yaml.safe_load((folder / "README.md").read_text().split("---\n")[1])
+    assert (
+        plain["model-index"][0]["name"] == "parakeet-mine"
+        and plain["base_model_relation"] == "finetune"
+    )
+
+
+def test_the_card_tells_data_use_and_notes_in_whole_tables(run_dir):
+    text = (prepared(run_dir)[0] / "README.md").read_text()
+    assert (
+        'from_pretrained("me/parakeet-mine")' in text
+        and "- At step 3: ALARM" in text
+        and "-50.0 to -30.0: better" in text
+    )
+    assert (
+        f"| training | 57 | 0.07 | `{manifest_hash(DEMO / 'dev.jsonl')}` |\n| test | not known "
+        f"| not known | `{'0' * 64}` |" in text
+    )
+    assert "| domain | 644 | 60.0 % | **20.0 %** |" in text.replace("|\n|---", "")
+
+
+def test_no_path_of_the_machine_is_in_what_is_uploaded(run_dir, tmp_path):
+    folder, files, _ = prepared(run_dir)
+    text = (folder / "README.md").read_text()
+    assert (
+        str(tmp_path) not in text
+        and "secret" not in text
+        and str(DEMO) not in text
+        and private_paths(text) == []
+    )
+    assert "data.train=... optim.lr=1e-4 model=nvidia/parakeet-ctc-0.6b" in text
+    assert (
+        set(files) == {"README.md", "parakeet-mine.nemo"}
+        and files["parakeet-mine.nemo"] == (run_dir / "best.nemo").stat().st_size
+    )
+    change(run_dir, "report.json", notes=["see /home/me/secret.txt"])
+    with pytest.raises(UserError, match="/home/me/secret.txt"):
+        prepared(run_dir)
+
+
+def test_commands_lose_their_paths_and_keep_their_settings():
+    assert public_command(
+        "python /opt/x/recipes/finetune.py model=a/b.nemo data.train=x.jsonl "
+        "'evaluation.interpolation=[0.5]'"
+    ) == ("python finetune.py model=... data.train=... 'evaluation.interpolation=[0.5]'")
+    assert private_paths("https://example.org/home/x 1/2 a/data/b and '/mnt/x y'") == ["/mnt/x"]
+
+
+def test_a_licence_is_never_invented():
+    with pytest.raises(UserError, match="--licence cc-by-4.0"):
+        licence_of("mine/model.nemo", None)
+    assert (
+        licence_of("mine/model.nemo", "mit") == "mit"
+        and licence_of("nvidia/parakeet-tdt-0.6b-v3", None) == "cc-by-4.0"
+    )
+    assert base_model_of("mine/model.nemo", None) is None and base_model_of("tiny", None) is None
+    assert base_model_of("x.nemo", "nvidia/parakeet-ctc-0.6b") == "nvidia/parakeet-ctc-0.6b"
+    with pytest.raises(UserError, match="hub id"):
+        base_model_of("x.nemo", "no id")
+
+
+def test_the_licences_are_those_that_the_configuration_names():
+    named = {}
+    for path in (preflight.CONF / "model").glob("parakeet*.yaml"):
+        text = path.read_text()
+        named[re.search(r"^source: (\S+)", text, re.MULTILINE).group(1)] = (
+            re.search(r"CC-BY-\d\.\d", text).group().lower()
+        )
+    assert named == {source: licence for source, licence in LICENCES.items() if "/" in source}
+
+
+def test_hours_are_of_the_very_manifest_or_not_known(tmp_path):
+    path = tmp_path / "m.jsonl"
+    path.write_text('{"audio_filepath": "a", "duration": 1800, "text": "x"}\n' * 2)
+    known = {"train": {"path": str(path), "sha256": manifest_hash(path)}}
+    assert data_facts(known)[0] == {
+        "role": "training",
+        "sha256": known["train"]["sha256"],
+        "utterances": 2,
+        "hours": 1.0,
+    }
+    path.write_text('{"audio_filepath": "a", "duration": 1800, "text": "y"}\n')
+    assert data_facts(known)[0]["hours"] is None
+
+
+class Calls(list):
+    def record(self, name, returned=None):
+        return lambda api, **arguments: self.append((name, arguments)) or returned
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    found = Calls()
+    monkeypatch.setattr(
+        HfApi, "create_repo", found.record("create_repo", "https://hub/me/parakeet-mine")
+    )
+    monkeypatch.setattr(HfApi, "upload_folder", found.record("upload_folder"))
+    return found
+
+
+def test_nothing_is_uploaded_without_push(run_dir, calls, capsys):
+    publish.main([str(run_dir), "--repo", "me/parakeet-mine"])
+    shown = capsys.readouterr().out
+    assert (
+        calls == []
+        and "Would upload" in shown
+        and "parakeet-mine.nemo" in shown
+        and "Nothing was uploaded" in shown
+    )
+    assert {p.name for p in (run_dir / "publish").iterdir()} == {
+        "README.md",
+        "parakeet-mine.nemo",
+        "files.json",
+    }
+
+
+@pytest.mark.parametrize("public", [True, False])
+def test_push_makes_the_repository_and_uploads_card_and_model_only(public, run_dir, calls, capsys):
+    publish.main(
+        [str(run_dir), "--repo", "me/parakeet-mine", "--push", *(["--public"] if public else [])]
+    )
+    (first, made), (second, sent) = calls
+    assert (first, second) == ("create_repo", "upload_folder")
+    assert made == {
+        "repo_id": "me/parakeet-mine",
+        "repo_type": "model",
+        "private": not public,
+        "exist_ok": True,
+    }
+    assert sent["repo_id"] == "me/parakeet-mine" and sent["folder_path"] == str(run_dir / "publish")
+    assert (
+        sorted(sent["allow_patterns"]) == ["README.md", "parakeet-mine.nemo"]
+        and "https://hub/me/parakeet-mine" in capsys.readouterr().out
+    )
+
+
+def test_a_refusal_of_the_hub_is_told_in_words(run_dir, monkeypatch):
+    def refuse(api, **arguments):
+        raise OSError("403 Forbidden: you may not write here\nRequest ID: 1")
+
+    monkeypatch.setattr(HfApi, "create_repo", refuse)
+    with pytest.raises(
+        UserError, match=r"was not published \(OSError: 403 Forbidden: you may not write here\)"
+    ):
+        push(run_dir, repo="me/x", files=[], public=False)
+
+
+@pytest.mark.parametrize(
+    ("missing", "words"), [("report.json", "No report.json"), ("best.nemo", "No best.nemo")]
+)
+def test_an_unfinished_run_is_refused(missing, words, run_dir):
+    (run_dir / missing).unlink()
+    with pytest.raises(UserError, match=words):
+        prepared(run_dir)
+
+
+def test_a_name_that_is_no_repository_and_an_unknown_language_are_refused(run_dir):
+    with pytest.raises(UserError, match="organisation/name"):
+        prepare(run_dir, repo="mine", licence=None, base_model=None, language=None)
+    change(run_dir, "run.json", config={"model": {"source": "tiny"}})
+    with pytest.raises(UserError, match="--language"):
+        prepared(run_dir)
+
+
+def test_digits_that_the_normaliser_joins_are_published_with_one_wer(run_dir):
+    digits = {
+        "wer": 0.2,
+        "wer_normalized": 0.65,
+        "cer": 0.1,
+        "words": 494,
+        "words_normalized": 100,
+        "normalizer": "x",
+    }
+    change(run_dir, "report.json", baseline={"domain": digits}, tuned={"domain": digits})
+    prepared(run_dir)
+    card = (run_dir / "publish" / "README.md").read_text()
+    assert (
+        card.count("type: wer") == 1 and "65.0" not in card and "joined 494 words into 100" in card
+    )

@@ -1,0 +1,195 @@
+"""The report's words and pictures follow its figures."""
+
+import base64
+import io
+import re
+
+import numpy
+import soundfile
+
+from parakeet_ft.data.manifest import Utterance
+from parakeet_ft.report import page, report
+from parakeet_ft.scoring import breakdown, wer, words
+
+
+def example(domain=(0.6, 0.2), guard=(0.2, 0.21), verdicts=("better", "not distinguishable")):
+    def score(value):
+        return {"wer": value, "words": 100, "cer": value / 2, "wer_normalized": value}
+
+    result = {
+        "baseline": {"domain": score(domain[0])},
+        "tuned": {"domain": score(domain[1])},
+        "guard_tolerance": 0.02,
+        "comparison": {"domain": {"verdict": verdicts[0]}},
+    }
+    if guard:
+        result["baseline"]["guard"], result["tuned"]["guard"] = score(guard[0]), score(guard[1])
+        result["comparison"]["guard"] = {"verdict": verdicts[1]}
+    return result
+
+
+def test_the_verdict_says_what_was_gained_and_what_was_forgotten():
+    text = report.verdict(example())
+    assert (
+        "fell from 60.0 % to 20.0 % (better)" in text
+        and "went from 20.0 % to 21.0 % (not distinguishable, +1.0 points)" in text
+        and "MORE THAN" not in text
+    )
+
+
+def test_the_verdict_is_loud_when_more_than_the_tolerance_is_forgotten():
+    assert "MORE THAN THE TOLERANCE of 2.0 points" in report.verdict(example(guard=(0.2, 0.3)))
+
+
+def test_without_guard_the_verdict_says_that_forgetting_is_unknown():
+    assert "not known" in report.verdict(example(guard=None))
+
+
+def test_the_last_line_has_the_promised_form():
+    assert words.summary_line(
+        example(domain=(0.61, 0.123), guard=(0.241, 0.249)), "outputs/demo/latest/best.nemo"
+    ) == ("domain WER 61.0% -> 12.3% | guard WER 24.1% -> 24.9% | outputs/demo/latest/best.nemo")
+
+
+def test_a_diff_marks_missed_invented_and_wrong_words_and_escapes_text():
+    shown = page.diff_html("a b <c> d", "a x d e")
+    assert (
+        "<del>" in shown
+        and "<ins>e</ins>" in shown
+        and 'class="sub"' in shown
+        and "<c>" not in shown
+    )
+    assert page.diff_html("", "") == "<i>nothing</i>"
+
+
+def test_utterances_are_listed_worst_first_and_the_changed_by_errors_won_or_lost():
+    utterances = [
+        Utterance("a.wav", 1, "one two", speaker="s"),
+        Utterance("b.wav", 1, "three", speaker="t"),
+        Utterance("c.wav", 1, "a b c d"),
+    ]
+    rows = report.utterance_rows(
+        utterances, ["one two", "three", "x x c d"], ["one two", "tree", "a b c d"]
+    )
+    assert [(row["reference"], row["errors_before"], row["errors_after"]) for row in rows] == [
+        ("three", 0, 1),
+        ("a b c d", 2, 0),
+        ("one two", 0, 0),
+    ]
+    assert [row["reference"] for row in words.most_changed(rows, most=5)] == ["a b c d", "three"]
+    assert len(words.most_changed(rows, most=1)) == 1
+
+
+def test_a_breakdown_pairs_each_groups_figures_before_and_after():
+    utterances = [Utterance("a.wav", 1, "one two"), Utterance("b.wav", 7, "three")]
+    rows = report.groups_before_after(
+        *(breakdown.by_duration(utterances, texts) for texts in (["", ""], ["one two", "tree"]))
+    )
+    assert [(row["group"], row["wer_before"], row["wer_after"]) for row in rows] == [
+        ("below 2 s", 1, 0),
+        ("5 to 10 s", 1, 1),
+    ]
+
+
+def test_an_interval_is_told_in_points_and_words():
+    assert (
+        words.interval_words({"low": -0.05, "high": -0.012, "verdict": "better"})
+        == "-5.0 to -1.2: better"
+    )
+    assert (
+        words.interval_words({"low": None, "high": None, "verdict": "not distinguishable"})
+        == "not distinguishable from before"
+    )
+
+
+def test_remarks_of_validations_and_bad_batches_are_told_once():
+    history = [
+        {"step": s, "remarks": [f"ALARM: guard for {n} validations in a row"]}
+        for s, n in ((10, 2), (20, 3))
+    ]
+    history += [{"step": 30, "remarks": ["stopped"]}, {"step": 40}]
+    assert report.remarks(history, {"bad_batches": {"count": 2}}) == [
+        "While training, at 2 validations, steps 10 to 20: ALARM: guard",
+        "While training, at step 30: stopped",
+        "This is about the weights during training; the figures are of best.nemo, which was chosen "
+        "after it.",
+        "2 training batches had no finite loss or gradient and taught nothing: see "
+        "bad_batches.jsonl.",
+    ]
+    assert report.remarks([{"step": 0}], {}) == []
+
+
+def test_the_curve_has_a_point_for_every_validation():
+    history = [{"step": s, "val_wer": 0.5, "guard_wer": 0.2} for s in (0, 10, 20)]
+    svg = page.learning_curve(history, best_step=10)
+    assert svg.count("<circle") == 6 and svg.startswith("<svg") and svg.endswith("</svg>")
+
+
+def test_the_curve_draws_the_baseline_and_what_was_exported():
+    history = [{"step": 0, "val_wer": 0.5}, {"step": 10, "val_wer": 0.2}]
+    svg = page.learning_curve(history, best_step=10, chosen={"val_wer": 0.2})
+    assert (
+        svg.count("baseline") == 1
+        and svg.count("<path") == 1
+        and "domain 20.0 %" in svg
+        and "guard" not in svg
+    )
+
+
+def row(path, seconds, offset=0.0):
+    return {"audio_filepath": str(path), "offset": offset, "duration": seconds}
+
+
+def test_a_player_holds_just_the_utterance_and_what_is_left_out_is_said(tmp_path):
+    soundfile.write(
+        tmp_path / "a.wav", numpy.sin(numpy.arange(48000) / 10)[:, None] * [0.2, 0.2], 8000
+    )
+    players = page.Players()
+    shown = players.player(row(tmp_path / "a.wav", 2.0, offset=1.0))
+    content = base64.b64decode(re.search(r"data:audio/mpeg;base64,([^\"]+)", shown).group(1))
+    samples, rate = soundfile.read(io.BytesIO(content))
+    assert rate == 16000 and abs(len(samples) / rate - 2.0) < 0.15 and "small" not in shown
+    missing = players.player(row(tmp_path / "gone.wav", 1.0))
+    assert "<audio" not in missing and "no player" in missing and "gone.wav" in missing
+    full = page.Players(most_bytes=len(shown)).player(row(tmp_path / "a.wav", 6.0))
+    assert "<audio" not in full and "already holds" in full
+
+
+def test_a_long_recording_is_cut_and_the_player_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "PLAYER_SECONDS", 1.0)
+    soundfile.write(tmp_path / "a.wav", numpy.zeros(40000), 16000)
+    assert "the first 1 of 2 s" in page.Players().player(row(tmp_path / "a.wav", 2.5))
+
+
+def test_scores_of_parts_add_up_to_the_whole():
+    references, texts = ["a b", "c d e"], ["a x", "c d e"]
+    whole = wer.score(references, texts)
+    parts = [wer.score([r], [t]) for r, t in zip(references, texts, strict=True)]
+    assert whole.wer * whole.words == sum(p.wer * p.words for p in parts)
+
+
+def test_a_test_of_one_speaker_is_named_first_and_unknown_speakers_are_not_counted():
+    assert report.few_speakers(["lucas"] * 9) == [
+        "The test set has one speaker: the figures and their interval say little of other voices."
+    ]
+    assert "4 speakers" in report.few_speakers(list("abcd"))[0]
+    assert (
+        report.few_speakers(list("abcde"))
+        == report.few_speakers(["a", None])
+        == report.few_speakers([])
+        == []
+    )
+
+
+def test_a_page_shows_no_normalised_rate_where_the_normaliser_joined_the_words():
+    digits = {"wer": 0.8, "cer": 0.5, "wer_normalized": 3.2, "words": 494, "words_normalized": 100}
+    row = page.figures(
+        {
+            "baseline": {"domain": digits},
+            "tuned": {"domain": digits | {"wer": 0.2, "wer_normalized": 0.65}},
+        },
+        "domain",
+    )[1]
+    assert (row["before"], row["after"]) == ("-", "-") and "joined 494 words into 100" in row[
+        "measure"
+    ]

@@ -1,0 +1,190 @@
+"""Mistakes on the command line are found before torch is imported, and say what to do."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from parakeet_ft import preflight
+from parakeet_ft.data.manifest import Utterance
+from parakeet_ft.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def composed(*overrides):
+    return preflight.compose("finetune", preflight.expand_shorthand(list(overrides)))
+
+
+@pytest.mark.parametrize(
+    ("override", "hint"),
+    [
+        ("optim.lrr=1", "optim.lr"),
+        ("lr=1", "optim.lr"),
+        ("mdel=tiny", "model"),
+        ("model=tinny", "tiny"),
+        ("budget.epoch=3", "budget.epochs"),
+        ("+data.batchseconds=3", "data.batch_seconds"),
+        ("dataa.train=x", "data.train"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest(override, hint):
+    with pytest.raises(UserError, match=f"Did you mean.*{hint}"):
+        composed(override)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["optim.gradient_clip=high"], "expected a number"),
+        (["adaptation.freeze_batch_norm=3"], "true or false"),
+        (["adaptation.frozen=encoder"], "a list"),
+        (["budget.steps=5", "budget.hours=1"], "one budget"),
+        (["seed"], "key=value"),
+        (["optim.betas=[0.9"], "cannot be read"),
+        (["data.train=a.jsonl"], "data.validation is missing"),
+    ],
+)
+def test_values_that_cannot_be_meant_are_refused(overrides, message):
+    with pytest.raises(UserError, match=message):
+        composed(*overrides)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optim.lr=0", "optim.lr"),
+        ("optim.lr=fast", "auto or a number"),
+        ("data.batch_seconds=-1", "above 0"),
+        ("optim.warmup_ratio=1.5", "between 0 and 1"),
+        ("evaluation.alarm_after=0", "alarm_after"),
+        ("evaluation.patience=0", "null or a whole"),
+        ("evaluation.ema_decay=1", "between 0 and 1"),
+        ("distillation.weight=-1", "0 or more"),
+        ("distillation.temperature=0", "above 0"),
+        ("budget.epochs=null", "No budget"),
+        ("optim.accumulate=0.5", "whole number"),
+    ],
+)
+def test_values_out_of_range_are_refused(override, message):
+    with pytest.raises(UserError, match=message):
+        preflight.check_range(composed(override))
+
+
+def test_distillation_after_a_replaced_vocabulary_is_refused():
+    with pytest.raises(UserError, match="tokenizer=keep or extend"):
+        preflight.check_range(composed("distillation.weight=0.5", "tokenizer=replace"))
+
+
+@pytest.mark.parametrize("override", ["distillation.weight=0.5", "evaluation.ema_decay=0.9"])
+def test_what_needs_the_whole_model_is_refused_where_it_is_divided(override):
+    with pytest.raises(UserError, match=f"{override.partition('=')[0]} with trainer.strategy=fsdp"):
+        preflight.check_range(composed(override, "trainer=fsdp"))
+
+
+def test_mlflow_where_it_is_not_installed_is_refused_with_what_to_install(monkeypatch):
+    monkeypatch.setattr(preflight.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install mlflow-skinny"):
+        preflight.check_range(composed("logger=mlflow"))
+    monkeypatch.setattr(preflight.importlib.util, "find_spec", lambda name: object())
+    preflight.check_range(composed("logger=mlflow"))
+
+
+def test_a_path_or_hub_id_is_a_model():
+    assert composed("model=some/where/x.nemo")["model"]["source"] == "some/where/x.nemo"
+    assert (
+        composed("model=nvidia/parakeet-ctc-0.6b")["model"]["source"] == "nvidia/parakeet-ctc-0.6b"
+    )
+    assert composed("model=parakeet_ctc_0.6b")["model"]["source"] == "nvidia/parakeet-ctc-0.6b"
+
+
+def test_own_manifests_bring_nothing_of_the_demo():
+    data = composed("data.train=a.jsonl", "data.validation=b.jsonl")["data"]
+    assert [data[key] for key in ("test", "guard_validation", "guard_test")] == [None] * 3 and data[
+        "replay"
+    ]["manifest"] is None
+    assert data["name"] == "finetune"
+
+
+def test_a_budget_of_steps_replaces_the_default_epochs():
+    assert composed("budget.steps=5")["budget"] == {"epochs": None, "hours": None, "steps": 5}
+
+
+def write_manifest(path, records):
+    path.write_text("".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in records))
+    return path
+
+
+GOOD = {"audio_filepath": "a.wav", "duration": 1.0, "text": "a"}
+
+
+@pytest.mark.parametrize(
+    ("records", "message"),
+    [
+        ([], "no utterance"),
+        ([GOOD, "{not json"], "line 2 is not JSON"),
+        ([GOOD, {"text": "x"}], "line 2 lacks audio_filepath, duration"),
+        ([GOOD | {"duration": -1}], "duration is -1"),
+        ([GOOD | {"text": 3}], "text is 3"),
+        ([[1, 2]], "expected a JSON object"),
+        (
+            [GOOD | {"audio_filepath": f"{i}.wav"} for i in range(7)],
+            r"7 .*(?s:.)*0\.wav(?s:.)*4\.wav",
+        ),
+    ],
+)
+def test_a_manifest_that_cannot_be_used_says_which_line(tmp_path, records, message):
+    path = write_manifest(tmp_path / "m.jsonl", records)
+    with pytest.raises(UserError, match=message):
+        preflight.check_finetune([f"data.train={path}", f"data.validation={path}"])
+
+
+def test_a_missing_manifest_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"No manifest at .*none\.jsonl"):
+        preflight.check_finetune(
+            [f"data.train={tmp_path}/none.jsonl", f"data.validation={tmp_path}/none.jsonl"]
+        )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["optim.lrr=1"],
+        ["model=missing.nemo"],
+        ["data.train=none.jsonl", "data.validation=none.jsonl"],
+    ],
+)
+def test_help_and_mistakes_import_neither_torch_nor_nemo_and_leave_no_file(arguments, tmp_path):
+    code = (
+        f"import sys, runpy; sys.argv = ['finetune.py', *{arguments!r}]\n"
+        f"sys.path.insert(0, {str(ROOT / 'recipes')!r})\n"
+        "try:\n"
+        f"    runpy.run_path({str(ROOT / 'recipes' / 'finetune.py')!r}, run_name='__main__')\n"
+        "except SystemExit as end:\n"
+        "    print('exit', end.code, {'torch', 'nemo', 'lightning'} & set(sys.modules))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path
+    )
+    code = 0 if arguments == ["--help"] else 2
+    assert done.stdout.splitlines()[-1] == f"exit {code} set()", done.stderr
+    assert "Traceback" not in done.stderr and (code == 0 or done.stderr.startswith("error: "))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_without_guard_or_with_few_words_to_choose_by_is_warned():
+    few, many = ([Utterance("a.wav", 1.0, "one two three four")] * count for count in (1, 50))
+    assert preflight.check_choice({"validation": many, "guard_validation": many}) == []
+    alone, blind = preflight.check_choice({"validation": few})
+    assert "no guard set" in alone and "holds 4 words: one word is 25.0 points" in blind
+
+
+def test_help_names_every_group_option_and_key(capsys):
+    preflight.show_help("finetune", "what it does")
+    shown = capsys.readouterr().out
+    for group in preflight.groups():
+        assert all(option in shown for option in preflight.options_of(group)), group
+    assert "optim.warmup_ratio" in shown and "what it does" in shown

@@ -1,0 +1,73 @@
+"""Precisions on a CPU: every family learns in them, features keep theirs, and what is exported is
+what was scored.
+"""
+
+import pytest
+import torch
+
+from parakeet_ft import preflight
+from parakeet_ft.model.objective import runs_bfloat16_lstm
+from recipes.finetune import finetune
+
+
+@pytest.mark.precision
+@pytest.mark.parametrize(
+    ("family", "precision"),
+    [
+        ("ctc", "bf16-true"),
+        ("tdt", "bf16-true"),
+        ("hybrid", "bf16-true"),
+        ("hybrid", "bf16-mixed"),
+        ("ctc", "bf16-mixed"),
+    ],
+)
+def test_every_family_learns_in_bfloat16(
+    family, precision, tiny_nemo, speech, tmp_path, monkeypatch
+):
+    from nemo.collections.asr.models import ASRModel
+
+    from parakeet_ft.training import fine_tuner
+
+    types, audio = set(), set()
+    step = fine_tuner.FineTuner.training_step
+
+    def look(self, batch, batch_index):
+        types.update(parameter.dtype for parameter in self.model.parameters())
+        audio.add(batch[0].dtype)
+        return step(self, batch, batch_index)
+
+    monkeypatch.setattr(fine_tuner.FineTuner, "training_step", look)
+    manifest = speech(count=4)
+    config = preflight.compose(
+        "finetune",
+        preflight.expand_shorthand(
+            [
+                f"model={tiny_nemo(family)}",
+                f"data.train={manifest}",
+                f"data.validation={manifest}",
+                "data.allow_overlap=true",
+                "data.num_workers=0",
+                "data.batch_seconds=6",
+                "logger=csv",
+                "optim.lr=1e-2",
+                "budget.steps=3",
+                "evaluation.validations=2",
+                f"trainer.precision={precision}",
+            ]
+        ),
+    )
+    report = finetune(config, run_dir=tmp_path / "e" / "r", command=["x"])
+    assert report["steps"] == 3 and audio == {torch.float32}
+    # The prediction network stays in float32 where the CPU has no bfloat16 LSTM.
+    small = {torch.float32} if family != "ctc" and not runs_bfloat16_lstm("cpu") else set()
+    assert types == ({torch.bfloat16} | small if precision == "bf16-true" else {torch.float32})
+    before, after = (
+        ASRModel.restore_from(str(path), map_location="cpu").state_dict()
+        for path in (tiny_nemo(family), tmp_path / "e" / "r" / "last.nemo")
+    )
+    filterbank = next(key for key in before if key.endswith("featurizer.fb"))
+    assert torch.equal(before[filterbank], after[filterbank])
+    weight = after["encoder.layers.0.feed_forward1.linear1.weight"]
+    assert weight.dtype == torch.float32 and torch.equal(weight, weight.bfloat16().float()) == (
+        precision == "bf16-true"
+    )
