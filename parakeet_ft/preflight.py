@@ -16,7 +16,7 @@ from parakeet_ft.data.manifest import Utterance, read_manifest
 from parakeet_ft.distributed import launcher, ranks
 from parakeet_ft.errors import UserError
 from parakeet_ft.files import DEMO, project_folder
-from parakeet_ft.training import memory
+from parakeet_ft.training import driver, memory
 
 CONF = project_folder("conf")
 MANIFEST_KEYS = ("train", "validation", "test", "guard_validation", "guard_test")
@@ -415,6 +415,12 @@ def read_manifests(config: dict[str, Any]) -> dict[str, list[Utterance]]:
     return sets
 
 
+def longest_seconds(cfg: dict[str, Any], sets: dict[str, list[Utterance]]) -> float:
+    """The longest utterance of all sets, played at the slowest speed of the augmentation."""
+    slowest = min([1.0, *(cfg["data"]["augmentation"]["speed"] or [])])
+    return max((u.duration for found in sets.values() for u in found), default=0.0) / slowest
+
+
 def attention_arguments(model: dict[str, Any]) -> dict[str, Any]:
     """The keys of conf/model as arguments of parakeet_ft.model.attention.set_attention."""
     left, right = model["attention_context"]
@@ -436,6 +442,8 @@ def check_finetune(argv: list[str]) -> tuple[list[str], dict[str, Any], dict[str
     """
     overrides = expand_shorthand([a for a in argv if not a.startswith("-")])
     config = compose("finetune", overrides)
+    driver.check(config["trainer"]["accelerator"])
+    driver.let_memory_grow()
     sets = read_manifests(config)
     check_range(config)
     # From here on numpy is needed, and SentencePiece.

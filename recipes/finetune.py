@@ -34,7 +34,7 @@ def finetune(cfg: dict[str, Any], *, run_dir: Path, command: list[str]) -> dict[
         say.phase("importing NeMo and torch")
         from parakeet_ft.batches import augmentation, loaders
         from parakeet_ft.export import nemo
-        from parakeet_ft.model import attention, restore, spec_augment, vocabulary
+        from parakeet_ft.model import attention, objective, restore, spec_augment, vocabulary
         from parakeet_ft.report import report
         from parakeet_ft.run.provenance import Run
         from parakeet_ft.scoring import normalization, wer
@@ -74,9 +74,11 @@ def finetune(cfg: dict[str, Any], *, run_dir: Path, command: list[str]) -> dict[
         model = restore.restore(cfg["model"]["source"])
         say.lines([f"decoding: {model.cfg.decoding.strategy}"])
         attention.set_attention(model, **preflight.attention_arguments(cfg["model"]))
+        objective.set_ctc_loss_weight(model, cfg["model"]["ctc_loss_weight"])
         spec_augment.set_spec_augment(model, **cfg["model"]["spec_augment"])
         devices = fine_tuner.resolve(**cfg["trainer"])
         model.to(devices["device"])
+        attention.reserve_positions(model, seconds=preflight.longest_seconds(cfg, sets))
 
         if not cfg["smoke"]:
             say.phase("scoring the checkpoint as it is")
@@ -208,6 +210,7 @@ def finetune(cfg: dict[str, Any], *, run_dir: Path, command: list[str]) -> dict[
             else None
         )
         watching = [
+            callbacks.LossParts(say, run.record),
             callbacks.ProgressBar(say, num_steps=num_steps),
             callbacks.Watch(
                 say,

@@ -103,6 +103,17 @@ def set_attention(
     return attention(model)
 
 
+def reserve_positions(model: ASRModel, *, seconds: float) -> None:
+    """Make the encoder's table of positions long enough for `seconds`, as NeMo would later.
+
+    Made before training, it is alike on all ranks and gets the type that the precision gives it;
+    made anew while a bfloat16 model is scored in float32, it would stay in float32.
+    """
+    mel_frames = int((seconds + 1) / float(model.cfg.preprocessor.window_stride))
+    if mel_frames > model.encoder.max_audio_length:
+        model.encoder.set_max_audio_length(mel_frames)
+
+
 def check(
     *,
     kind: str,

@@ -7,6 +7,7 @@ import functools
 
 import torch
 
+from parakeet_ft.errors import UserError
 from parakeet_ft.model import joint_loss
 from parakeet_ft.model.transducer_loss import TransducerLoss
 
@@ -106,3 +107,54 @@ def training_loss(
         "transducer_loss": loss.detach(),
         "ctc_loss": ctc_loss.detach(),
     }
+
+
+def set_ctc_loss_weight(model, weight: float | None) -> None:
+    """What a hybrid's CTC loss weighs, also in its configuration; None leaves it as it is.
+
+    Raises UserError for a model that has no two heads, and for what is no weight.
+    """
+    if weight is None:
+        return
+    if not hasattr(model, "ctc_decoder"):
+        raise UserError(
+            f"model.ctc_loss_weight={weight}, but this {type(model).__name__} has one head and "
+            "one loss. Leave it out."
+        )
+    if not 0 <= weight < 1:
+        raise UserError(
+            f"model.ctc_loss_weight={weight}: expected null, or a number from 0 to below 1."
+        )
+    model.ctc_loss_weight = model.cfg.aux_ctc.ctc_loss_weight = float(weight)
+
+
+def compare_parts(transducer_loss: float, ctc_loss: float, *, weight: float) -> dict[str, float]:
+    """Both parts of a hybrid's loss as they are, how many times the transducer's the CTC part is
+    when both are weighted, and the weight at which they would be alike.
+    """
+    weighted = weight * ctc_loss, (1 - weight) * transducer_loss
+    return {
+        "transducer_loss": transducer_loss,
+        "ctc_loss": ctc_loss,
+        "ctc_loss_weight": weight,
+        "ctc_times_transducer": weighted[0] / max(weighted[1], 1e-12),
+        "weight_of_equal_parts": transducer_loss / max(transducer_loss + ctc_loss, 1e-12),
+    }
+
+
+def parts_lines(parts: dict[str, float]) -> list[str]:
+    """`compare_parts` in words, with a warning where one part is ten times the other."""
+    times = parts["ctc_times_transducer"]
+    lines = [
+        f"loss parts at the first step: transducer {parts['transducer_loss']:.3g}, "
+        f"CTC {parts['ctc_loss']:.3g}; weighted by {parts['ctc_loss_weight']:g}, "
+        f"CTC is {times:.3g} times the transducer's"
+    ]
+    if not 0.1 <= times <= 10:
+        head = "CTC head" if times > 1 else "transducer"
+        lines.append(
+            f"warning: the {head} owns the gradient, as the two losses are scaled differently. "
+            f"With model.ctc_loss_weight={parts['weight_of_equal_parts']:.2g} both parts weigh "
+            "the same."
+        )
+    return lines

@@ -56,6 +56,7 @@ class Architecture:
     conv_kernel_size: int = 9
     dropout: float = 0.1
     fused_batch_size: int = 4
+    ctc_reduction: str = "mean_volume"  # of hybrids
 
 
 REPLICAS: dict[str, Architecture] = {
@@ -226,7 +227,7 @@ def config(architecture: Architecture, tokenizer_dir: Path) -> dict:
         cfg["aux_ctc"] = {
             "ctc_loss_weight": 0.3,
             "use_cer": False,
-            "ctc_reduction": "mean_volume",
+            "ctc_reduction": a.ctc_reduction,
         } | ctc_head
     return cfg
 

@@ -24,16 +24,58 @@ ADVICE = {
 }
 
 
+# torch's own and, on its way through cuBLAS, cuDNN, numba's kernels and the CPU's allocator.
+OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "ALLOC_FAILED",
+    "cudaErrorMemoryAllocation",
+    "CUDA_ERROR_OUT_OF_MEMORY",
+)
+# Errors after which no CUDA call of the process succeeds any more.
+LOST_GPU = (
+    "illegal memory access",
+    "CUDA_ERROR_ILLEGAL_ADDRESS",
+    "unspecified launch failure",
+    "CUDA_ERROR_LAUNCH_FAILED",
+)
+
+
+def _says(error: BaseException, words: Sequence[str]) -> bool:
+    # numba's errors of the driver, CudaAPIError among them, are no RuntimeError.
+    of_numba = any(kind.__module__.startswith("numba") for kind in type(error).__mro__)
+    return (of_numba or isinstance(error, RuntimeError)) and any(
+        word in str(error) for word in words
+    )
+
+
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception of torch says that memory ran out; the CPU's allocator raises a plain
-    RuntimeError.
-    """
+    """Whether an exception says that memory ran out, and the process can go on."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(
-        words in str(error)
-        for words in ("can't allocate memory", "not enough memory", "out of memory")
+    return _says(error, OUT_OF_MEMORY) and not _says(error, LOST_GPU)
+
+
+def check_bearable(error: BaseException, *, num_ranks: int, where: str) -> None:
+    """Raise UserError for what ends a run without a defect of it: the cause, and what to do."""
+    again = (
+        "Lower data.batch_seconds, or give data.batch_seconds=auto, and give the command again: "
+        "it continues from the last checkpoint"
     )
+    first = (str(error).splitlines() or [type(error).__name__])[0]
+    if _says(error, LOST_GPU):
+        raise UserError(
+            f"The GPU is lost to this process in {where} ({first}): no batch can be skipped "
+            "after that. Memory that runs out in a transducer's loss on a GPU ends so "
+            f"too. {again}; if it comes back, CUDA_LAUNCH_BLOCKING=1 names the place."
+        )
+    if is_out_of_memory(error) and num_ranks > 1 and where == "the backward pass":
+        raise UserError(
+            f"Memory ran out in the backward pass ({first}) of one of {num_ranks} ranks, "
+            "while the others wait for its gradients: the batch cannot be skipped. "
+            f"{again}."
+        )
 
 
 def statistics(model: torch.nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]:

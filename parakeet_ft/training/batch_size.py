@@ -232,7 +232,7 @@ class Trial:
             try:
                 self.step(seconds)
                 fitted = True
-            except RuntimeError as error:
+            except Exception as error:
                 if not is_out_of_memory(error):
                     raise
                 fitted = False

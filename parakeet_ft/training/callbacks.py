@@ -8,7 +8,7 @@ import json
 import math
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,28 @@ from rich.progress import (
 
 from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.files import atomic_path
+from parakeet_ft.model.objective import compare_parts, parts_lines
 from parakeet_ft.run.console import Narrator
 from parakeet_ft.training import watch
+
+
+class LossParts(pl.Callback):
+    """Says and records a hybrid's two losses at the first good step of the process."""
+
+    def __init__(self, narrator: Narrator, record: Callable[..., None]) -> None:
+        self.narrator, self.record, self.done = narrator, record, False
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_index) -> None:
+        found = [
+            trainer.callback_metrics.get(f"train_{name}_loss") for name in ("transducer", "ctc")
+        ]
+        if self.done or None in found:
+            return
+        self.done = True
+        transducer, ctc = map(float, found)
+        parts = compare_parts(transducer, ctc, weight=float(module.whole.ctc_loss_weight))
+        self.record(loss_parts=parts)
+        self.narrator.lines(parts_lines(parts))
 
 
 class ProgressBar(pl.Callback):

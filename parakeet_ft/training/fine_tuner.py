@@ -19,7 +19,7 @@ from parakeet_ft.model.objective import (
     training_loss,
 )
 from parakeet_ft.scoring import wer
-from parakeet_ft.training import bad_batches, watch
+from parakeet_ft.training import bad_batches, driver, watch
 from parakeet_ft.training.bad_batches import BadBatches
 from parakeet_ft.training.checkpoints import WholeFiles, signals_restored
 from parakeet_ft.training.distillation import Teacher
@@ -71,6 +71,7 @@ def resolve(
                 f"Leave it out, or start as many."
             )
     if accelerator == "auto":
+        driver.check_seen(accelerator)
         accelerator = "gpu" if torch.cuda.is_available() else "cpu"
     if accelerator == "gpu" and not torch.cuda.is_available():
         raise UserError(
@@ -198,7 +199,8 @@ class FineTuner(pl.LightningModule):
         statistics, losses, reason = bad_batches.statistics(self.model), None, None
         try:
             losses = self._losses(batch)
-        except (RuntimeError, MemoryError) as error:
+        except Exception as error:
+            bad_batches.check_bearable(error, num_ranks=ranks.num_ranks(), where="the forward pass")
             if (
                 not bad_batches.is_out_of_memory(error)
                 or not self.bad_batches
@@ -261,7 +263,10 @@ class FineTuner(pl.LightningModule):
         lost = False
         try:
             super().backward(loss, *args, **kwargs)
-        except (RuntimeError, MemoryError) as error:
+        except Exception as error:
+            bad_batches.check_bearable(
+                error, num_ranks=ranks.num_ranks(), where="the backward pass"
+            )
             # Of several ranks the others wait for this one's gradients: nothing can be skipped any
             # more.
             if (

@@ -175,3 +175,21 @@ def finetune_short_of_memory(config: dict[str, Any], run_dir: Path) -> None:
 
     fine_tuner.FineTuner._losses = fail_once
     finetune(config, run_dir)
+
+
+def finetune_without_reserved_positions(config: dict[str, Any], run_dir: Path) -> None:
+    """The recipe on this rank, whose table of positions grows with what it alone has scored."""
+    from parakeet_ft.distributed import ranks
+    from parakeet_ft.model import attention
+    from parakeet_ft.training import fine_tuner
+
+    begin = fine_tuner.FineTuner.on_train_start
+
+    def note(self):
+        size = self.model.encoder.pos_enc.pe.shape[1]
+        (run_dir / f"{ranks.rank()}.positions").write_text(str(size))
+        begin(self)
+
+    attention.reserve_positions = lambda model, *, seconds: None
+    fine_tuner.FineTuner.on_train_start = note
+    finetune(config, run_dir)

@@ -282,3 +282,34 @@ def divide_and_check():
     assert ranks.divide(square, [5]) == [25]
     assert ranks.add([1, ranks.rank()]) == [3, 3]
     assert shares == [[3, 1], [2, 0], [2, 0]][ranks.rank()]
+
+
+def test_ranks_that_scored_audio_of_other_lengths_train_together(tiny_nemo, manifest, tmp_path):
+    import numpy
+    import soundfile
+
+    path = tmp_path / "long.wav"
+    soundfile.write(path, 0.1 * numpy.random.default_rng(0).standard_normal(60 * 16000), 16000)
+    short = json.loads(manifest.read_text().splitlines()[0])
+    long = {"audio_filepath": str(path), "duration": 60.0, "text": "a long one"}
+    scored = tmp_path / "scored.jsonl"
+    scored.write_text("".join(json.dumps(row) + "\n" for row in (long, short)))
+    config = configure(
+        tiny_nemo("ctc"),
+        manifest,
+        f"data.validation={scored}",
+        f"data.guard_validation={scored}",
+        "evaluation.validations=1",
+        "budget.epochs=1",
+    )
+    config["data"]["allow_overlap"] = True
+    run_dir = tmp_path / "e" / "r"
+    codes = ranks.on_ranks(
+        ranks.finetune_without_reserved_positions, config, run_dir, outputs=tmp_path / "out"
+    )
+    assert codes == [0, 0], (tmp_path / "out" / "1.txt").read_text()
+    sizes = [int((run_dir / f"{rank}.positions").read_text()) for rank in range(2)]
+    assert sizes[0] != sizes[1], "the ranks scored the same lengths, so this shows nothing"
+    assert all(
+        torch.equal(value, weights(run_dir, 1)[key]) for key, value in weights(run_dir).items()
+    )

@@ -201,3 +201,68 @@ def test_what_lies_beyond_a_checkpoint_is_forgotten(tmp_path):
     bad.positions = []
     bad.forget_later()
     assert path.read_text() == ""
+
+
+def numbas(text):
+    """An error as numba's driver raises it: of its own kind, which is no RuntimeError."""
+    return type("CudaAPIError", (Exception,), {"__module__": "numba.cuda.cudadrv.driver"})(text)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (
+            RuntimeError(
+                "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+            ),
+            True,
+        ),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("CUDA error: cudaErrorMemoryAllocation"), True),
+        (numbas("[2] Call to cuMemAlloc results in CUDA_ERROR_OUT_OF_MEMORY"), True),
+        (numbas("[1] Call to cuLaunchKernel results in CUDA_ERROR_INVALID_VALUE"), False),
+        (ValueError("out of memory"), False),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+    ],
+)
+def test_memory_that_runs_out_in_libraries_below_torch_is_recognised(error, expected):
+    assert is_out_of_memory(error) is expected
+
+
+@pytest.mark.parametrize(
+    ("error", "ranks", "words"),
+    [
+        (
+            RuntimeError("CUDA error: an illegal memory access was encountered"),
+            1,
+            "The GPU is lost",
+        ),
+        (numbas("[700] Call results in CUDA_ERROR_ILLEGAL_ADDRESS"), 2, "The GPU is lost"),
+        (torch.OutOfMemoryError("CUDA out of memory"), 2, "one of 2 ranks"),
+        (torch.OutOfMemoryError("CUDA out of memory"), 1, None),
+        (RuntimeError("CUDA error: device-side assert triggered"), 2, None),
+        (RuntimeError("shapes cannot be multiplied"), 2, None),
+    ],
+)
+def test_what_no_run_can_bear_is_told_with_what_to_do(error, ranks, words):
+    from parakeet_ft.training.bad_batches import check_bearable
+
+    if words is None:
+        check_bearable(error, num_ranks=ranks, where="the backward pass")
+        return
+    with pytest.raises(UserError, match=words) as told:
+        check_bearable(error, num_ranks=ranks, where="the backward pass")
+    assert "data.batch_seconds" in str(told.value) and "continues" in str(told.value)
+
+
+def test_an_error_of_numba_that_says_memory_ran_out_loses_one_batch(run, monkeypatch):
+    losses = Saboteur._losses
+
+    def fail(self, batch):
+        if self.trainer.fit_loop.epoch_loop.batch_idx == 1:
+            raise numbas("[2] Call to cuMemAlloc results in CUDA_ERROR_OUT_OF_MEMORY")
+        return losses(self, batch)
+
+    monkeypatch.setattr(Saboteur, "_losses", fail)
+    bad, *_ = run({})
+    assert bad.positions == [1]

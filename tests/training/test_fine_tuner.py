@@ -71,3 +71,49 @@ def test_every_family_learns_in_bfloat16(
     assert weight.dtype == torch.float32 and torch.equal(weight, weight.bfloat16().float()) == (
         precision == "bf16-true"
     )
+
+
+@pytest.mark.precision
+@pytest.mark.parametrize("precision", ["32", "bf16-true"])
+def test_a_validation_utterance_of_a_minute_trains(precision, tiny_nemo, speech, tmp_path):
+    import json
+
+    import numpy
+    import soundfile
+
+    wave = 0.1 * numpy.random.default_rng(0).standard_normal(60 * 16000)
+    soundfile.write(tmp_path / "long.wav", wave, 16000)
+    row = {"audio_filepath": str(tmp_path / "long.wav"), "duration": 60.0, "text": "a long one"}
+    (tmp_path / "long.jsonl").write_text(json.dumps(row) + "\n")
+    config = preflight.compose(
+        "finetune",
+        preflight.expand_shorthand(
+            [
+                f"model={tiny_nemo('ctc')}",
+                f"data.train={speech(count=4)}",
+                "data.num_workers=0",
+                f"data.validation={tmp_path / 'long.jsonl'}",
+                "data.batch_seconds=6",
+                "logger=csv",
+                "budget.steps=2",
+                "evaluation.validations=2",
+                f"trainer.precision={precision}",
+            ]
+        ),
+    )
+    assert finetune(config, run_dir=tmp_path / "e" / "r", command=["x"])["steps"] == 2
+
+
+def test_a_reserved_table_of_positions_serves_the_longest_utterance(tiny_model):
+    from parakeet_ft.model.attention import reserve_positions
+
+    model = tiny_model("ctc").eval()
+    length = model.encoder.pos_enc.pe.shape[1]
+    reserve_positions(model, seconds=1.0)
+    assert model.encoder.pos_enc.pe.shape[1] == length
+    reserve_positions(model, seconds=60.0)
+    table = model.encoder.pos_enc.pe
+    model.forward(
+        input_signal=torch.zeros(1, 60 * 16000), input_signal_length=torch.tensor([960000])
+    )
+    assert model.encoder.pos_enc.pe is table
