@@ -4,11 +4,14 @@ is imported.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import functools
 import importlib.util
 import os
+import re
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +19,13 @@ from parakeet_ft.data.manifest import Utterance, read_manifest
 from parakeet_ft.distributed import launcher, ranks
 from parakeet_ft.errors import UserError
 from parakeet_ft.files import DEMO, project_folder
+from parakeet_ft.settings.finetune import Finetune, read_finetune
+from parakeet_ft.settings.rules import shown
 from parakeet_ft.training import driver, memory
 
 CONF = project_folder("conf")
+# Hydra's, those that make sense here.
+OPTIONS = ("-h", "--help", "-m", "--multirun", "--cfg", "--resolve", "--info", "--hydra-help")
 MANIFEST_KEYS = ("train", "validation", "test", "guard_validation", "guard_test")
 
 
@@ -49,6 +56,19 @@ def groups(name: str = "finetune") -> list[str]:
 
 def _given(overrides: list[str]) -> dict[str, str]:
     return {key.lstrip("+~"): value for key, _, value in (o.partition("=") for o in overrides)}
+
+
+def split_options(argv: list[str]) -> tuple[list[str], list[str]]:
+    """Options of Hydra's, and settings. Raises UserError for an option that is none."""
+    options = [argument for argument in argv if argument.startswith("-")]
+    for option in options:
+        if option not in OPTIONS:
+            key = option.lstrip("-")
+            hint = f"Did you mean {key}?" if "=" in key else f"Known: {', '.join(OPTIONS)}."
+            raise UserError(
+                f"{option} is no option; settings are key=value, without dashes. {hint}"
+            )
+    return options, [argument for argument in argv if not argument.startswith("-")]
 
 
 def expand_shorthand(overrides: list[str]) -> list[str]:
@@ -161,32 +181,7 @@ def compose(name: str, overrides: list[str]) -> dict[str, Any]:
             raise UserError(
                 f"The command line cannot be read: {' '.join(str(error).split())}"
             ) from None
-    for key, value in _flatten(config).items():
-        _check_type(key, value, keys.get(key))
     return config
-
-
-def _check_type(key: str, value: Any, default: Any) -> None:
-    """A value must be of its default's kind: a number for a number, and so on. None and `auto`
-    stand for either.
-    """
-    if (
-        value is None
-        or default is None
-        or isinstance(default, str)
-        or (key == "data.batch_seconds" and value == "auto")
-    ):
-        return
-    if isinstance(default, bool):
-        fits, expected = isinstance(value, bool), "true or false"
-    elif isinstance(default, int | float):
-        fits, expected = isinstance(value, int | float) and not isinstance(value, bool), "a number"
-    elif isinstance(default, list):
-        fits, expected = isinstance(value, list), "a list such as [a,b]"
-    else:
-        return
-    if not fits:
-        raise UserError(f"{key}={value!r}: expected {expected} (the default is {default!r}).")
 
 
 def _nearest(word: str, known: list[str]) -> str:
@@ -204,191 +199,31 @@ def _nearest(word: str, known: list[str]) -> str:
     )
 
 
-def check_range(config: dict[str, Any]) -> None:
-    """Values that no run can use."""
-    rules = [
-        (
-            "data.batch_seconds",
-            config["data"]["batch_seconds"],
-            lambda v: v == "auto" or v > 0,
-            "auto or a number above 0",
-        ),
-        (
-            "data.effective_batch_seconds",
-            config["data"]["effective_batch_seconds"],
-            lambda v: v is None or v > 0,
-            "null or a number above 0",
-        ),
-        (
-            "optim.max_bad_batches",
-            config["optim"]["max_bad_batches"],
-            lambda v: isinstance(v, int) and v >= 0,
-            "a whole number, 0 or more",
-        ),
-        ("data.replay.ratio", config["data"]["replay"]["ratio"], lambda v: v >= 0, "0 or more"),
-        (
-            "optim.warmup_ratio",
-            config["optim"]["warmup_ratio"],
-            lambda v: 0 <= v < 1,
-            "between 0 and 1",
-        ),
-        (
-            "optim.accumulate",
-            config["optim"]["accumulate"],
-            lambda v: isinstance(v, int) and v > 0,
-            "a whole number above 0",
-        ),
-        (
-            "evaluation.validations",
-            config["evaluation"]["validations"],
-            lambda v: isinstance(v, int) and v > 0,
-            "a whole number above 0",
-        ),
-    ]
-    adaptation = config["adaptation"]
-    rules += [
-        (
-            "adaptation.mode",
-            adaptation["mode"],
-            lambda v: v in ("weights", "lora", "adapters"),
-            "weights, lora or adapters",
-        ),
-        (
-            "adaptation.learn_decoder",
-            adaptation["learn_decoder"],
-            lambda v: v in ("auto", True, False),
-            "auto, true or false",
-        ),
-        (
-            "adaptation.first_layers",
-            adaptation["first_layers"],
-            lambda v: v >= 0 and (v < 1 or v == int(v)),
-            "a whole number, or a share below 1",
-        ),
-        (
-            "adaptation.unfreeze",
-            adaptation["unfreeze"],
-            lambda v: not v or (len(v) == 2 and 0 <= v[0] <= v[1] < 1),
-            "[] or two shares of the run, as [0.1,0.5]",
-        ),
-        (
-            "optim.layer_decay",
-            config["optim"]["layer_decay"],
-            lambda v: 0 < v <= 1,
-            "above 0 and at most 1",
-        ),
-    ]
-    rules += [
-        (
-            f"adaptation.{key}",
-            adaptation[key],
-            lambda v: isinstance(v, int) and v > 0,
-            "a whole number above 0",
-        )
-        for key in ("lora_rank", "adapter_dim")
-    ]
-    rules += [
-        (f"optim.{key}", config["optim"][key], lambda v: v > 0, "above 0")
-        for key in ("decoder_lr_ratio", "new_pieces_lr_ratio", "adapter_lr_ratio")
-    ]
-    rules += [
-        (f"budget.{key}", value, lambda v: v is None or v > 0, "above 0")
-        for key, value in config["budget"].items()
-    ]
-    evaluation, distillation = config["evaluation"], config["distillation"]
-    rules += [
-        (
-            "evaluation.alarm_after",
-            evaluation["alarm_after"],
-            lambda v: isinstance(v, int) and v > 0,
-            "a whole number above 0",
-        ),
-        (
-            "evaluation.ema_decay",
-            evaluation["ema_decay"],
-            lambda v: v is None or 0 < v < 1,
-            "null or between 0 and 1",
-        ),
-        ("distillation.weight", distillation["weight"], lambda v: v >= 0, "0 or more"),
-        ("distillation.temperature", distillation["temperature"], lambda v: v > 0, "above 0"),
-    ]
-    rules += [
-        (
-            f"evaluation.{key}",
-            evaluation[key],
-            lambda v: v is None or (isinstance(v, int) and v > 0),
-            "null or a whole number above 0",
-        )
-        for key in ("patience", "average_last")
-    ]
-    if config["optim"]["lr"] != "auto":
-        rules.append(
-            (
-                "optim.lr",
-                config["optim"]["lr"],
-                lambda v: isinstance(v, int | float) and v > 0,
-                "auto or a number above 0",
-            )
-        )
-    rules += [
-        (
-            f"trainer.{key}",
-            config["trainer"][key],
-            lambda v: v == "auto" or (isinstance(v, int) and v > 0),
-            "auto or a whole number above 0",
-        )
-        for key in ("devices", "num_nodes")
-    ]
-    rules.append(
-        (
-            "trainer.timeout_minutes",
-            config["trainer"]["timeout_minutes"],
-            lambda v: v > 0,
-            "above 0",
-        )
-    )
-    for key, value, fits, expected in rules:
-        try:
-            usable = fits(value)
-        except TypeError:  # null, or a list of words
-            usable = False
-        if not usable:
-            raise UserError(f"{key}={value!r}: expected {expected}.")
-    if sum(value is not None for value in config["budget"].values()) != 1:
-        raise UserError("No budget: give one of budget.epochs, budget.hours or budget.steps.")
-    if config["data"]["effective_batch_seconds"] and config["optim"]["accumulate"] != 1:
-        raise UserError(
-            "data.effective_batch_seconds and optim.accumulate both say how many batches make a "
-            "step: give one of them."
-        )
-    from parakeet_ft.batches import augmentation  # brings numpy, which nothing above needs
+def check_settings(config: dict[str, Any]) -> Finetune:
+    """The settings of a composed configuration. Raises UserError for a value that no run can
+    use.
+    """
+    settings = read_finetune(config)
+    check_logger(settings)
+    check_noise(settings)
+    return settings
 
-    augmentation.build(seed=config["seed"], **config["data"]["augmentation"])
-    if distillation["weight"] and config["tokenizer"]["mode"] == "replace":
-        raise UserError(
-            "distillation.weight is above 0 with tokenizer=replace: the checkpoint's pieces are "
-            "gone, so its outputs are no measure. "
-            "Use tokenizer=keep or extend, or distillation.weight=0."
-        )
-    divided = [
-        key
-        for key, value in (
-            ("evaluation.ema_decay", evaluation["ema_decay"]),
-            ("distillation.weight", distillation["weight"]),
-        )
-        if value
-    ]
-    if config["trainer"]["strategy"] == "fsdp" and divided:
-        raise UserError(
-            f"{' and '.join(divided)} with trainer.strategy=fsdp: not supported, as no rank holds "
-            f"all weights. Use trainer=ddp, or leave it off."
-        )
-    if "mlflow" in config["logger"]["names"] and not importlib.util.find_spec("mlflow"):
+
+def check_logger(settings: Finetune) -> None:
+    """Raise UserError if a logger is wanted whose package is not there."""
+    if "mlflow" in settings.logger.names and not importlib.util.find_spec("mlflow"):
         raise UserError(
             "logger.names holds mlflow, but MLflow is not installed; it is not part of the pinned "
             "environment. `pip install mlflow-skinny` "
             "adds it (mind what it does to pinned versions), or use logger=tensorboard or wandb."
         )
+
+
+def check_noise(settings: Finetune) -> None:
+    """Raise UserError if the noise of data.augmentation is not there."""
+    from parakeet_ft.batches import augmentation  # brings numpy, which nothing above needs
+
+    augmentation.build(seed=settings.seed, **dataclasses.asdict(settings.data.augmentation))
 
 
 def manifest_paths(config: dict[str, Any]) -> dict[str, str]:
@@ -421,18 +256,6 @@ def longest_seconds(cfg: dict[str, Any], sets: dict[str, list[Utterance]]) -> fl
     return max((u.duration for found in sets.values() for u in found), default=0.0) / slowest
 
 
-def attention_arguments(model: dict[str, Any]) -> dict[str, Any]:
-    """The keys of conf/model as arguments of parakeet_ft.model.attention.set_attention."""
-    left, right = model["attention_context"]
-    return {
-        "kind": model["attention"],
-        "left_context": left,
-        "right_context": right,
-        "global_tokens": model["global_tokens"],
-        "subsampling_chunking": model["subsampling_chunking"],
-    }
-
-
 def check_finetune(argv: list[str]) -> tuple[list[str], dict[str, Any], dict[str, list[Utterance]]]:
     """Everything about recipes/finetune.py's command line that can be checked without torch.
 
@@ -440,12 +263,13 @@ def check_finetune(argv: list[str]) -> tuple[list[str], dict[str, Any], dict[str
     checkpoint's file, and whether the tokenizer can write the training texts. Prints what training
     can live with as warnings.
     """
-    overrides = expand_shorthand([a for a in argv if not a.startswith("-")])
+    options, overrides = split_options(argv)
+    overrides = expand_shorthand(overrides)
     config = compose("finetune", overrides)
+    check_settings(config)
     driver.check(config["trainer"]["accelerator"])
     driver.let_memory_grow()
     sets = read_manifests(config)
-    check_range(config)
     # From here on numpy is needed, and SentencePiece.
     from parakeet_ft.data.audit import check_overlap, quick_check
     from parakeet_ft.model.source import check_source, locate, read_tokenizer
@@ -463,7 +287,7 @@ def check_finetune(argv: list[str]) -> tuple[list[str], dict[str, Any], dict[str
     tokenizer = archive and read_tokenizer(archive)
     if tokenizer:
         plan_tokenizer(tokenizer, texts=[u.text for u in sets["train"]], **config["tokenizer"])
-    return [a for a in argv if a.startswith("-")] + overrides, config, sets
+    return options + overrides, config, sets
 
 
 def check_choice(sets: dict[str, list[Utterance]]) -> list[str]:
@@ -489,10 +313,59 @@ def show_help(name: str, text: str) -> None:
     """Print what a recipe does, its groups with their options, and every key with its default."""
     print(text.strip(), "\n\nGroups (group=option):")
     for group in groups(name):
-        print(f"  {group:<12} {' | '.join(options_of(group))}")
-    print("\nKeys (key=value) and defaults; a comment on each is in conf/:")
+        line = f"  {group:<14} {' | '.join(options_of(group))}"
+        print(textwrap.fill(line, 80, subsequent_indent=" " * 17))
+    print("\nKeys (key=value), each with its default and what it means:")
+    said = comments(name)
     for key, value in _flatten(compose(name, [])).items():
-        print(f"  {key:<32} {value}")
+        print(textwrap.fill(f"  {key}={shown(value)}", 80, subsequent_indent="      "))
+        if key in said:
+            print(textwrap.fill(said[key], 80, initial_indent=" " * 6, subsequent_indent=" " * 6))
+
+
+def comments(name: str) -> dict[str, str]:
+    """What conf/ says of each key, beside it or in the lines that go on below it.
+
+    Of a group, what the option that is the default says comes first, then what its parts
+    (_defaults) say, then any other option.
+    """
+    import yaml
+
+    defaults = yaml.safe_load((CONF / f"{name}.yaml").read_text(encoding="utf-8"))["defaults"]
+    found = _comments_in(CONF / f"{name}.yaml", "")
+    for entry in defaults:
+        for group, option in entry.items() if isinstance(entry, dict) else ():
+            folder = CONF / group
+            if not folder.is_dir() or group == "experiment":
+                continue
+            first = [folder / f"{option}.yaml", folder / "_defaults.yaml"]
+            for path in dict.fromkeys([*first, *sorted(folder.glob("*.yaml"))]):
+                if path.is_file():
+                    found = _comments_in(path, f"{group}.") | found
+    return found
+
+
+def _comments_in(path: Path, prefix: str) -> dict[str, str]:
+    """Comments of one file by key, nested keys with dots."""
+    found: dict[str, str] = {}
+    parents: list[tuple[int, str]] = []
+    last = ""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        comment = re.match(r"\s+#\s?(.*)", line)
+        if comment and last:
+            found[last] = f"{found.get(last, '')} {comment[1].strip()}".strip()
+            continue
+        entry = re.match(r"(\s*)(\w+):(?:\s+(.*?))?(?:\s+#\s*(.*))?$", line)
+        last = ""
+        if not entry:
+            continue
+        indent, key, _, text = len(entry[1]), entry[2], entry[3], entry[4]
+        parents = [(depth, name) for depth, name in parents if depth < indent]
+        last = prefix + ".".join([name for _, name in parents] + [key])
+        parents.append((indent, key))
+        if text:
+            found[last] = text.strip()
+    return found
 
 
 def identity_of(config: dict[str, Any]) -> dict[str, Any]:

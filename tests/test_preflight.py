@@ -38,9 +38,9 @@ def test_an_unknown_key_names_the_nearest(override, hint):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["optim.gradient_clip=high"], "expected a number"),
+        (["optim.gradient_clip=high"], "expected a number from 0"),
         (["adaptation.freeze_batch_norm=3"], "true or false"),
-        (["adaptation.frozen=encoder"], "a list"),
+        (["adaptation.frozen=encoder"], r"a list.*The nearest is \[encoder\]"),
         (["budget.steps=5", "budget.hours=1"], "one budget"),
         (["seed"], "key=value"),
         (["optim.betas=[0.9"], "cannot be read"),
@@ -58,11 +58,11 @@ def test_values_that_cannot_be_meant_are_refused(overrides, message):
         ("optim.lr=0", "optim.lr"),
         ("optim.lr=fast", "auto or a number"),
         ("data.batch_seconds=-1", "above 0"),
-        ("optim.warmup_ratio=1.5", "between 0 and 1"),
+        ("optim.warmup_ratio=1.5", "from 0 and below 1"),
         ("evaluation.alarm_after=0", "alarm_after"),
         ("evaluation.patience=0", "null or a whole"),
-        ("evaluation.ema_decay=1", "between 0 and 1"),
-        ("distillation.weight=-1", "0 or more"),
+        ("evaluation.ema_decay=1", "above 0 and below 1"),
+        ("distillation.weight=-1", "The nearest is 0"),
         ("distillation.temperature=0", "above 0"),
         ("budget.epochs=null", "No budget"),
         ("optim.accumulate=0.5", "whole number"),
@@ -70,26 +70,26 @@ def test_values_that_cannot_be_meant_are_refused(overrides, message):
 )
 def test_values_out_of_range_are_refused(override, message):
     with pytest.raises(UserError, match=message):
-        preflight.check_range(composed(override))
+        preflight.check_settings(composed(override))
 
 
 def test_distillation_after_a_replaced_vocabulary_is_refused():
     with pytest.raises(UserError, match="tokenizer=keep or extend"):
-        preflight.check_range(composed("distillation.weight=0.5", "tokenizer=replace"))
+        preflight.check_settings(composed("distillation.weight=0.5", "tokenizer=replace"))
 
 
 @pytest.mark.parametrize("override", ["distillation.weight=0.5", "evaluation.ema_decay=0.9"])
 def test_what_needs_the_whole_model_is_refused_where_it_is_divided(override):
     with pytest.raises(UserError, match=f"{override.partition('=')[0]} with trainer.strategy=fsdp"):
-        preflight.check_range(composed(override, "trainer=fsdp"))
+        preflight.check_settings(composed(override, "trainer=fsdp"))
 
 
 def test_mlflow_where_it_is_not_installed_is_refused_with_what_to_install(monkeypatch):
     monkeypatch.setattr(preflight.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install mlflow-skinny"):
-        preflight.check_range(composed("logger=mlflow"))
+        preflight.check_settings(composed("logger=mlflow"))
     monkeypatch.setattr(preflight.importlib.util, "find_spec", lambda name: object())
-    preflight.check_range(composed("logger=mlflow"))
+    preflight.check_settings(composed("logger=mlflow"))
 
 
 def test_a_path_or_hub_id_is_a_model():

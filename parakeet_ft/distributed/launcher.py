@@ -29,8 +29,9 @@ def start(*, launcher: dict[str, Any], trainer: dict[str, Any], arguments: list[
     """
     if find_place().num_ranks > 1:
         return
-    if launcher["nodes"]:
-        submit([os.path.abspath(sys.argv[0]), *arguments], **launcher)
+    if launcher["kind"] == "slurm":
+        job = {key: value for key, value in launcher.items() if key != "kind"}
+        submit([os.path.abspath(sys.argv[0]), *arguments], **job)
         sys.exit(0)
     num_ranks = count_devices(accelerator=trainer["accelerator"], devices=trainer["devices"])
     if trainer["num_nodes"] not in ("auto", 1):

@@ -15,9 +15,10 @@ from typing import Any
 from parakeet_ft.data.manifest import Utterance, read_manifest
 from parakeet_ft.data.text import load_replacements
 from parakeet_ft.errors import UserError
-from parakeet_ft.preflight import bundled, compose, show_help
+from parakeet_ft.preflight import bundled, compose, show_help, split_options
 from parakeet_ft.scoring.normalization import Normalizer
 from parakeet_ft.scoring.terms import find_terms
+from parakeet_ft.settings.evaluate import read_evaluate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,94 +105,6 @@ def _texts(value: str | None, *, key: str) -> tuple[str, ...]:
     return _lines(value, key=key)
 
 
-def check_range(config: dict[str, Any]) -> None:
-    """Values that no evaluation can use."""
-    decoding, language_model = config["decoding"], config["language_model"]
-    rules = [
-        (
-            "models",
-            config["models"],
-            lambda v: bool(v),
-            "at least one .nemo, hub id or bundled name, such as [tiny]",
-        ),
-        ("device", config["device"], lambda v: v in ("auto", "cpu", "cuda"), "auto, cpu or cuda"),
-        ("scored", config["scored"], lambda v: v in ("raw", "normalized"), "raw or normalized"),
-        (
-            "language",
-            config["language"],
-            lambda v: isinstance(v, str),
-            "a code such as en or pl, or none",
-        ),
-        ("batch_seconds", config["batch_seconds"], lambda v: v > 0, "above 0"),
-        (
-            "confusions",
-            config["confusions"],
-            lambda v: isinstance(v, int) and v >= 0,
-            "a whole number, 0 or more",
-        ),
-        (
-            "warm_up_batches",
-            config["warm_up_batches"],
-            lambda v: isinstance(v, int) and v >= 0,
-            "a whole number, 0 or more",
-        ),
-        (
-            "decoding.strategy",
-            decoding["strategy"],
-            lambda v: v in ("greedy", "beam"),
-            "greedy or beam",
-        ),
-        (
-            "decoding.head",
-            decoding["head"],
-            lambda v: v in ("auto", "transducer", "ctc"),
-            "auto, transducer or ctc",
-        ),
-        (
-            "decoding.beam_size",
-            decoding["beam_size"],
-            lambda v: isinstance(v, int) and v > 0,
-            "a whole number above 0",
-        ),
-        (
-            "language_model.order",
-            language_model["order"],
-            lambda v: isinstance(v, int) and v >= 2,
-            "a whole number, 2 or more",
-        ),
-        (
-            "language_model.weight",
-            language_model["weight"],
-            lambda v: v == "auto" or (isinstance(v, int | float) and v >= 0),
-            "auto or 0 or more",
-        ),
-        (
-            "language_model.weights",
-            language_model["weights"],
-            lambda v: all(isinstance(w, int | float) and w >= 0 for w in v),
-            "numbers, 0 or more",
-        ),
-    ]
-    for key, value, fits, expected in rules:
-        if not fits(value):
-            raise UserError(f"{key}={value!r}: expected {expected}.")
-    if (
-        language_model["text"] is not None
-        and language_model["weight"] == "auto"
-        and language_model["tune_on"] is None
-    ):
-        raise UserError(
-            "language_model.weight=auto needs a set of the domain to be tuned on, which must not "
-            "be among those scored: give "
-            "language_model.tune_on=dev.jsonl, or a weight such as language_model.weight=0.3."
-        )
-    if config["terms"] == "auto" and config["general"] is None:
-        raise UserError(
-            "terms=auto needs general speech to compare the domain with: give general=guard.jsonl "
-            "or a text, or the terms themselves."
-        )
-
-
 def expand_shorthand(overrides: Sequence[str]) -> list[str]:
     """With a benchmark named and no manifests, the demo's are not scored beside it."""
     given = {override.partition("=")[0] for override in overrides}
@@ -252,7 +165,7 @@ def read_request(config: dict[str, Any]) -> Request:
     """All files that the settings name, read and checked. Raises UserError."""
     from parakeet_ft.model.source import check_source
 
-    check_range(config)
+    read_evaluate(config)
     for source in config["models"]:
         check_source(source)
     normalizer = Normalizer(
@@ -298,9 +211,7 @@ def prepare(text: str) -> None:
         show_help("evaluate", text)
         sys.exit(0)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    options = [argument for argument in sys.argv[1:] if argument.startswith("-")]
-    overrides = expand_shorthand(
-        [argument for argument in sys.argv[1:] if not argument.startswith("-")]
-    )
+    options, overrides = split_options(sys.argv[1:])
+    overrides = expand_shorthand(overrides)
     read_request(compose("evaluate", overrides))
     sys.argv[1:] = options + overrides

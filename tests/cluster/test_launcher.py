@@ -157,7 +157,7 @@ def test_several_nodes_started_alone_are_refused_with_what_to_do():
         UserError, match=r"trainer.num_nodes=2, but this process was started alone.*srun"
     ):
         launcher.start(
-            launcher={"nodes": None},
+            launcher={"kind": "local", "nodes": None},
             trainer={"accelerator": "cpu", "devices": "auto", "num_nodes": 2},
             arguments=[],
         )
@@ -220,9 +220,9 @@ def test_auto_is_told_as_what_it_became():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("trainer.devices=0", "trainer.devices=0: expected auto or a whole number above 0"),
-        ("trainer.num_nodes=two", "trainer.num_nodes='two'"),
-        ("trainer.timeout_minutes=0", "expected above 0"),
+        ("trainer.devices=0", "trainer.devices=0: expected auto or a whole number from 1"),
+        ("trainer.num_nodes=two", "trainer.num_nodes=two"),
+        ("trainer.timeout_minutes=0", "expected a number above 0"),
         ("evaluation.ema_decay=0.9", "evaluation.ema_decay with trainer.strategy=fsdp"),
     ],
 )
@@ -230,4 +230,4 @@ def test_settings_that_no_ranks_can_use_are_refused_before_any_starts(override, 
     from parakeet_ft import preflight
 
     with pytest.raises(UserError, match=message):
-        preflight.check_range(preflight.compose("finetune", ["trainer=fsdp", override]))
+        preflight.check_settings(preflight.compose("finetune", ["trainer=fsdp", override]))

@@ -48,7 +48,7 @@ def test_labels_are_the_shortest_ends_that_tell_paths_apart():
 def test_without_an_argument_the_demo_is_scored():
     asked = read()
     assert (
-        list(asked.models) == ["tiny"]
+        list(asked.models) == ["tiny_tdt_ctc"]
         and list(asked.sets) == ["test", "guard"]
         and not asked.terms
         and asked.language_model({}) is None
@@ -77,13 +77,13 @@ def test_terms_are_found_as_words_of_the_first_set_that_general_text_lacks():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["models=[]"], "models=.*expected at least one"),
+        (["models=[]"], "models=.*expected a list of values"),
         (["models=[nowhere.nemo]"], "No model at nowhere.nemo"),
         (["manifests=[nowhere.jsonl]"], "No manifest at nowhere.jsonl"),
         (["manifests=[]"], "Nothing to score"),
         (["model=tiny"], "Unknown key 'model'. Did you mean models"),
         (["decoding=wfst"], "decoding=wfst: no such option"),
-        (["decoding.beam_size=0"], "decoding.beam_size=0: expected a whole number above 0"),
+        (["decoding.beam_size=0"], "decoding.beam_size=0: expected a whole number from 1"),
         (["decoding.head=rnnt"], "expected auto, transducer or ctc"),
         (["fields=[colour]"], "no manifest has 'colour'; they have speaker"),
         (["terms=auto"], "terms=auto needs general speech"),
@@ -93,11 +93,14 @@ def test_terms_are_found_as_words_of_the_first_set_that_general_text_lacks():
             ["language_model.text=nowhere.txt", "language_model.weight=0.3"],
             "language_model.text='nowhere.txt' cannot be read",
         ),
-        (["language_model.weight=-1"], "expected auto or 0 or more"),
+        (["language_model.weight=-1"], "expected auto or a number from 0"),
         (["replacements=nowhere.tsv"], "Cannot read the replacement table"),
         (["scored=both"], "expected raw or normalized"),
-        (["language=null"], "expected a code such as en or pl"),
-        (["benchmark=open_asr_leaderboard", "benchmark.sets=[{name: ami}]"], "lacks config, split"),
+        (["language=null"], "expected none or the code of a language"),
+        (
+            ["benchmark=open_asr_leaderboard", "benchmark.sets=[{name: ami}]"],
+            "name: ..., config: ..., split",
+        ),
     ],
 )
 def test_a_mistake_is_told_in_words(overrides, message):

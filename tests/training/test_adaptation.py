@@ -217,7 +217,7 @@ def test_new_pieces_whose_rows_would_never_learn_are_refused(family, option, cha
 def test_values_that_no_run_can_use_are_refused_before_torch(key, value):
     config = whole()
     with pytest.raises(UserError, match=rf"adaptation\.{key}="):
-        preflight.check_range(config | {"adaptation": config["adaptation"] | {key: value}})
+        preflight.check_settings(config | {"adaptation": config["adaptation"] | {key: value}})
 
 
 # The check after training

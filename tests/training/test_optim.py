@@ -215,7 +215,7 @@ def test_the_live_rates_follow_one_schedule_each_at_its_ratio(tiny_model):
 )
 def test_ratios_that_no_run_can_use_are_refused_before_torch(key, value):
     with pytest.raises(UserError, match=rf"optim\.{key}="):
-        preflight.check_range(conf() | {"optim": conf()["optim"] | {key: value}})
+        preflight.check_settings(conf() | {"optim": conf()["optim"] | {key: value}})
 
 
 def test_rounding_at_random_is_right_on_average_and_never_further_than_one_unit():
