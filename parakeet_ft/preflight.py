@@ -355,7 +355,7 @@ def _comments_in(path: Path, prefix: str) -> dict[str, str]:
         if comment and last:
             found[last] = f"{found.get(last, '')} {comment[1].strip()}".strip()
             continue
-        entry = re.match(r"(\s*)(\w+):(?:\s+(.*?))?(?:\s+#\s*(.*))?$", line)
+        entry = re.match(r"(\s*)(\w+):(?:\s+([^#\s].*?))?(?:\s+#\s*(.*))?$", line)
         last = ""
         if not entry:
             continue

@@ -49,7 +49,7 @@ def test_an_unknown_key_names_the_nearest(override, hint):
 )
 def test_values_that_cannot_be_meant_are_refused(overrides, message):
     with pytest.raises(UserError, match=message):
-        composed(*overrides)
+        preflight.check_settings(composed(*overrides))
 
 
 @pytest.mark.parametrize(

@@ -219,12 +219,12 @@ def test_fsdp_is_told_to_give_a_number():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["data.batch_seconds=fast"], "expected a number"),
+        (["data.batch_seconds=fast"], "auto or a number"),
         (["data.batch_seconds=0"], "auto or a number above 0"),
         (["optim.max_bad_batches=-1"], "whole number from 0"),
         (["data.effective_batch_seconds=0"], "null or a number above 0"),
         (["data.effective_batch_seconds=240", "optim.accumulate=2"], "give one of them"),
-        (["data.augmentation.speed=[9]"], "between 0.5 and 2"),
+        (["data.augmentation.speed=[9]"], "each number from 0.5 to 2"),
     ],
 )
 def test_settings_of_batches_that_cannot_be_meant_are_refused(overrides, message):
