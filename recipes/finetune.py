@@ -21,7 +21,7 @@ import hydra
 from parakeet_ft import preflight
 from parakeet_ft.distributed import ranks
 from parakeet_ft.errors import exit_on_user_error
-from parakeet_ft.settings.finetune import read_finetune
+from parakeet_ft.settings.finetune import attention_arguments
 from parakeet_ft.training import adapters, budget, memory
 
 
@@ -69,13 +69,12 @@ def finetune(cfg: dict[str, Any], *, run_dir: Path, command: list[str]) -> dict[
         )
         fine_tuner.seed_everything(cfg["seed"])
         data, optimization, evaluation = cfg["data"], cfg["optim"], cfg["evaluation"]
-        settings_of_run = read_finetune(cfg)
         normalizer = normalization.Normalizer(evaluation["language"])
 
         say.phase(f"restoring {cfg['model']['source']}")
         model = restore.restore(cfg["model"]["source"])
         say.lines([f"decoding: {model.cfg.decoding.strategy}"])
-        attention.set_attention(model, **settings_of_run.model.attention_arguments())
+        attention.set_attention(model, **attention_arguments(cfg["model"]))
         objective.set_ctc_loss_weight(model, cfg["model"]["ctc_loss_weight"])
         spec_augment.set_spec_augment(model, **cfg["model"]["spec_augment"])
         devices = fine_tuner.resolve(**cfg["trainer"])

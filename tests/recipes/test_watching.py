@@ -100,7 +100,7 @@ def test_every_key_of_the_configuration_is_read_by_a_run(
     before_a_run = {
         key
         for key in preflight._flatten(config)
-        if key.startswith("launcher.") or key in ("resume", "data.name")
+        if key.startswith("launcher.") or key in ("resume", "data.allow_overlap", "data.name")
     }
     assert set(preflight._flatten(config)) - read == before_a_run
     # Those are read before the run begins, or by the configuration itself.
