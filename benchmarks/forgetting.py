@@ -119,13 +119,14 @@ def main() -> None:
     sys.path.insert(0, str(HERE.parent))
     from parakeet_ft import preflight
     from parakeet_ft.model.source import locate
+    from parakeet_ft.run import composition
 
     overrides = [
         *(DEMO if any(o.startswith("data.train=") for o in args.overrides) else []),
         *args.overrides,
         f"budget.epochs={args.passes}",
     ]
-    config = preflight.compose("finetune", preflight.expand_shorthand(overrides))
+    config = composition.compose("finetune", composition.expand_shorthand(overrides))
     sets, base = preflight.manifest_paths(config), str(locate(config["model"]["source"]))
     results: dict[str, list[dict[str, float]]] = {}
     for seed in range(1, args.seeds + 1):

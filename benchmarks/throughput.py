@@ -153,10 +153,10 @@ def train(
     _quiet.silence_nemo()
     from omegaconf import OmegaConf
 
-    from parakeet_ft import preflight
     from parakeet_ft.batches import loaders
     from parakeet_ft.data.manifest import read_manifest
     from parakeet_ft.model import replicas
+    from parakeet_ft.run import composition
     from parakeet_ft.training import adaptation, fine_tuner, optim
 
     gpu = torch.cuda.is_available()
@@ -166,7 +166,7 @@ def train(
     watching = [clock, *([Profile(warm)] if profile else [])]
     loss = fine_tuner.use_loss_for(net, device="cuda" if gpu else "cpu")
     if way == "ours":
-        config = preflight.compose("finetune", ["optim.lr=1e-4"])
+        config = composition.compose("finetune", ["optim.lr=1e-4"])
         devices = fine_tuner.resolve(**config["trainer"] | {"devices": "auto"})
         adaptation.set_learning(net, num_new_pieces=0, **config["adaptation"])
         utterances = read_manifest(manifest)

@@ -10,9 +10,9 @@ recipe.
 
 import argparse
 
-from parakeet_ft import preflight
 from parakeet_ft.errors import exit_on_user_error
 from parakeet_ft.model import source
+from parakeet_ft.run import composition
 
 
 def main() -> None:
@@ -23,8 +23,8 @@ def main() -> None:
     with exit_on_user_error():
         for model in parser.parse_args().models:
             name = model
-            if model in preflight.options_of("model"):
-                name = preflight.compose("finetune", [f"model={model}"])["model"]["source"]
+            if model in composition.options_of("model"):
+                name = composition.compose("finetune", [f"model={model}"])["model"]["source"]
             path = source.fetch(name)
             source.check_archive(path)
             print(f"{model}: {path} ({path.stat().st_size / 1e9:.2f} GB)")

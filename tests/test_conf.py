@@ -9,6 +9,7 @@ from parakeet_ft.batches import augmentation
 from parakeet_ft.distributed import launcher
 from parakeet_ft.errors import UserError
 from parakeet_ft.model import spec_augment, vocabulary
+from parakeet_ft.run import composition
 from parakeet_ft.training import (
     adaptation,
     budget,
@@ -20,9 +21,9 @@ from parakeet_ft.training import (
 )
 
 OPTIONS = [
-    (group, option) for group in preflight.groups() for option in preflight.options_of(group)
+    (group, option) for group in composition.groups() for option in composition.options_of(group)
 ]
-EXPERIMENTS = preflight.options_of("experiment")
+EXPERIMENTS = composition.options_of("experiment")
 
 
 @pytest.mark.parametrize(("group", "option"), [pair for pair in OPTIONS if pair[0] != "experiment"])
@@ -31,8 +32,8 @@ def test_every_option_composes_and_has_the_keys_of_its_group(group, option):
         "manifests": ["data.train=a", "data.validation=b"],
         "checkpoint": ["model.source=x.nemo"],
     }.get(option, [])
-    config = preflight.compose("finetune", [f"{group}={option}", *given])
-    default = preflight.compose("finetune", [])
+    config = composition.compose("finetune", [f"{group}={option}", *given])
+    default = composition.compose("finetune", [])
     assert config[group].keys() == default[group].keys()
 
 
@@ -53,7 +54,7 @@ def test_every_option_composes_and_has_the_keys_of_its_group(group, option):
 def test_the_keys_of_a_group_are_the_arguments_of_its_function(
     group, function, filled_by_the_recipe
 ):
-    keys = set(preflight.compose("finetune", [])[group]) - {"kind"}  # who launches
+    keys = set(composition.compose("finetune", [])[group]) - {"kind"}  # who launches
     assert keys == set(inspect.signature(function).parameters) - filled_by_the_recipe
 
 
@@ -68,7 +69,7 @@ def test_the_keys_of_a_part_are_the_arguments_of_its_function(
     group, key, function, filled_by_the_recipe
 ):
     for option in ("demo", "manifests") if group == "data" else ("tiny",):
-        part = preflight.compose(
+        part = composition.compose(
             "finetune", [f"{group}={option}", "data.train=a", "data.validation=b"]
         )[group][key]
         assert set(part) == set(inspect.signature(function).parameters) - filled_by_the_recipe
@@ -76,7 +77,7 @@ def test_the_keys_of_a_part_are_the_arguments_of_its_function(
 
 @pytest.mark.parametrize("option", EXPERIMENTS)
 def test_every_experiment_changes_settings_within_range_and_yields_to_the_command_line(option):
-    given = preflight.expand_shorthand(
+    given = composition.expand_shorthand(
         [
             f"experiment={option}",
             "budget.steps=7",
@@ -85,14 +86,14 @@ def test_every_experiment_changes_settings_within_range_and_yields_to_the_comman
             "model=x.nemo",
         ]
     )
-    config, default = preflight.compose("finetune", given), preflight.compose("finetune", [])
+    config, default = composition.compose("finetune", given), composition.compose("finetune", [])
     preflight.check_settings(config)
     assert (
         config["budget"] == {"epochs": None, "hours": None, "steps": 7}
         and config["model"]["source"] == "x.nemo"
         and config["data"]["train"] == "a"
     )
-    changed = preflight.compose("finetune", [f"experiment={option}"])
+    changed = composition.compose("finetune", [f"experiment={option}"])
     preflight.check_settings(changed)
     assert changed != default and changed.keys() == default.keys()
 
@@ -102,20 +103,20 @@ def test_an_experiment_with_an_unknown_key_is_an_error_that_names_the_nearest(
 ):
     import shutil
 
-    shutil.copytree(preflight.CONF, tmp_path / "conf")
+    shutil.copytree(composition.CONF, tmp_path / "conf")
     (tmp_path / "conf" / "experiment" / "mine.yaml").write_text(
         "# @package _global_\nevaluation: {validatons: 3}\n"
     )
-    monkeypatch.setattr(preflight, "CONF", tmp_path / "conf")
+    monkeypatch.setattr(composition, "CONF", tmp_path / "conf")
     with pytest.raises(
         UserError, match=r"unknown key 'evaluation.validatons'. Did you mean evaluation.validations"
     ):
-        preflight.compose("finetune", ["experiment=mine"])
+        composition.compose("finetune", ["experiment=mine"])
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_file_opens_with_what_it_is_and_its_command(group, option):
-    lines = (preflight.CONF / group / f"{option}.yaml").read_text().splitlines()
+    lines = (composition.CONF / group / f"{option}.yaml").read_text().splitlines()
     assert lines[0].startswith("# "), f"conf/{group}/{option}.yaml"
     assert any("python recipes/" in line for line in lines if line.startswith("#")), (
         f"conf/{group}/{option}.yaml names no command"

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted(
     p
-    for folder in ("parakeet_ft", "recipes", "data_prep", "benchmarks")
+    for folder in ("parakeet_ft", "recipes", "data_prep", "benchmarks", "demo_making")
     for p in (ROOT / folder).rglob("*.py")
 )
 
@@ -52,3 +52,73 @@ def test_no_file_names_a_machine_path():
         if re.search(r"(?<![\w.])/(work|root|home)/", line)
     ]
     assert found == []
+
+
+# From the roof to the ground: a room imports from those below it only, also inside functions.
+ROOMS = (
+    "cli",
+    "preflight",
+    "publishing",
+    "evaluation",
+    "training",
+    "export",
+    "report",
+    "transcription",
+    "run",
+    "batches",
+    "scoring",
+    "model",
+    "data",
+    "tokenizer",
+    "distributed",
+    "settings",
+    "files",
+    "errors",
+)
+
+
+def imports_between_rooms():
+    """(importing module, imported module) of this package, those for type checkers left out."""
+    for path in sorted((ROOT / "parakeet_ft").rglob("*.py")):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        tree = ast.parse(path.read_text())
+        for_types = {
+            node
+            for test in ast.walk(tree)
+            if isinstance(test, ast.If) and getattr(test.test, "id", "") == "TYPE_CHECKING"
+            for node in ast.walk(test)
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node not in for_types:
+                for name in node.names:
+                    target = (
+                        f"{node.module}.{name.name}"
+                        if node.module == "parakeet_ft"
+                        else node.module
+                    )
+                    if target and target.startswith("parakeet_ft."):
+                        yield module, target
+
+
+def test_imports_point_down():
+    known = {path.stem for path in (ROOT / "parakeet_ft").iterdir() if path.stem[0].isalpha()}
+    assert known - {"demo"} == set(ROOMS)
+    floor = {room: number for number, room in enumerate(reversed(ROOMS))}
+    up = [
+        f"{module} -> {target}"
+        for module, target in imports_between_rooms()
+        if module.count(".") and module.split(".")[1] != target.split(".")[1]
+        if not module.endswith("__init__") or module.count(".") > 1
+        if floor[module.split(".")[1]] <= floor[target.split(".")[1]]
+    ]
+    assert up == []
+
+
+def test_no_line_is_longer_than_100_columns():
+    long = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in SOURCES
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if len(line) > 100
+    ]
+    assert long == []

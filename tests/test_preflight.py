@@ -10,12 +10,13 @@ import pytest
 from parakeet_ft import preflight
 from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.errors import UserError
+from parakeet_ft.run import composition
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def composed(*overrides):
-    return preflight.compose("finetune", preflight.expand_shorthand(list(overrides)))
+    return composition.compose("finetune", composition.expand_shorthand(list(overrides)))
 
 
 @pytest.mark.parametrize(
@@ -183,8 +184,8 @@ def test_a_run_without_guard_or_with_few_words_to_choose_by_is_warned():
 
 
 def test_help_names_every_group_option_and_key(capsys):
-    preflight.show_help("finetune", "what it does")
+    composition.show_help("finetune", "what it does")
     shown = capsys.readouterr().out
-    for group in preflight.groups():
-        assert all(option in shown for option in preflight.options_of(group)), group
+    for group in composition.groups():
+        assert all(option in shown for option in composition.options_of(group)), group
     assert "optim.warmup_ratio" in shown and "what it does" in shown

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from parakeet_ft import preflight
+from parakeet_ft.run import composition
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -36,7 +36,7 @@ def test_a_command_of_the_readme_parses(command):
     script = ROOT / words[1]
     assert script.is_file(), f"{words[1]} does not exist"
     if words[1] == "recipes/finetune.py" and "--help" not in words:
-        preflight.compose("finetune", preflight.expand_shorthand(words[2:]))
+        composition.compose("finetune", composition.expand_shorthand(words[2:]))
     else:
         shown = subprocess.run(
             [sys.executable, str(script), "--help"], capture_output=True, text=True

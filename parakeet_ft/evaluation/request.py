@@ -15,7 +15,7 @@ from typing import Any
 from parakeet_ft.data.manifest import Utterance, read_manifest
 from parakeet_ft.data.text import load_replacements
 from parakeet_ft.errors import UserError
-from parakeet_ft.preflight import bundled, compose, show_help, split_options
+from parakeet_ft.run.composition import bundled, compose, show_help, split_options
 from parakeet_ft.scoring.normalization import Normalizer
 from parakeet_ft.scoring.terms import find_terms
 from parakeet_ft.settings.evaluate import read_evaluate

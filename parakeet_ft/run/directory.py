@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from parakeet_ft.errors import UserError
+from parakeet_ft.run.composition import flatten
 
 # What may differ between a run and its continuation: it changes neither weights nor scores.
 FREE = (
@@ -24,17 +25,6 @@ FREE = (
     "evaluation.examples",
 )
 _held: list[int] = []
-
-
-def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dicts to dotted keys."""
-    if not isinstance(config, dict) or not config:
-        return {prefix: config}
-    return {
-        key: value
-        for name, child in config.items()
-        for key, value in flatten(child, f"{prefix}.{name}" if prefix else name).items()
-    }
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -228,6 +228,7 @@ def test_auto_is_told_as_what_it_became():
 )
 def test_settings_that_no_ranks_can_use_are_refused_before_any_starts(override, message):
     from parakeet_ft import preflight
+    from parakeet_ft.run import composition
 
     with pytest.raises(UserError, match=message):
-        preflight.check_settings(preflight.compose("finetune", ["trainer=fsdp", override]))
+        preflight.check_settings(composition.compose("finetune", ["trainer=fsdp", override]))

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from parakeet_ft import preflight
 from parakeet_ft.data.manifest import read_manifest
 from parakeet_ft.errors import UserError
+from parakeet_ft.run import composition
 from tests.cluster import ranks
 
 pytestmark = pytest.mark.slow
@@ -24,9 +24,9 @@ def manifest(speech):
 
 
 def configure(nemo, manifest, *more):
-    return preflight.compose(
+    return composition.compose(
         "finetune",
-        preflight.expand_shorthand(
+        composition.expand_shorthand(
             [
                 f"model={nemo}",
                 f"data.train={manifest}",

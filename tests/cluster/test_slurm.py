@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from parakeet_ft import preflight
+from parakeet_ft.run import composition
 from parakeet_ft.training import checkpoints
 from tests.cluster import ranks, slurm
 
@@ -32,7 +32,7 @@ def settings(tmp_path_factory):
 def reference(settings, tmp_path_factory):
     """The run of two ranks that is never stopped, started without Slurm."""
     folder = tmp_path_factory.mktemp("reference")
-    config = preflight.compose("finetune", preflight.expand_shorthand(settings))
+    config = composition.compose("finetune", composition.expand_shorthand(settings))
     assert ranks.on_ranks(ranks.finetune, config, folder / "run", outputs=folder) == [0, 0], (
         folder / "0.txt"
     ).read_text()

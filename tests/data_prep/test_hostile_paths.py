@@ -22,6 +22,7 @@ from parakeet_ft.data.manifest import Utterance, read_manifest
 from parakeet_ft.data.parallel import InlineExecutor
 from parakeet_ft.data.shards import write_shards
 from parakeet_ft.errors import UserError
+from parakeet_ft.run import composition
 from parakeet_ft.transcription.recordings import Recording, collect_recordings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -359,7 +360,7 @@ def test_the_preflight_of_finetune_and_evaluate_names_them(place, capsys):
         with pytest.raises(UserError, match=absent):
             preflight.check_finetune(overrides)
     with pytest.raises(UserError, match=absent):
-        request.read_request(preflight.compose("evaluate", [f"manifests=[{bad}]"]))
+        request.read_request(composition.compose("evaluate", [f"manifests=[{bad}]"]))
     assert quick_check(read_manifest(good), sample=1000) == []
 
 

@@ -13,7 +13,7 @@ import soundfile
 from parakeet_ft.errors import UserError
 from parakeet_ft.evaluation import request
 from parakeet_ft.evaluation.benchmark import fetch_set
-from parakeet_ft.preflight import compose
+from parakeet_ft.run.composition import compose
 from parakeet_ft.scoring.normalization import Normalizer
 
 NAMES = [

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from parakeet_ft import preflight
 from parakeet_ft.errors import UserError
 from parakeet_ft.evaluation import request
-from parakeet_ft.preflight import compose
+from parakeet_ft.run import composition
+from parakeet_ft.run.composition import compose
 from parakeet_ft.transcription import decoding, language_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -133,8 +133,8 @@ def test_a_mistake_and_help_need_no_torch_and_a_mistake_exits_with_2():
 
 OPTIONS = [
     (group, option)
-    for group in preflight.groups("evaluate")
-    for option in preflight.options_of(group)
+    for group in composition.groups("evaluate")
+    for option in composition.options_of(group)
 ]
 
 
@@ -144,7 +144,7 @@ def test_every_option_composes_has_the_keys_of_its_group_and_opens_with_its_comm
         compose("evaluate", [f"{group}={option}"])[group].keys()
         == compose("evaluate", [])[group].keys()
     )
-    lines = (preflight.CONF / group / f"{option}.yaml").read_text().splitlines()
+    lines = (composition.CONF / group / f"{option}.yaml").read_text().splitlines()
     assert lines[0].startswith("# ") and any(
         "python recipes/evaluate.py" in line for line in lines if line.startswith("#")
     )

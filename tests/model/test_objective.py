@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from parakeet_ft import preflight
 from parakeet_ft.errors import UserError
 from parakeet_ft.model.objective import (
     compare_parts,
@@ -11,6 +10,7 @@ from parakeet_ft.model.objective import (
     set_ctc_loss_weight,
     training_loss,
 )
+from parakeet_ft.run import composition
 from parakeet_ft.training.fine_tuner import use_loss_for
 from recipes.finetune import finetune
 
@@ -87,9 +87,9 @@ def test_a_run_of_a_hybrid_says_and_records_both_parts(tiny_model, speech, tmp_p
 
     path, manifest = tmp_path / "h.nemo", speech(count=4)
     tiny_model("hybrid", ctc_reduction="mean_batch").save_to(str(path))
-    config = preflight.compose(
+    config = composition.compose(
         "finetune",
-        preflight.expand_shorthand(
+        composition.expand_shorthand(
             [
                 f"model={path}",
                 f"data.train={manifest}",

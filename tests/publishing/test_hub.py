@@ -9,7 +9,6 @@ import pytest
 import yaml
 from huggingface_hub import HfApi, ModelCard
 
-from parakeet_ft import preflight
 from parakeet_ft.data.manifest import manifest_hash
 from parakeet_ft.errors import UserError
 from parakeet_ft.files import DEMO
@@ -22,6 +21,7 @@ from parakeet_ft.publishing.model_card import (
     private_paths,
     public_command,
 )
+from parakeet_ft.run import composition
 from recipes import publish
 
 
@@ -177,7 +177,7 @@ def test_a_licence_is_never_invented():
 
 def test_the_licences_are_those_that_the_configuration_names():
     named = {}
-    for path in (preflight.CONF / "model").glob("parakeet*.yaml"):
+    for path in (composition.CONF / "model").glob("parakeet*.yaml"):
         text = path.read_text()
         named[re.search(r"^source: (\S+)", text, re.MULTILINE).group(1)] = (
             re.search(r"CC-BY-\d\.\d", text).group().lower()

@@ -8,7 +8,7 @@ import pytest
 
 from parakeet_ft.data.manifest import read_manifest
 from parakeet_ft.evaluation.recognizer import Recognizer
-from parakeet_ft.preflight import compose
+from parakeet_ft.run.composition import compose
 from parakeet_ft.scoring import wer
 
 ROOT = Path(__file__).resolve().parents[2]

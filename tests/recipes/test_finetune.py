@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from parakeet_ft import preflight
 from parakeet_ft.data.manifest import read_manifest
+from parakeet_ft.run import composition
 from recipes.finetune import finetune
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,7 +33,7 @@ GOLDEN_LOSSES = [6.6268, 11.5711, 4.9455, 4.7092, 4.4039, 5.8387]
 
 
 def configure(*overrides):
-    return preflight.compose("finetune", preflight.expand_shorthand(list(overrides)))
+    return composition.compose("finetune", composition.expand_shorthand(list(overrides)))
 
 
 @pytest.fixture(scope="module")

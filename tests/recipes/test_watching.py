@@ -15,6 +15,7 @@ import pytest
 from parakeet_ft import preflight
 from parakeet_ft.model import attention, vocabulary
 from parakeet_ft.report import report
+from parakeet_ft.run import composition
 from parakeet_ft.training import (
     adaptation,
     budget,
@@ -58,7 +59,7 @@ def manifest(speech):
 
 
 def arguments(nemo, manifest, *more):
-    return preflight.expand_shorthand(
+    return composition.expand_shorthand(
         [
             f"model={nemo}",
             f"data.train={manifest}",
@@ -77,7 +78,7 @@ def arguments(nemo, manifest, *more):
 
 
 def configure(*given):
-    return preflight.compose("finetune", arguments(*given))
+    return composition.compose("finetune", arguments(*given))
 
 
 def test_every_key_of_the_configuration_is_read_by_a_run(
@@ -99,10 +100,10 @@ def test_every_key_of_the_configuration_is_read_by_a_run(
     result = recipe.finetune(Recording(config, read), run_dir=tmp_path / "e" / "r", command=["x"])
     before_a_run = {
         key
-        for key in preflight._flatten(config)
+        for key in composition.flatten(config)
         if key.startswith("launcher.") or key in ("resume", "data.allow_overlap", "data.name")
     }
-    assert set(preflight._flatten(config)) - read == before_a_run
+    assert set(composition.flatten(config)) - read == before_a_run
     # Those are read before the run begins, or by the configuration itself.
     source = inspect.getsource(preflight.prepare)
     assert (

@@ -9,6 +9,7 @@ import pytest
 
 from parakeet_ft import preflight
 from parakeet_ft.errors import UserError
+from parakeet_ft.run import composition
 from parakeet_ft.settings import evaluate, finetune
 from parakeet_ft.settings.rules import Group, number, read, shown, whole
 
@@ -46,7 +47,7 @@ def with_value(config, key, value):
 
 
 def composed(name):
-    return preflight.compose(name, preflight.expand_shorthand(GIVEN[name]))
+    return composition.compose(name, composition.expand_shorthand(GIVEN[name]))
 
 
 def fields_of(kind, prefix=""):
@@ -66,15 +67,15 @@ def test_the_keys_of_conf_are_the_fields(name):
 
 @pytest.mark.parametrize("name", ROOTS)
 def test_every_option_of_every_group_composes_to_valid_settings(name):
-    for group in preflight.groups(name):
-        for option in preflight.options_of(group):
+    for group in composition.groups(name):
+        for option in composition.options_of(group):
             overrides = [*GIVEN[name], f"{group}={option}"]
             if group == "model":
                 overrides = [o for o in overrides if not o.startswith("model.source")]
                 overrides += ["model.source=tiny"] if option == "checkpoint" else []
             if group == "data" and option == "demo":
                 overrides = [f"{group}={option}"]
-            read(ROOTS[name], preflight.compose(name, preflight.expand_shorthand(overrides)))
+            read(ROOTS[name], composition.compose(name, composition.expand_shorthand(overrides)))
 
 
 @pytest.mark.parametrize("name", ROOTS)
@@ -104,9 +105,9 @@ def is_optional(name, key):
 
 @pytest.mark.parametrize("name", ROOTS)
 def test_every_key_has_a_comment_and_help_shows_it_within_80_columns(name, capsys):
-    preflight.show_help(name, "What it does.")
+    composition.show_help(name, "What it does.")
     text = capsys.readouterr().out
-    said = preflight.comments(name)
+    said = composition.comments(name)
     for key, value in leaves(composed(name)):
         assert said.get(key), f"conf/ says nothing of {key}"
         assert f"  {key}=" in text
@@ -157,14 +158,14 @@ def test_every_key_has_a_comment_and_help_shows_it_within_80_columns(name, capsy
 )
 def test_a_mistake_is_told_with_what_was_expected(override, said):
     with pytest.raises(UserError) as told:
-        preflight.check_settings(preflight.compose("finetune", [override]))
+        preflight.check_settings(composition.compose("finetune", [override]))
     assert said in str(told.value)
 
 
 @pytest.mark.parametrize("option", ["--lr=5", "-x", "--budget"])
 def test_an_option_that_is_none_is_refused(option):
     with pytest.raises(UserError, match="is no option; settings are key=value"):
-        preflight.split_options(["optim.lr=1e-4", option])
+        composition.split_options(["optim.lr=1e-4", option])
 
 
 def test_a_rule_names_the_nearest_value_that_it_takes():

@@ -14,6 +14,7 @@ import torch
 
 from parakeet_ft import preflight
 from parakeet_ft.errors import UserError
+from parakeet_ft.run import composition
 from parakeet_ft.training import adapters, fine_tuner, lora
 from parakeet_ft.training.adaptation import (
     Unfreezing,
@@ -30,7 +31,7 @@ FAMILIES = ["ctc", "tdt", "hybrid"]
 
 @functools.cache
 def whole(*overrides):
-    return preflight.compose("finetune", list(overrides))
+    return composition.compose("finetune", list(overrides))
 
 
 def conf(group, option):
@@ -574,9 +575,9 @@ def test_the_recipe_exports_what_plain_nemo_restores(
     from recipes.finetune import finetune
 
     manifest = speech(count=4)
-    config = preflight.compose(
+    config = composition.compose(
         "finetune",
-        preflight.expand_shorthand(
+        composition.expand_shorthand(
             [
                 f"model={tiny_nemo(family)}",
                 f"data.train={manifest}",
@@ -628,9 +629,9 @@ def test_a_run_stopped_and_continued_exports_the_same_weights(
     from recipes.finetune import finetune
 
     manifest = speech(count=4)
-    config = preflight.compose(
+    config = composition.compose(
         "finetune",
-        preflight.expand_shorthand(
+        composition.expand_shorthand(
             [
                 f"model={tiny_nemo('ctc')}",
                 f"data.train={manifest}",
@@ -676,9 +677,9 @@ def test_a_violation_ends_the_recipe_before_anything_is_exported(
     from recipes.finetune import finetune
 
     manifest = speech(count=2)
-    config = preflight.compose(
+    config = composition.compose(
         "finetune",
-        preflight.expand_shorthand(
+        composition.expand_shorthand(
             [
                 f"model={tiny_nemo('ctc')}",
                 f"data.train={manifest}",

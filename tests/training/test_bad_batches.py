@@ -7,10 +7,10 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
-from parakeet_ft import preflight
 from parakeet_ft.batches.loaders import Plan, train_loader
 from parakeet_ft.data.manifest import read_manifest
 from parakeet_ft.errors import UserError
+from parakeet_ft.run import composition
 from parakeet_ft.training import adaptation, fine_tuner
 from parakeet_ft.training.bad_batches import BadBatches, is_out_of_memory
 from parakeet_ft.training.optim import settings as optim_settings
@@ -66,7 +66,9 @@ def run(tiny_model, speech, tmp_path):
         torch.manual_seed(1)
         model = tiny_model("ctc")
         utterances = read_manifest(speech(count=8))
-        config = preflight.compose("finetune", ["optim.lr=1e-3", f"optim.accumulate={accumulate}"])
+        config = composition.compose(
+            "finetune", ["optim.lr=1e-3", f"optim.accumulate={accumulate}"]
+        )
         adaptation.set_learning(
             model,
             num_new_pieces=0,

@@ -13,6 +13,7 @@ import torch
 from parakeet_ft import preflight
 from parakeet_ft.data.manifest import Utterance, read_manifest
 from parakeet_ft.errors import UserError
+from parakeet_ft.run import composition
 from parakeet_ft.training import batch_size
 from parakeet_ft.training.checkpoints import random_states
 
@@ -229,11 +230,11 @@ def test_fsdp_is_told_to_give_a_number():
 )
 def test_settings_of_batches_that_cannot_be_meant_are_refused(overrides, message):
     with pytest.raises(UserError, match=message):
-        preflight.check_settings(preflight.compose("finetune", overrides))
+        preflight.check_settings(composition.compose("finetune", overrides))
 
 
 def test_batches_may_be_auto():
-    config = preflight.compose(
+    config = composition.compose(
         "finetune", ["data.batch_seconds=auto", "data.effective_batch_seconds=240"]
     )
     preflight.check_settings(config)

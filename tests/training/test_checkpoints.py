@@ -11,8 +11,8 @@ import subprocess
 import pytest
 import torch
 
-from parakeet_ft import preflight
 from parakeet_ft.errors import Stopped, UserError
+from parakeet_ft.run import composition
 from parakeet_ft.training import checkpoints
 from recipes.finetune import finetune
 
@@ -20,9 +20,9 @@ from recipes.finetune import finetune
 @pytest.fixture(scope="module")
 def config(tiny_nemo, speech):
     manifest = speech(count=8)
-    return preflight.compose(
+    return composition.compose(
         "finetune",
-        preflight.expand_shorthand(
+        composition.expand_shorthand(
             [
                 f"model={tiny_nemo('ctc')}",
                 f"data.train={manifest}",

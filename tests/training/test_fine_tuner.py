@@ -5,8 +5,8 @@ what was scored.
 import pytest
 import torch
 
-from parakeet_ft import preflight
 from parakeet_ft.model.objective import runs_bfloat16_lstm
+from parakeet_ft.run import composition
 from recipes.finetune import finetune
 
 
@@ -38,9 +38,9 @@ def test_every_family_learns_in_bfloat16(
 
     monkeypatch.setattr(fine_tuner.FineTuner, "training_step", look)
     manifest = speech(count=4)
-    config = preflight.compose(
+    config = composition.compose(
         "finetune",
-        preflight.expand_shorthand(
+        composition.expand_shorthand(
             [
                 f"model={tiny_nemo(family)}",
                 f"data.train={manifest}",
@@ -85,9 +85,9 @@ def test_a_validation_utterance_of_a_minute_trains(precision, tiny_nemo, speech,
     soundfile.write(tmp_path / "long.wav", wave, 16000)
     row = {"audio_filepath": str(tmp_path / "long.wav"), "duration": 60.0, "text": "a long one"}
     (tmp_path / "long.jsonl").write_text(json.dumps(row) + "\n")
-    config = preflight.compose(
+    config = composition.compose(
         "finetune",
-        preflight.expand_shorthand(
+        composition.expand_shorthand(
             [
                 f"model={tiny_nemo('ctc')}",
                 f"data.train={speech(count=4)}",

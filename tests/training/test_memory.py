@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from parakeet_ft import preflight
 from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.errors import UserError
 from parakeet_ft.model import replicas
 from parakeet_ft.model.source import check_archive
+from parakeet_ft.run import composition
 from parakeet_ft.training import memory
 from parakeet_ft.training.batch_size import Trial, peak_bytes, resident_bytes
 
@@ -127,7 +127,7 @@ def test_precision_strategy_and_what_learns_cost_what_they_must():
 
 
 def configure(*overrides):
-    return preflight.compose("finetune", preflight.expand_shorthand(list(overrides)))
+    return composition.compose("finetune", composition.expand_shorthand(list(overrides)))
 
 
 def test_a_run_that_cannot_fit_is_refused_and_one_that_may_not_is_told(monkeypatch):

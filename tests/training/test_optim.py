@@ -10,6 +10,7 @@ import torch
 
 from parakeet_ft import preflight
 from parakeet_ft.errors import UserError
+from parakeet_ft.run import composition
 from parakeet_ft.training.optim import (
     RoundingAdamW,
     build_optimizer,
@@ -29,7 +30,7 @@ TABLE = [
 
 @functools.cache
 def conf(*overrides):
-    return preflight.compose("finetune", list(overrides))
+    return composition.compose("finetune", list(overrides))
 
 
 def build(model, **changes):
