@@ -21,6 +21,7 @@ import hydra
 from parakeet_ft import preflight
 from parakeet_ft.distributed import ranks
 from parakeet_ft.errors import exit_on_user_error
+from parakeet_ft.run import signals
 from parakeet_ft.settings.finetune import attention_arguments
 from parakeet_ft.training import adapters, budget, memory
 
@@ -338,7 +339,12 @@ def main(cfg) -> None:
     from omegaconf import OmegaConf
 
     run_dir = Path(HydraConfig.get().runtime.output_dir)
-    with exit_on_user_error(), ranks.ending_together(run_dir):
+    kept = f"What is finished is kept in {run_dir}."
+    with (
+        exit_on_user_error(),
+        ranks.ending_together(run_dir),
+        signals.ending_in_words(kept),
+    ):
         result = finetune(OmegaConf.to_container(cfg, resolve=True), run_dir=run_dir, command=typed)
         if cfg.smoke and not result["passed"]:
             sys.exit(1)
@@ -346,6 +352,7 @@ def main(cfg) -> None:
 
 if __name__ == "__main__":
     typed = list(sys.argv)
-    with ranks.one_voice(), exit_on_user_error():
-        preflight.prepare("finetune", __doc__)
-    main()
+    with exit_on_user_error(), signals.ending_in_words():
+        with ranks.one_voice(), exit_on_user_error():
+            preflight.prepare("finetune", __doc__)
+        main()

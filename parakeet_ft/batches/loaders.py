@@ -18,6 +18,7 @@ import torch
 from parakeet_ft.batches.augmentation import Augmentation
 from parakeet_ft.data.audio import read_audio
 from parakeet_ft.data.manifest import Utterance
+from parakeet_ft.run import signals
 
 
 def plan_pass(
@@ -252,6 +253,7 @@ def train_loader(
         num_workers=num_workers,
         pin_memory=torch.cuda.is_available(),
         prefetch_factor=4 if num_workers else None,
+        worker_init_fn=signals.leave_to_parent,
     )
 
 

@@ -99,8 +99,8 @@ def run_ranks(command: list[str], *, num_ranks: int) -> int:
                 file=sys.stderr,
             )
         return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
-    except SignalException as error:
-        return 128 + signal.SIGINT if error.sigval == signal.SIGINT else Stopped.code
+    except SignalException:
+        return Stopped.code
     return 0
 
 

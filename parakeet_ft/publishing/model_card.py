@@ -188,11 +188,5 @@ def model_card(
 
 def private_paths(text: str) -> list[str]:
     """Absolute paths below a root where people keep their files, as they stand in a text."""
-    return sorted(
-        set(
-            re.findall(
-                r"(?<![\w.:/])/(?:data|home|media|mnt|opt|root|scratch|srv|tmp|Users|var|work)/[^\s\"'`,|)]+",
-                text,
-            )
-        )
-    )
+    roots = "data|home|media|mnt|opt|root|scratch|srv|tmp|Users|var|work"
+    return sorted(set(re.findall(rf"(?<![\w.:/])/(?:{roots})/[^\s\"'`,|)]+", text)))

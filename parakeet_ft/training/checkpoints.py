@@ -8,13 +8,11 @@ validation that may still be chosen for best.nemo
 
 from __future__ import annotations
 
-import contextlib
 import re
 import shutil
 import signal
 import time
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +22,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from parakeet_ft.errors import Stopped, UserError
 from parakeet_ft.files import atomic_path
-
-SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
+from parakeet_ft.run import signals
 
 
 def step_of(path: Path) -> int:
@@ -142,8 +139,8 @@ class Checkpointer(pl.Callback):
     at the end.
 
     keep: how many checkpoints to continue from; keep_weights: of how many of the last validations
-    the weights, besides the best's. After SIGUSR1 or SIGTERM it saves and raises Stopped on every
-    rank.
+    the weights, besides the best's. After a signal that asks to end (run.signals) it saves and
+    raises Stopped on every rank.
     """
 
     def __init__(
@@ -163,13 +160,15 @@ class Checkpointer(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._last_save = time.monotonic()
-        for number in SIGNALS:
+        for number in signals.ENDING:
             signal.signal(number, self._on_signal)
         if trainer.world_size > 1:
             # Flags travel on the CPU, so that no GPU waits for them.
             self._group = torch.distributed.new_group(backend="gloo")
 
     def _on_signal(self, number: int, frame: Any) -> None:
+        if self.signal is not None and number == signal.SIGINT:
+            signals.end_at_once(number)  # Ctrl-C for the second time
         self.signal = number
 
     def on_train_batch_start(
@@ -326,14 +325,3 @@ def restore_random_states(states: dict[str, Any]) -> None:
     torch.set_rng_state(states["torch"])
     if states["cuda"]:
         torch.cuda.set_rng_state_all(states["cuda"])
-
-
-@contextlib.contextmanager
-def signals_restored() -> Iterator[None]:
-    """Inside, handlers may change; outside they are what they were."""
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -18,10 +18,11 @@ from parakeet_ft.model.objective import (
     runs_bfloat16_lstm,
     training_loss,
 )
+from parakeet_ft.run import signals
 from parakeet_ft.scoring import wer
 from parakeet_ft.training import bad_batches, driver, watch
 from parakeet_ft.training.bad_batches import BadBatches
-from parakeet_ft.training.checkpoints import WholeFiles, signals_restored
+from parakeet_ft.training.checkpoints import WholeFiles
 from parakeet_ft.training.distillation import Teacher
 from parakeet_ft.training.optim import build_optimizer
 from parakeet_ft.transcription.decode import transcribe
@@ -454,7 +455,7 @@ def fit(
         torch.manual_seed(torch.initial_seed() + rank)  # other dropout and masks than rank 0's
     if devices["strategy"] == "ddp":
         exclude_tables(tuner)
-    with signals_restored():
+    with signals.restored():
         # Lightning runs its validation hooks only with a loader; one dummy batch serves, as the
         # tuner decodes whole sets.
         trainer.fit(

@@ -1,0 +1,67 @@
+"""Signals that ask a run to end: each ends it in one sentence, and the same command continues."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+from parakeet_ft.errors import Stopped
+
+# Ctrl-C, kill and timeout, a terminal that closes, Slurm's warning.
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+
+
+class _Received(BaseException):
+    """Not an Exception: libraries that try one thing after another must not swallow it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@contextlib.contextmanager
+def restored() -> Iterator[None]:
+    """Inside, handlers may change; outside they are what they were."""
+    before = {number: signal.getsignal(number) for number in ENDING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def ending_in_words(kept: str = "Nothing was begun that is lost.") -> Iterator[None]:
+    """Inside, the first signal raises Stopped; a second Ctrl-C ends the process at once.
+
+    `kept` says what of the work stays. Training, which can save first, has its own handlers
+    (training.checkpoints).
+    """
+
+    def receive(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        raise _Received(number)
+
+    with restored():
+        for number in ENDING:
+            signal.signal(number, receive)
+        try:
+            yield
+        except _Received as received:
+            name = signal.Signals(received.number).name
+            raise Stopped(f"{name}: stopped. {kept} The same command continues.") from None
+
+
+def leave_to_parent(*_: Any) -> None:
+    """For a process that a run starts: a signal to the whole group is its parent's to answer."""
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def end_at_once(number: int) -> None:
+    """End this process by a signal, as if nobody had handled it."""
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
