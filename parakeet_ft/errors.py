@@ -16,6 +16,12 @@ class UserError(Exception):
     code = 2
 
 
+class NotBetter(UserError):
+    """A run that ended well and whose model should not be used: 3."""
+
+    code = 3
+
+
 class Stopped(UserError):
     """A signal ended the run after a checkpoint; 75 (EX_TEMPFAIL) tells a scheduler that the same
     command continues it.

@@ -20,7 +20,7 @@ import hydra
 
 from parakeet_ft import preflight
 from parakeet_ft.distributed import ranks
-from parakeet_ft.errors import exit_on_user_error
+from parakeet_ft.errors import NotBetter, exit_on_user_error
 from parakeet_ft.run import signals
 from parakeet_ft.settings.finetune import attention_arguments
 from parakeet_ft.training import adapters, budget, memory
@@ -304,8 +304,10 @@ def finetune(cfg: dict[str, Any], *, run_dir: Path, command: list[str]) -> dict[
             key: wer.score([u.text for u in sets[key]], texts, normalizer=normalizer)
             for key, texts in after.items()
         }
-        nemo.check_reproduced(tuned["validation"].wer, candidates[0]["val_wer"])
-
+        problem = report.problem(sets["validation"], before["validation"], after["validation"])
+        problem = problem or nemo.irreproducible(
+            tuned["validation"].wer, candidates[0]["val_wer"], words=tuned["validation"].words
+        )
         result = ranks.on_first(
             lambda: report.build_report(
                 name=cfg["name"],
@@ -321,13 +323,15 @@ def finetune(cfg: dict[str, Any], *, run_dir: Path, command: list[str]) -> dict[
                 best_step=best_step,
                 steps=tuner.global_step,
                 guard_tolerance=evaluation["guard_tolerance"],
+                problem=problem,
             )
         )
         ranks.on_first(
             lambda: report.write_report(result, run_dir, examples=evaluation["examples"])
         )
         say.end_phase()
-        ranks.on_first(lambda: link_latest(run_dir))
+        if not problem:
+            ranks.on_first(lambda: link_latest(run_dir))
         run.finish(say.phases)  # last: a run that is finished is not continued
         say.finish(result, run_dir)
     return result
@@ -348,6 +352,8 @@ def main(cfg) -> None:
         result = finetune(OmegaConf.to_container(cfg, resolve=True), run_dir=run_dir, command=typed)
         if cfg.smoke and not result["passed"]:
             sys.exit(1)
+        if result.get("problem"):
+            raise NotBetter(result["problem"])
 
 
 if __name__ == "__main__":

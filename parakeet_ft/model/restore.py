@@ -7,6 +7,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from parakeet_ft.errors import UserError
 from parakeet_ft.model.facts import describe, family
 from parakeet_ft.model.source import check_archive, check_source, fetch
 
@@ -33,6 +34,7 @@ def restore(source: str) -> ASRModel:
     from nemo.collections.asr.models import ASRModel
 
     model = ASRModel.restore_from(str(path), map_location=torch.device("cpu"))
+    check_finite(model, f"{source} cannot be used: it")
     forget_training(model)
     sharpen_filters(model)
     if decode_batches(model):
@@ -42,6 +44,23 @@ def restore(source: str) -> ASRModel:
         )
     model.encoder.sync_max_audio_length = False
     return model
+
+
+def check_finite(model: ASRModel, what: str) -> None:
+    """Raise UserError, beginning with `what`, if a weight or a buffer is NaN or infinite."""
+    import torch
+
+    broken = [
+        name
+        for name, value in model.state_dict().items()
+        if value.is_floating_point() and not torch.isfinite(value).all()
+    ]
+    if broken:
+        raise UserError(
+            f"{what} holds values that are not finite in {len(broken)} tensors, such as "
+            f"{broken[0]}. "
+            "Training went wrong, or the file is damaged: use another checkpoint."
+        )
 
 
 def decode_batches(model: ASRModel) -> bool:

@@ -145,6 +145,25 @@ def few_speakers(speakers: Sequence[str | None]) -> list[str]:
     ]
 
 
+def problem(
+    utterances: Sequence[Utterance], before: Sequence[str], after: Sequence[str]
+) -> str | None:
+    """What to tell if the chosen weights are worse on the validation set than the checkpoint was,
+    and not by chance; else None.
+    """
+    references = [u.text for u in utterances]
+    speakers = [u.speaker for u in utterances]
+    if wer.compare(references, before, after, speakers=speakers)["verdict"] != "worse":
+        return None
+    old, new = (100 * wer.score(references, texts).wer for texts in (before, after))
+    return (
+        f"The run made the model worse: on the validation set {old:.1f} % WER before, {new:.1f} % "
+        "after. best.nemo should not be used, and `latest` stays where it was. Lower optim.lr, "
+        "train "
+        "longer, or look at the data (report.html, hypotheses.jsonl)."
+    )
+
+
 def build_report(
     *,
     name: str,
@@ -160,13 +179,14 @@ def build_report(
     best_step: int,
     steps: int,
     guard_tolerance: float | None,
+    problem: str | None = None,
 ) -> dict[str, Any]:
-    """What report.json holds. "domain" is the test set and "guard" the guard's test set; the
-    validation sets chose the checkpoint.
+    """What report.json holds. problem: why the model should not be used, if so. "domain" is the
+    test set and "guard" the guard's test set; the validation sets chose the checkpoint.
     """
     roles = {"domain": "test"} | ({"guard": "guard_test"} if "guard_test" in sets else {})
     test, old, new = sets["test"], before["test"], after["test"]
-    notes = []
+    notes = [problem] if problem else []
     if sets["test"] is sets["validation"]:
         notes.append(
             "No test set was given: these figures are of the validation set, which also chose the "
@@ -174,6 +194,10 @@ def build_report(
         )
     notes += few_speakers([u.speaker for u in test])
     notes += remarks(history, run["effective"])
+    if learned := run["effective"].get("learned"):
+        notes.append(
+            f"{learned['moved_share_of_weights']:.1%} of the weights that learn have moved."
+        )
     best = candidates[0]
     rule = (
         "gain on the domain, less the more of the guard's tolerance is used"
@@ -200,6 +224,7 @@ def build_report(
         "best_step": best_step,
         "steps": steps,
         "selection": selection,
+        "problem": problem,
         "notes": notes,
         "guard_tolerance": guard_tolerance,
         "baseline": {role: dataclasses.asdict(base[key]) for role, key in roles.items()},

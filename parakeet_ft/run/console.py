@@ -221,10 +221,10 @@ class Narrator:
                 f"done in {time.monotonic() - self.started:.0f} s",
             ]
         )
-        latest = run_dir.parent / "latest"
         self.console.print(
             summary_line(
-                report, str((latest if latest.is_symlink() else run_dir) / report["model"])
+                report,
+                str((run_dir if report["problem"] else latest_or(run_dir)) / report["model"]),
             ),
             markup=False,
         )
@@ -278,6 +278,12 @@ def augmentation_line(masks: dict[str, float] | None, audio: dict[str, Any] | No
             [f"telephone in {audio['codec_probability']:.0%}"] if audio["codec_probability"] else []
         )
     return "; ".join(parts) + ("" if audio else "; audio as it is")
+
+
+def latest_or(run_dir: Path) -> Path:
+    """`latest` beside run_dir where it is a link, else run_dir."""
+    latest = run_dir.parent / "latest"
+    return latest if latest.is_symlink() else run_dir
 
 
 def link_latest(run_dir: Path) -> None:

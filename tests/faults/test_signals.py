@@ -28,12 +28,12 @@ def test_a_signal_to_the_whole_group_with_loader_workers_saves_and_the_command_c
 @pytest.mark.parametrize("number", signals.ENDING)
 def test_a_signal_is_told_in_one_sentence_and_handlers_are_put_back(number):
     before = signal.getsignal(number)
-    with pytest.raises(Stopped, match=rf"{number.name}: stopped. All is kept. The same command"):
-        with signals.ending_in_words("All is kept."):
-            try:
-                os.kill(os.getpid(), number)
-            except Exception:
-                pytest.fail("an import that tries alternatives would swallow it")
+    told = rf"{number.name}: stopped. All is kept. The same command"
+    with pytest.raises(Stopped, match=told), signals.ending_in_words("All is kept."):
+        try:
+            os.kill(os.getpid(), number)
+        except Exception:
+            pytest.fail("an import that tries alternatives would swallow it")
     assert signal.getsignal(number) == before
 
 

@@ -220,3 +220,17 @@ def test_the_demo_in_short_runs_from_the_command_line(tmp_path):
         "hydra.yaml",
         "overrides.yaml",
     }
+
+
+def test_a_run_that_made_the_model_worse_writes_its_report_and_is_not_latest(
+    tiny_nemo, manifest, tmp_path, monkeypatch
+):
+    from parakeet_ft.report import report
+
+    monkeypatch.setattr(report, "problem", lambda *texts: "The run made the model worse.")
+    config = configure(*arguments(tiny_nemo("ctc"), manifest, "budget.steps=1"))
+    result = finetune(config, run_dir=tmp_path / "e" / "r", command=["x"])
+    assert result["problem"] == result["notes"][0] == "The run made the model worse."
+    assert "made the model worse" in (tmp_path / "e" / "r" / "report.md").read_text()
+    assert not (tmp_path / "e" / "latest").exists()
+    assert json.loads((tmp_path / "e" / "r" / "run.json").read_text())["finished"]

@@ -5,6 +5,7 @@ import io
 import re
 
 import numpy
+import pytest
 import soundfile
 
 from parakeet_ft.data.manifest import Utterance
@@ -193,3 +194,19 @@ def test_a_page_shows_no_normalised_rate_where_the_normaliser_joined_the_words()
     assert (row["before"], row["after"]) == ("-", "-") and "joined 494 words into 100" in row[
         "measure"
     ]
+
+
+def test_worse_than_the_checkpoint_is_told_only_where_it_is_no_chance():
+    utterances = [Utterance("a.wav", 1.0, "one two three four", speaker=f"s{i}") for i in range(40)]
+    right, wrong = ["one two three four"] * 40, ["one"] * 40
+    assert "0.0 % WER before, 75.0 % after" in report.problem(utterances, right, wrong)
+    assert report.problem(utterances, wrong, right) is None
+    assert report.problem(utterances, right, [*right[:39], "one two three"]) is None
+
+
+def test_a_model_that_should_not_be_used_ends_the_recipe_with_3(capsys):
+    from parakeet_ft.errors import NotBetter, exit_on_user_error
+
+    with pytest.raises(SystemExit) as ended, exit_on_user_error():
+        raise NotBetter("The run made the model worse.")
+    assert ended.value.code == 3 and "error: The run made" in capsys.readouterr().err
