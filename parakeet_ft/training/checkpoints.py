@@ -308,7 +308,8 @@ def random_states() -> dict[str, Any]:
         "python": [version, list(numbers), gauss],
         "numpy": [name, torch.from_numpy(keys.astype("int64")), *rest],
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        # Of this rank's device alone: fewer may be visible when the run continues.
+        "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_available() else [],
     }
 
 
@@ -323,5 +324,7 @@ def restore_random_states(states: dict[str, Any]) -> None:
     name, keys, *rest = states["numpy"]
     numpy.random.set_state((name, keys.numpy().astype("uint32"), *rest))
     torch.set_rng_state(states["torch"])
-    if states["cuda"]:
-        torch.cuda.set_rng_state_all(states["cuda"])
+    if states["cuda"] and torch.cuda.is_available():
+        # Earlier versions kept the states of all devices, in their order.
+        kept = states["cuda"]
+        torch.cuda.set_rng_state(kept[min(torch.cuda.current_device(), len(kept) - 1)])

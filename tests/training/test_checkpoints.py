@@ -225,3 +225,15 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path):
         assert checkpoints.is_whole(small / "resume-step=000001.ckpt")
     finally:
         subprocess.run(["umount", small], check=True)
+
+
+@pytest.mark.parametrize(("kept", "current", "used"), [(8, 0, 0), (8, 3, 3), (1, 0, 0), (1, 2, 0)])
+def test_a_run_continues_where_fewer_gpus_are_visible(kept, current, used, monkeypatch):
+    states = checkpoints.random_states()
+    states["cuda"] = [torch.full((4,), index, dtype=torch.uint8) for index in range(kept)]
+    given = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: current)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", given.append)
+    checkpoints.restore_random_states(states)
+    assert [int(state[0]) for state in given] == [used]
