@@ -4,7 +4,9 @@ training's data.
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from parakeet_ft.errors import UserError
@@ -30,10 +32,9 @@ def restore(source: str) -> ASRModel:
     """
     path = fetch(source)
     check_archive(path)
-    import torch
-    from nemo.collections.asr.models import ASRModel
-
-    model = ASRModel.restore_from(str(path), map_location=torch.device("cpu"))
+    # It makes torch.load run whatever a pickle says, for every file of this process.
+    os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)
+    model = _restore(path)
     check_finite(model, f"{source} cannot be used: it")
     forget_training(model)
     sharpen_filters(model)
@@ -44,6 +45,22 @@ def restore(source: str) -> ASRModel:
         )
     model.encoder.sync_max_audio_length = False
     return model
+
+
+def _restore(path: Path) -> ASRModel:
+    """NeMo's own restoring. Raises UserError for weights that are no plain tensors."""
+    import pickle
+
+    import torch
+    from nemo.collections.asr.models import ASRModel
+
+    try:
+        return ASRModel.restore_from(str(path), map_location=torch.device("cpu"))
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"The weights in {path} are not plain tensors, so they are not read: "
+            f"{str(error).splitlines()[0][:200]} Use a checkpoint that NeMo's save_to wrote."
+        ) from None
 
 
 def check_finite(model: ASRModel, what: str) -> None:

@@ -477,3 +477,32 @@ def test_a_checkpoint_that_decodes_one_by_one_is_set_to_batches_with_the_same_te
     before = [h.text for h in model.transcribe(clips, batch_size=4, verbose=False)]
     after = [h.text for h in found.transcribe(clips, batch_size=4, verbose=False)]
     assert before == after and any(after)
+
+
+class Payload:
+    """What a pickle can do to whoever reads it."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return (os.system, (f"touch {self.mark}",))
+
+
+@pytest.mark.parametrize("forced", [False, True])
+def test_weights_that_carry_code_are_not_read_whatever_the_environment_says(
+    forced, tiny_nemo, tmp_path, monkeypatch
+):
+    import torch
+
+    if forced:
+        monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    torch.save({"weight": Payload(tmp_path / "mark")}, tmp_path / "model_weights.ckpt")
+    with tarfile.open(tiny_nemo("ctc")) as old, tarfile.open(tmp_path / "evil.nemo", "w") as new:
+        for member in old.getmembers():
+            if member.isfile() and not member.name.endswith("model_weights.ckpt"):
+                new.addfile(member, old.extractfile(member))
+        new.add(tmp_path / "model_weights.ckpt", "model_weights.ckpt")
+    with pytest.raises(UserError, match="are not plain tensors, so they are not read"):
+        restore(str(tmp_path / "evil.nemo"))
+    assert not (tmp_path / "mark").exists()
