@@ -16,7 +16,7 @@ import urllib.request
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from parakeet_ft.errors import UserError
 from parakeet_ft.files import DEMO
@@ -27,6 +27,9 @@ CLASSES = {
     "EncDecRNNTBPEModel": "RNNT or TDT",
     "EncDecHybridRNNTCTCBPEModel": "hybrid transducer-CTC",
 }
+# Of a model_config.yaml: Parakeet's have some 10,000 bytes and 1,000 values.
+MOST_CONFIG_BYTES = 4_000_000
+MOST_CONFIG_VALUES = 1_000_000
 CONNECT_SECONDS = 3.0
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 EXPECTED = (
@@ -107,13 +110,15 @@ def check_archive(path: Path) -> dict[str, Any]:
             "by NeMo's save_to. Download or export it again."
         )
     with tarfile.open(path) as tar:
-        content = tar.extractfile(weights)
+        content = _file_in(tar, weights, path)
         # torch.save writes a zip, whose directory stands at the end: if that is there, so is the
         # rest.
         if content.read(2) == b"PK" and not zipfile.is_zipfile(content):
             raise UserError(f"The weights in {path} are truncated. Download or export it again.")
     name = str(config.get("target", "")).rpartition(".")[2]
-    loss = str((config.get("loss") or {}).get("loss_name", ""))
+    loss = str(_section(config, "loss", path).get("loss_name", ""))
+    for part in ("preprocessor", "encoder", "decoder", "tokenizer", "joint", "decoding", "aux_ctc"):
+        _section(config, part, path)
     if name not in CLASSES or loss.startswith("multiblank"):
         raise UserError(
             f"{path} is another kind of model: "
@@ -136,7 +141,15 @@ def _read_config(path: Path) -> tuple[dict[str, Any], dict[str, tarfile.TarInfo]
                     f"{', '.join(sorted(members)[:6]) or 'nothing'}): "
                     f"it is not a NeMo model. {EXPECTED}"
                 )
-            config = yaml.safe_load(tar.extractfile(members["model_config.yaml"]).read())
+            member = members["model_config.yaml"]
+            content = _file_in(tar, member, path)
+            if member.size > MOST_CONFIG_BYTES:
+                raise UserError(
+                    f"The model_config.yaml in {path} has {member.size} bytes; a NeMo model's has "
+                    f"some "
+                    f"thousands. {EXPECTED}"
+                )
+            config = yaml.safe_load(content.read())
     except (tarfile.ReadError, EOFError, zlib.error) as error:
         if "unexpected end" in str(error) or isinstance(error, EOFError):
             raise UserError(
@@ -155,8 +168,15 @@ def _read_config(path: Path) -> tuple[dict[str, Any], dict[str, tarfile.TarInfo]
             f"starts with {start!r}).{hint} "
             f"{EXPECTED}"
         ) from None
-    except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"{path} cannot be read: {error}.") from None
+    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path} cannot be read: {reason}.") from None
+    if _expanded_size(config) > MOST_CONFIG_VALUES:
+        raise UserError(
+            f"The model_config.yaml in {path} grows to more than {MOST_CONFIG_VALUES:,} values "
+            f"when "
+            f"its aliases are followed: it is not a NeMo model's. {EXPECTED}"
+        )
     if not isinstance(config, dict):
         raise UserError(
             f"The model_config.yaml in {path} is no mapping: it is not a NeMo model. {EXPECTED}"
@@ -164,16 +184,54 @@ def _read_config(path: Path) -> tuple[dict[str, Any], dict[str, tarfile.TarInfo]
     return config, members
 
 
+def _file_in(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> IO[bytes]:
+    """A member's content. Raises UserError if it is no ordinary file."""
+    content = tar.extractfile(member) if member.isfile() else None
+    if content is None:
+        raise UserError(
+            f"{member.name} in {path} is a link or a folder, expected a file: the archive was not "
+            f"written by NeMo's save_to. {EXPECTED}"
+        )
+    return content
+
+
+def _section(config: dict[str, Any], name: str, path: Path) -> dict[str, Any]:
+    """A part of a model's configuration, {} if there is none. Raises UserError if it is no
+    mapping.
+    """
+    found = config.get(name)
+    if found is not None and not isinstance(found, dict):
+        raise UserError(
+            f"In {path}, `{name}` of model_config.yaml is {type(found).__name__}, expected a "
+            f"mapping: "
+            f"it is not a NeMo model. {EXPECTED}"
+        )
+    return found or {}
+
+
+def _expanded_size(value: Any, sizes: dict[int, int] | None = None) -> int:
+    """Values in a tree of lists and mappings, those that it holds by alias each time they occur."""
+    sizes = {} if sizes is None else sizes
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in sizes:
+        sizes[id(value)] = MOST_CONFIG_VALUES + 1  # of what holds itself
+        children = value.values() if isinstance(value, dict) else value
+        sizes[id(value)] = 1 + sum(_expanded_size(child, sizes) for child in children)
+    return sizes[id(value)]
+
+
 def read_tokenizer(path: Path) -> bytes | None:
     """The SentencePiece model inside a .nemo, without restoring it; None if it has another kind of
     tokenizer.
     """
     config, members = _read_config(path)
-    name = str((config.get("tokenizer") or {}).get("model_path", "")).removeprefix("nemo:")
+    tokenizer = _section(config, "tokenizer", path)
+    name = str(tokenizer.get("model_path", "")).removeprefix("nemo:")
     if name not in members:
         return None
     with tarfile.open(path) as tar:
-        return tar.extractfile(members[name]).read()
+        return _file_in(tar, members[name], path).read()
 
 
 def fetch(source: str) -> Path:

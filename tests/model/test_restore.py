@@ -4,6 +4,7 @@ first training's data.
 
 import http.server
 import io
+import itertools
 import json
 import os
 import socket
@@ -506,3 +507,44 @@ def test_weights_that_carry_code_are_not_read_whatever_the_environment_says(
     with pytest.raises(UserError, match="are not plain tensors, so they are not read"):
         restore(str(tmp_path / "evil.nemo"))
     assert not (tmp_path / "mark").exists()
+
+
+def hostile(path, config, *, kind=tarfile.REGTYPE):
+    """A .nemo with a configuration, or what stands in its place, and weights."""
+    with tarfile.open(path, "w") as tar:
+        member = tarfile.TarInfo("model_config.yaml")
+        member.type, member.linkname = kind, "/etc/passwd"
+        content = config.encode() if kind == tarfile.REGTYPE else b""
+        member.size = len(content)
+        tar.addfile(member, io.BytesIO(content))
+        weights = tarfile.TarInfo("model_weights.ckpt")
+        tar.addfile(weights, io.BytesIO(b""))
+    return path
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n"
+    for before, name in itertools.pairwise("abcdefghijk")
+)
+TARGET = "target: nemo.collections.asr.models.EncDecCTCModelBPE\n"
+
+
+@pytest.mark.parametrize(
+    ("config", "kind", "said"),
+    [
+        ("", tarfile.SYMTYPE, "is a link or a folder"),
+        ("", tarfile.DIRTYPE, "is a link or a folder"),
+        ("", tarfile.LNKTYPE, "is a link or a folder"),
+        (f"{TARGET}loss: ctc\n", tarfile.REGTYPE, "`loss` of model_config.yaml is str"),
+        (f"{TARGET}tokenizer: [1]\n", tarfile.REGTYPE, "`tokenizer` of model_config.yaml is list"),
+        (f"{TARGET}encoder: 3\n", tarfile.REGTYPE, "`encoder` of model_config.yaml is int"),
+        (f"{TARGET}{BOMB}", tarfile.REGTYPE, "when its aliases are followed"),
+        (f"{TARGET}a: &a [*a]\n", tarfile.REGTYPE, "when its aliases are followed"),
+        (f"{TARGET}a: {'[' * 5000}\n", tarfile.REGTYPE, "cannot be read"),
+        (f"{TARGET}a: !!python/object:os.system [x]\n", tarfile.REGTYPE, "cannot be read"),
+        (f"{TARGET}a: '{'x' * 5_000_000}'\n", tarfile.REGTYPE, "has 5000"),
+    ],
+)
+def test_a_hostile_configuration_is_a_user_error(config, kind, said, tmp_path):
+    with pytest.raises(UserError, match=said):
+        check_archive(hostile(tmp_path / "x.nemo", config, kind=kind))
