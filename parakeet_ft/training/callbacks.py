@@ -19,7 +19,6 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
@@ -50,8 +49,9 @@ class LossParts(pl.Callback):
 
 
 class ProgressBar(pl.Callback):
-    """A Rich bar on rank 0, and a line per validation. Lightning 2.4's own RichProgressBar fails
-    with rich 15.
+    """On rank 0 a Rich bar that fits 80 columns and a line per validation; where there is no
+    terminal, a line for every tenth of the run too. Lightning 2.4's own RichProgressBar fails with
+    rich 15.
     """
 
     def __init__(self, narrator: Narrator, *, num_steps: int) -> None:
@@ -59,17 +59,18 @@ class ProgressBar(pl.Callback):
         self.progress: Progress | None = None
         self.loss, self.audio_seconds, self.samples, self.first_step = 0.0, 0.0, 0, 0
         self.started, self.validation_started, self.validating = 0.0, 0.0, 0.0
+        self.tenths = 0
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.started, self.first_step = time.monotonic(), trainer.global_step
         self.rate_hz = module.model.preprocessor._sample_rate
         self.progress = Progress(
             TextColumn("fine-tuning"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=10),
             MofNCompleteColumn(),
             TextColumn("{task.description}"),
-            TimeElapsedColumn(),
             TimeRemainingColumn(),
+            TextColumn("left"),
             console=self.console,
             disable=not trainer.is_global_zero,
             transient=True,
@@ -86,8 +87,33 @@ class ProgressBar(pl.Callback):
         self.audio_seconds += float(lengths.sum()) / self.rate_hz
         self.samples += audio.numel()
         self.progress.update(
-            self.task, completed=trainer.global_step, description=self._description(trainer)
+            self.task,
+            completed=trainer.global_step,
+            description=f"loss {self.loss:.3f}  {self._speed():.0f} audio s/s",
         )
+        self._tell_tenth(trainer, batch_index)
+
+    def _tell_tenth(self, trainer: pl.Trainer, batch_index: int) -> None:
+        tenths = 10 * trainer.global_step // self.num_steps
+        if self.console.is_terminal or not trainer.is_global_zero or tenths <= self.tenths:
+            return
+        self.tenths = tenths
+        if (batch_index + 1) % trainer.val_check_batch:  # a validation has a line of its own
+            self._tell(trainer)
+
+    def _tell(self, trainer: pl.Trainer) -> None:
+        done = max(trainer.global_step - self.first_step, 1)
+        left = (time.monotonic() - self.started) / done * (self.num_steps - trainer.global_step)
+        self.console.print(
+            f"  step {trainer.global_step}/{self.num_steps}  {self._description(trainer)}  "
+            f"{left:.0f} s left",
+            highlight=False,
+        )
+
+    def _speed(self) -> float:
+        """Seconds of audio a second of training."""
+        training = time.monotonic() - self.started - self.validating
+        return self.audio_seconds / max(training, 1e-9)
 
     def _description(self, trainer: pl.Trainer) -> str:
         shown = {
@@ -99,11 +125,10 @@ class ProgressBar(pl.Callback):
             for name, value in shown.items()
             if value is not None
         )
-        speed = self.audio_seconds / max(time.monotonic() - self.started - self.validating, 1e-9)
         padding = 1 - self.audio_seconds * self.rate_hz / max(self.samples, 1)
         return (
             f"loss {self.loss:.3f}  lr {trainer.optimizers[0].param_groups[0]['lr']:.1e}  {scores} "
-            f" {speed:.0f} audio s/s  "
+            f" {self._speed():.0f} audio s/s  "
             f"padding {100 * padding:.0f} %  {memory_gb():.1f} GB"
         )
 
@@ -113,17 +138,7 @@ class ProgressBar(pl.Callback):
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.validating += time.monotonic() - self.validation_started
         if trainer.is_global_zero:
-            done = trainer.global_step - self.first_step
-            left = (
-                (time.monotonic() - self.started)
-                / max(done, 1)
-                * (self.num_steps - trainer.global_step)
-            )
-            self.console.print(
-                f"  step {trainer.global_step}/{self.num_steps}  {self._description(trainer)}  "
-                f"{left:.0f} s left",
-                highlight=False,
-            )
+            self._tell(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if self.progress and self.console.is_terminal:
