@@ -1,7 +1,7 @@
 """Hours of audio a minute that data preparation converts, against what else one would run.
 
-    python benchmarks/data_prep.py                      # one hour of 44.1 kHz stereo MP3, WAV and
-    FLAC python benchmarks/data_prep.py --manifest-lines 1000000
+    python benchmarks/data_prep.py        # one hour of 44.1 kHz stereo MP3, WAV and FLAC
+    python benchmarks/data_prep.py --manifest-lines 1000000
 
 The first compares the whole pipeline (data_prep/from_table.py's stages, all filters, ledger,
 manifests, report), --jobs processes, with (a) a loop of sox subprocesses that write the same FLAC,

@@ -1,9 +1,9 @@
 """What fine-tuning gains on the domain and loses elsewhere: NeMo's stock settings, the same with a
 sensible schedule, and ours.
 
-    python benchmarks/forgetting.py                                                  # the demo, 3
-    seeds python benchmarks/forgetting.py --passes 6 data.train=a.jsonl data.validation=b.jsonl
-    data.test=c.jsonl    # your data, the demo's guard
+    python benchmarks/forgetting.py       # the demo, 3 seeds
+    python benchmarks/forgetting.py --passes 6 data.train=a.jsonl data.validation=b.jsonl \\
+        data.test=c.jsonl                 # your data, the demo's guard
 
 Every way starts from the same checkpoint and passes as often over the same domain data. Each result
 is kept in --out and not made again. Prints a table of domain and guard test WER, mean

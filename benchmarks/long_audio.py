@@ -1,9 +1,9 @@
 """Peak memory of transcribing 5, 10 and 30 minutes in one piece, full attention against local (128
 frames to either side: 10 s).
 
-    python benchmarks/long_audio.py                       # the width of the bundled tiny base
-    python benchmarks/long_audio.py --width 512 --layers 17 --channels 256      # that of
-    parakeet-tdt_ctc-110m
+    python benchmarks/long_audio.py       # the width of the bundled tiny base
+    python benchmarks/long_audio.py --width 512 --layers 17 --channels 256
+                                          # that of parakeet-tdt_ctc-110m
 
 Random weights and noise for audio: memory does not depend on either. Each row is a process of its
 own; its memory is what it grows by while it transcribes. One that would pass --limit-gb is stopped

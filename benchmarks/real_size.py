@@ -1,8 +1,8 @@
 """A replica of a 0.6B checkpoint through restore, extend, two optimisation steps and export:
 seconds and peak memory of each.
 
-    python benchmarks/real_size.py                             # parakeet_ctc_0.6b and
-    parakeet_tdt_0.6b_v2; --layers 2 to try it out
+    python benchmarks/real_size.py        # parakeet_ctc_0.6b and parakeet_tdt_0.6b_v2
+    python benchmarks/real_size.py --layers 2    # to try it out
 
 Random weights, published architecture and tokenizer size. float32, AdamW over all weights, batches
 of 2 x 5 s, one thread. Memory is the whole process's at its highest in that phase.

@@ -1,11 +1,12 @@
 """Seconds of audio a second of optimisation: ours, NeMo's stock settings, and NeMo tuned with
 Lhotse's buckets; padding and peak memory of each.
 
-    python benchmarks/throughput.py --short                                  # a tiny model, a
-    minute or two python benchmarks/throughput.py                                          # the
-    bundled base's architecture python benchmarks/throughput.py --model parakeet_ctc_0.6b --hours 2
-    # a published architecture with random weights; in bf16 on a GPU python benchmarks/throughput.py
-    --profile ours                           # where one way's time goes, operator by operator
+    python benchmarks/throughput.py --short          # a tiny model, a minute or two
+    python benchmarks/throughput.py                  # the bundled base's architecture
+    python benchmarks/throughput.py --model parakeet_ctc_0.6b --hours 2
+                                                     # a published architecture with random weights;
+                                                     # in bf16 on a GPU
+    python benchmarks/throughput.py --profile ours   # where one way's time goes, by operator
 
 Made-up audio of log-normal lengths, 1 to 20 s; the ways take turns, --rounds times, each in a
 process of its own, so that whatever else the machine does hits all alike. Stock: the classic

@@ -1,8 +1,9 @@
 """Audit existing manifests: every path, real durations, levels, texts, duplicates, what the splits
 share.
 
-    python data_prep/check.py train.jsonl dev.jsonl test.jsonl python data_prep/check.py train.jsonl
-    --quick                # a million lines in a minute: durations trusted, a sample decoded
+    python data_prep/check.py train.jsonl dev.jsonl test.jsonl
+    python data_prep/check.py train.jsonl --quick    # a million lines in a minute: durations
+                                                     # trusted, a sample decoded
 
 Writes OUT/report.html and OUT/dropped.jsonl, and with --write also OUT/SPLIT.jsonl: what is left,
 with real durations. Exit code 1 if more than --max-dropped would be dropped. Splits are named by

@@ -1,8 +1,9 @@
 """One language of Mozilla Common Voice -> audio and manifests; train.tsv, dev.tsv and test.tsv give
 the splits.
 
-python data_prep/common_voice.py cv-corpus-21.0/eu --out data/cv-eu python data_prep/common_voice.py
-cv-corpus-21.0/eu --out data/cv-eu --tables validated     # all that was validated, split by speaker
+    python data_prep/common_voice.py cv-corpus-21.0/eu --out data/cv-eu
+    python data_prep/common_voice.py cv-corpus-21.0/eu --out data/cv-eu --tables validated
+                                          # all that was validated, split by speaker
 """
 
 from pathlib import Path

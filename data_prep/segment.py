@@ -1,8 +1,9 @@
 """Long recordings -> utterances of at most --max-seconds, audio and manifests.
 
-    python data_prep/segment.py talks/ --model parakeet-ctc.nemo --out data/talks        # talk.wav
-    with its transcript talk.txt beside it python data_prep/segment.py calls/ --no-transcript --out
-    data/calls                  # cut where nobody speaks; texts are empty
+    python data_prep/segment.py talks/ --model parakeet-ctc.nemo --out data/talks
+                                          # talk.wav with its transcript talk.txt beside it
+    python data_prep/segment.py calls/ --no-transcript --out data/calls
+                                          # cut where nobody speaks; texts are empty
 
 With transcripts, each is aligned to its recording by CTC with the checkpoint, cut at sentence ends
 (lines, . ! ?) and at pauses, and what fits badly is dropped as low_alignment_score. Recordings that

@@ -1,8 +1,8 @@
 """Train the bundled `tiny_tdt_ctc` (hybrid FastConformer TDT-CTC, 4 M weights) on top of the tiny
 CTC base, on a CPU.
 
-    python demo_making/train_tiny_tdt_ctc.py --base parakeet_ft/demo/tiny.nemo --corpus
-    corpora/general --minutes 40 --out tiny_tdt_ctc.nemo
+    python demo_making/train_tiny_tdt_ctc.py --base parakeet_ft/demo/tiny.nemo \\
+        --corpus corpora/general --minutes 40 --out tiny_tdt_ctc.nemo
 
 Encoder, CTC head, tokenizer and features are the base's; prediction network and joint start at
 random and learn with the wavefront TDT loss. The schedule is in minutes of wall-clock: to 40 % the

@@ -1,13 +1,16 @@
 """Export a tuned model, and check that each export transcribes as the model does.
 
-    python recipes/export.py outputs/demo/latest/best.nemo --to nemo,onnx --out exported python
-    recipes/export.py best.nemo --to onnx,onnx-int8,transformers --out exported --check test.jsonl
+    python recipes/export.py outputs/demo/latest/best.nemo --to nemo,onnx --out exported
+    python recipes/export.py best.nemo --to onnx,onnx-int8,transformers --out exported \\
+        --check test.jsonl
 
-nemo          OUT/NAME.nemo, restored again onnx          OUT/onnx/: what the package onnx-asr
-loads; CTC, RNNT, TDT, and both heads of hybrids (--head) onnx-int8     OUT/onnx-int8/: the same
-with 8-bit weights; texts may differ, with a WER at most --max-wer-rise above the model's
+nemo          OUT/NAME.nemo, restored again
+onnx          OUT/onnx/: what the package onnx-asr loads; CTC, RNNT, TDT, and both heads of hybrids
+              (--head)
+onnx-int8     OUT/onnx-int8/: the same with 8-bit weights; texts may differ, with a WER at most
+              --max-wer-rise above the model's
 transformers  OUT/transformers/: ParakeetForCTC, processor and tokenizer, for AutoModelForCTC and
-AutoProcessor; CTC heads only
+              AutoProcessor; CTC heads only
 
 Every clip's text must be the model's own: a format that fails is not written, and the exit code is
 1.

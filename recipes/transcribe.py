@@ -1,8 +1,8 @@
 """Transcribe files, folders and manifests with a tuned model: text, subtitles, CTM, JSON.
 
-    python recipes/transcribe.py outputs/demo/latest/best.nemo recordings/ talk.mp4 --out
-    transcripts --format txt,srt python recipes/transcribe.py nvidia/parakeet-tdt-0.6b-v2 test.jsonl
-    --out transcripts
+    python recipes/transcribe.py outputs/demo/latest/best.nemo recordings/ talk.mp4 \\
+        --out transcripts --format txt,srt
+    python recipes/transcribe.py nvidia/parakeet-tdt-0.6b-v2 test.jsonl --out transcripts
 
 Audio may have any rate, channels and length. OUT gets a file for each recording and format,
 transcripts.jsonl (all of them in the order given, as a manifest with pred_text) and progress.jsonl:

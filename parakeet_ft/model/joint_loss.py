@@ -159,6 +159,8 @@ def _masked(joint: torch.nn.Module, predicted: torch.Tensor) -> torch.Tensor:
 
 
 class _JointCosts(torch.autograd.Function):
+    """Costs (B): `joint_costs` with its settings as arguments, and its analytic gradient."""
+
     @staticmethod
     def forward(ctx, encoded, predicted, labels, act_lens, label_lens, output, arcs, *learning):
         needs_grad = any(ctx.needs_input_grad)
@@ -262,6 +264,7 @@ class _Scores(NamedTuple):
 
     @classmethod
     def empty(cls, encoded: torch.Tensor, predicted: torch.Tensor, num_durations: int) -> _Scores:
+        """Zeros, to be read into piece by piece."""
         kind = torch.promote_types(encoded.dtype, torch.float32)
         shape = len(encoded), encoded.shape[1], predicted.shape[1]
         norm, blank, label = (encoded.new_zeros(shape, dtype=kind) for _ in range(3))
@@ -403,6 +406,7 @@ class _Surroundings:
 
     @classmethod
     def now(cls, device: torch.device) -> _Surroundings:
+        """Those of this moment."""
         kind = device.type
         autocast = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
         on_device = torch.cuda.get_rng_state(device) if kind == "cuda" else None

@@ -5,8 +5,8 @@ NeMo 3.0.0 has for the CPU a Python loop over (B, T, U) for RNN-T and nothing fo
 TDT is not yet implemented for non CUDA computation`). Here both are one recursion over a lattice of
 nodes (t, u), t frames consumed and u labels emitted:
 
-    blank of duration d >= 1:  (t, u) -> (t + d, u)        label of duration d >= 0:  (t, u) -> (t +
-    d, u + 1)
+    blank of duration d >= 1:  (t, u) -> (t + d, u)
+    label of duration d >= 0:  (t, u) -> (t + d, u + 1)
 
 RNN-T is the case of blanks of duration 1 and labels of duration 0. The end is (T, U), entered by a
 blank only. Arcs never lead back to a smaller t + u, so one step per anti-diagonal suffices; the

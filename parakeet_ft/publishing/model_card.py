@@ -15,7 +15,7 @@ from parakeet_ft.model.source import BUNDLED, HUB_ID
 from parakeet_ft.scoring.wer import joined
 from parakeet_ft.scoring.words import interval_words, percent
 
-# As the files in conf/model name them (tests/test_publication.py compares); the bundled ones are
+# As the files in conf/model name them (tests/publishing/test_hub.py compares); the bundled ones are
 # this repository's own.
 LICENCES = {
     f"nvidia/parakeet-{name}": "cc-by-4.0"

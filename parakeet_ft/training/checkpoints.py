@@ -1,9 +1,10 @@
 """Checkpoints: whole or absent, and exact: the run that continues from one ends with the weights of
 the run that was never stopped.
 
-checkpoints/resume-step=000040.ckpt     everything: weights, optimiser, schedule, position in the
-data, random states, history checkpoints/weights-step=000040.ckpt    weights alone, one per
-validation that may still be chosen for best.nemo
+    checkpoints/resume-step=000040.ckpt     everything: weights, optimiser, schedule, position in
+                                            the data, random states, history
+    checkpoints/weights-step=000040.ckpt    weights alone, one per validation that may still be
+                                            chosen for best.nemo
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ loaded.
     python -m parakeet_ft.training.memory        the table of the published checkpoints
 
 Weights, gradients and optimiser states are counted; activations are counted tensor by tensor for
-one FastConformer layer in training, and held against measurements (tests/test_memory.py,
+one FastConformer layer in training, and held against measurements (tests/training/test_memory.py,
 benchmarks/README.md). Neither torch nor NeMo is imported.
 """
 

@@ -1,9 +1,8 @@
 """Kill the demo's fine-tuning with SIGKILL at random moments, give the same command again, and
 compare with the run that was never killed.
 
-    python tests/faults/kill_many.py --kills 50                  one process python
-    tests/faults/kill_many.py --kills 50 --processes 2    two ranks; one of them, at random, is
-    killed
+    python tests/faults/kill_many.py --kills 50                  one process
+    python tests/faults/kill_many.py --kills 50 --processes 2    two ranks, one of them is killed
 
 Each trial is a run of its own: started, killed at a moment drawn uniformly from the length of the
 uninterrupted run, and started again unless it had finished. Identical means: every tensor of the

@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import re
 import typing
 
 import pytest
@@ -75,7 +74,8 @@ def test_every_option_of_every_group_composes_to_valid_settings(name):
                 overrides += ["model.source=tiny"] if option == "checkpoint" else []
             if group == "data" and option == "demo":
                 overrides = [f"{group}={option}"]
-            read(ROOTS[name], composition.compose(name, composition.expand_shorthand(overrides)))
+            config = composition.compose(name, composition.expand_shorthand(overrides))
+            assert dataclasses.asdict(read(ROOTS[name], config)) == config
 
 
 @pytest.mark.parametrize("name", ROOTS)
@@ -108,11 +108,10 @@ def test_every_key_has_a_comment_and_help_shows_it_within_80_columns(name, capsy
     composition.show_help(name, "What it does.")
     text = capsys.readouterr().out
     said = composition.comments(name)
-    for key, value in leaves(composed(name)):
+    for key, _ in leaves(composed(name)):
         assert said.get(key), f"conf/ says nothing of {key}"
         assert f"  {key}=" in text
         assert " ".join(said[key].split()[:4]) in " ".join(text.split()), key
-        assert value == value
     long = [line for line in text.splitlines() if len(line) > 80 and " " in line.strip()]
     assert long == []
 
@@ -186,4 +185,3 @@ def test_settings_cannot_be_changed():
     settings = finetune.read_finetune(composed("finetune"))
     with pytest.raises(dataclasses.FrozenInstanceError):
         settings.optim.lr = 3
-    assert re.fullmatch(r"\d+", str(settings.seed))
