@@ -18,7 +18,8 @@ def script(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["machine", "loss", "graphs", "loss_speed", "steps", "scoring", "feeding"]
+    "name",
+    ["machine", "loss", "graphs", "steps", "loss_speed", "out_of_memory", "scoring", "feeding"],
 )
 def test_every_step_runs_on_a_cpu_in_small(name, script):
     function, seconds = script.STEPS[name]
@@ -32,7 +33,7 @@ def test_every_step_runs_on_a_cpu_in_small(name, script):
 
 def test_all_steps_fit_into_nine_minutes_in_order_of_value(script):
     assert list(script.STEPS)[:4] == ["machine", "loss", "graphs", "run"]
-    assert set(script.STEPS) >= {"loss_speed", "steps", "scoring", "feeding"}
+    assert set(script.STEPS) >= {"loss_speed", "steps", "out_of_memory", "scoring", "feeding"}
 
 
 def test_without_a_gpu_it_says_so_and_is_no_failure(script, monkeypatch, capsys):
