@@ -410,16 +410,16 @@ def transcribe_pieces(
 
     from parakeet_ft.model.attention import attention, set_attention
     from parakeet_ft.transcription.decode import evaluating
-    from parakeet_ft.transcription.decoding import fresh_cuda_graphs
+    from parakeet_ft.transcription.decoding import disable_cuda_graphs
 
     device, rate_hz, own = (
         next(model.parameters()).device,
         model.preprocessor._sample_rate,
         attention(model),
     )
+    disable_cuda_graphs(model)
     with (
         evaluating(model),
-        fresh_cuda_graphs(model),
         _exact_features(model),
         torch.inference_mode(),
         torch.autocast(device.type, enabled=False),
