@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import lightning.pytorch as pl
 import torch
@@ -42,6 +42,22 @@ PRECISIONS = {
 }
 
 
+class Devices(TypedDict):
+    """What runs where: `resolve`'s answer. devices are those of one node, devices_found what it
+    has.
+    """
+
+    accelerator: str
+    device: str
+    devices: int
+    num_nodes: int
+    num_ranks: int
+    devices_found: int
+    strategy: str
+    precision: str
+    timeout_minutes: float
+
+
 def resolve(
     *,
     accelerator: str,
@@ -50,7 +66,7 @@ def resolve(
     strategy: str,
     precision: str | int,
     timeout_minutes: float,
-) -> dict[str, Any]:
+) -> Devices:
     """What `auto` means here: accelerator, device, ranks, strategy and precision. Raises UserError
     for what this machine or these ranks are not.
     """
@@ -423,7 +439,7 @@ def fit(
     validations: int,
     gradient_clip: float,
     accumulate: int,
-    devices: dict[str, Any],
+    devices: Devices,
     loggers: list[pl.loggers.Logger],
     callbacks: list[pl.Callback],
     resume_from: Path | None,
@@ -478,13 +494,13 @@ def exclude_tables(tuner: FineTuner) -> None:
     )
 
 
-def _strategy(devices: dict[str, Any]) -> Any:
+def _strategy(devices: Devices) -> Any:
     if devices["strategy"] == "fsdp":
         return sharding.strategy(devices["num_ranks"])
     return "ddp" if devices["strategy"] == "ddp" else "auto"
 
 
-def _plugins(devices: dict[str, Any]) -> list[Any]:
+def _plugins(devices: Devices) -> list[Any]:
     """Ranks as parakeet_ft.distributed.ranks found them, so that Lightning starts none, nor handles
     Slurm's signals; and the precision.
     """
