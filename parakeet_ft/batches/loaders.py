@@ -259,5 +259,5 @@ def train_loader(
 
 def augmentation_facts(loader: torch.utils.data.DataLoader) -> dict[str, Any] | None:
     """What the live data set does to its audio; None if nothing."""
-    augmentation = loader.dataset.augmentation
+    augmentation = loader.dataset.augmentation  # type: ignore[attr-defined]
     return augmentation.facts() if augmentation else None

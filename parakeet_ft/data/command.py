@@ -293,7 +293,8 @@ def _tokenizer_of_nemo(path: Path) -> bytes:
         with tarfile.open(path) as archive:
             for member in archive:
                 if member.name.endswith("tokenizer.model"):
-                    return archive.extractfile(member).read()
+                    file = archive.extractfile(member)
+                    return file.read() if file else b""
     except (OSError, tarfile.TarError) as error:
         raise UserError(f"Cannot read {path}: {error}") from None
     raise UserError(

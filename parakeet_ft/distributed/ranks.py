@@ -49,6 +49,17 @@ class Place:
     port: int = 0
 
 
+# What torchrun sets.
+TORCHRUN = {
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_RANK",
+    "LOCAL_WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+}
+
+
 def find_place(environment: Mapping[str, str] = os.environ) -> Place:
     """The place that torchrun or srun gives to this process by its environment; the only process
     where neither started it.
@@ -56,25 +67,18 @@ def find_place(environment: Mapping[str, str] = os.environ) -> Place:
     Under srun MASTER_ADDR and MASTER_PORT may be set; else rank 0 is on the step's first node, at a
     port made from the job's number.
     """
-    get = environment.get
-    if {
-        "RANK",
-        "WORLD_SIZE",
-        "LOCAL_RANK",
-        "LOCAL_WORLD_SIZE",
-        "MASTER_ADDR",
-        "MASTER_PORT",
-    } <= environment.keys():
-        num_ranks, per_node = int(get("WORLD_SIZE")), int(get("LOCAL_WORLD_SIZE"))
+    if environment.keys() >= TORCHRUN:
+        num_ranks, per_node = int(environment["WORLD_SIZE"]), int(environment["LOCAL_WORLD_SIZE"])
         return Place(
-            int(get("RANK")),
+            int(environment["RANK"]),
             num_ranks,
-            int(get("LOCAL_RANK")),
+            int(environment["LOCAL_RANK"]),
             per_node,
             num_ranks // per_node,
-            get("MASTER_ADDR"),
-            int(get("MASTER_PORT")),
+            environment["MASTER_ADDR"],
+            int(environment["MASTER_PORT"]),
         )
+    get = environment.get
     # Not SLURM_NTASKS: that is the job's, which a batch script has too that runs alone.
     num_ranks = int(get("SLURM_STEP_NUM_TASKS", 1))
     if num_ranks == 1:
@@ -85,11 +89,11 @@ def find_place(environment: Mapping[str, str] = os.environ) -> Place:
             f"srun started {num_ranks} tasks on {num_nodes} nodes; expected the same number on "
             f"each. Use --ntasks-per-node."
         )
-    port = 15000 + (7 * int(get("SLURM_JOB_ID")) + int(get("SLURM_STEP_ID", 0))) % 20000
+    port = 15000 + (7 * int(environment["SLURM_JOB_ID"]) + int(get("SLURM_STEP_ID", 0))) % 20000
     return Place(
-        int(get("SLURM_PROCID")),
+        int(environment["SLURM_PROCID"]),
         num_ranks,
-        int(get("SLURM_LOCALID")),
+        int(environment["SLURM_LOCALID"]),
         num_ranks // num_nodes,
         num_nodes,
         get("MASTER_ADDR") or first_host(get("SLURM_STEP_NODELIST", "")),
@@ -134,9 +138,8 @@ def join(*, timeout_minutes: float) -> None:
     import torch
     from lightning_utilities.core.rank_zero import rank_zero_only
 
-    rank_zero_only.rank = (
-        place.rank
-    )  # Lightning looks at its first import only, which may be before a fork
+    # Lightning looks at its first import only, which may be before a fork.
+    rank_zero_only.rank = place.rank  # type: ignore[attr-defined]
     for key, value in {
         "RANK": place.rank,
         "WORLD_SIZE": place.num_ranks,
@@ -212,9 +215,9 @@ def on_first(function: Callable[[], Result]) -> Result:
         except Exception as error:
             outcome = [(None, error)]
     group.broadcast_object_list(outcome, 0)
-    value, error = outcome[0]
-    if error is not None:
-        raise error
+    value, raised = outcome[0]
+    if raised is not None:
+        raise raised
     return value
 
 

@@ -71,22 +71,8 @@ def resolve(
     for what this machine or these ranks are not.
     """
     place = ranks.find_place()
-    for key, value, valid in (
-        ("accelerator", accelerator, ("auto", "cpu", "gpu")),
-        ("strategy", strategy, ("auto", "ddp", "fsdp")),
-        ("precision", str(precision), ("auto", *PRECISIONS)),
-    ):
-        if value not in valid:
-            raise UserError(f"trainer.{key}={value}: expected one of {', '.join(valid)}.")
-    for key, value, found in (
-        ("devices", devices, place.ranks_per_node),
-        ("num_nodes", num_nodes, place.num_nodes),
-    ):
-        if value not in ("auto", found):
-            raise UserError(
-                f"trainer.{key}={value}, but srun, torchrun or the only process gives {found}. "
-                f"Leave it out, or start as many."
-            )
+    _check_started("devices", devices, place.ranks_per_node)
+    _check_started("num_nodes", num_nodes, place.num_nodes)
     if accelerator == "auto":
         driver.check_seen(accelerator)
         accelerator = "gpu" if torch.cuda.is_available() else "cpu"
@@ -122,6 +108,15 @@ def resolve(
         "precision": precision,
         "timeout_minutes": timeout_minutes,
     }
+
+
+def _check_started(key: str, asked: int | str, found: int) -> None:
+    """Raise UserError for another number of devices or nodes than what was started."""
+    if asked not in ("auto", found):
+        raise UserError(
+            f"trainer.{key}={asked}, but srun, torchrun or the only process gives {found}. "
+            f"Leave it out, or start as many."
+        )
 
 
 def use_loss_for(model, *, device: str, precision: str = "32-true") -> str | None:
@@ -230,7 +225,7 @@ class FineTuner(pl.LightningModule):
         if not self.bad_batches and reason:
             raise UserError(f"At step {self.global_step} {reason} (batch of {len(batch[1])}).")
         reasons = self.bad_batches.agree(reason) if self.bad_batches else [reason]
-        if any(reasons):
+        if losses is None or any(reasons):
             losses = None
             for buffer, before in statistics:
                 buffer.copy_(before)
@@ -259,6 +254,7 @@ class FineTuner(pl.LightningModule):
         self._drop_gradients()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+        assert self.bad_batches is not None, "without it the first bad batch has ended the run"
         self.bad_batches.skip(position, step=self.global_step, reasons=reasons, positions=positions)
 
     def _drop_gradients(self) -> None:
@@ -343,7 +339,7 @@ class FineTuner(pl.LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         if self._scales_gradients():
             # The fused kernel unscales inside, so Lightning 2.4 refuses to clip before it.
-            self.optimizer._step_supports_amp_scaling = False
+            self.optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
             for group in self.optimizer.param_groups:
                 group["fused"] = False
         return {
@@ -474,9 +470,8 @@ def fit(
     with signals.restored():
         # Lightning runs its validation hooks only with a loader; one dummy batch serves, as the
         # tuner decodes whole sets.
-        trainer.fit(
-            tuner, loader, torch.utils.data.DataLoader([0], batch_size=None), ckpt_path=resume_from
-        )
+        dummy: Any = torch.utils.data.DataLoader([0], batch_size=None)  # type: ignore[arg-type]
+        trainer.fit(tuner, loader, dummy, ckpt_path=resume_from)
 
 
 def exclude_tables(tuner: FineTuner) -> None:
