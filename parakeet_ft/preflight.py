@@ -15,7 +15,7 @@ from parakeet_ft.distributed import launcher, ranks
 from parakeet_ft.errors import UserError
 from parakeet_ft.run.composition import bundled, compose, expand_shorthand, show_help, split_options
 from parakeet_ft.settings.finetune import Data, Finetune, read_finetune
-from parakeet_ft.training import driver, memory
+from parakeet_ft.training import driver, host, memory
 
 MANIFEST_KEYS = ("train", "validation", "test", "guard_validation", "guard_test")
 
@@ -165,9 +165,10 @@ def prepare(name: str, text: str) -> None:
         sys.argv[1:] = arguments
         return
     start_ranks(settings)
-    memory_line = check_memory(settings, sets)
-    directory, lines = choose_directory(settings, _given_directory(arguments))
-    for line in [*lines, *memory_line] if not ranks.rank() else ():
+    given = _given_directory(arguments)
+    needs = check_machine(settings, sets, run_dir=given or Path("outputs") / settings.name)
+    directory, lines = choose_directory(settings, given)
+    for line in [*lines, *needs] if not ranks.rank() else ():
         print(line)
     sys.argv[1:] = [
         *(a for a in arguments if not a.startswith("hydra.run.dir=")),
@@ -189,12 +190,22 @@ def start_ranks(settings: Finetune) -> None:
     ranks.join(timeout_minutes=settings.trainer.timeout_minutes)
 
 
-def check_memory(settings: Finetune, sets: dict[str, list[Utterance]]) -> list[str]:
-    """A line on what the run will need. Raises UserError if it cannot fit."""
+def check_machine(
+    settings: Finetune, sets: dict[str, list[Utterance]], *, run_dir: Path
+) -> list[str]:
+    """Lines on the memory and disk that the run will need. Raises UserError if it cannot fit."""
     if settings.smoke:
         return []
     utterances = sets["train"] + sets.get("replay", [])
-    return [memory.check(settings.as_config(), utterances, num_ranks=ranks.num_ranks())]
+    device = memory.check(settings.as_config(), utterances, num_ranks=ranks.num_ranks())
+    needs = host.needs(
+        settings,
+        utterances,
+        run_dir=run_dir,
+        ranks_per_node=ranks.find_place().ranks_per_node,
+        on_gpu=settings.trainer.accelerator != "cpu" and memory.gpu_bytes() is not None,
+    )
+    return [device, *host.check(needs)]
 
 
 def choose_directory(settings: Finetune, given: Path | None) -> tuple[Path, list[str]]:
