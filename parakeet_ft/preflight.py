@@ -76,22 +76,30 @@ def longest_seconds(data: Data, sets: dict[str, list[Utterance]]) -> float:
 
 
 def check_finetune(argv: list[str]) -> tuple[list[str], Finetune, dict[str, list[Utterance]]]:
-    """Everything about recipes/finetune.py's command line that can be checked without torch.
+    """Everything about recipes/finetune.py's command line that can be checked without torch."""
+    arguments, settings = read_command(argv)
+    return arguments, settings, check_inputs(settings)
 
-    Overrides, values, manifests with their audio (all paths, a sample of durations), the
-    checkpoint's file, and whether the tokenizer can write the training texts. Prints what training
-    can live with as warnings.
-    """
+
+def read_command(argv: list[str]) -> tuple[list[str], Finetune]:
+    """Arguments in Hydra's terms and the settings, checked; and whether torch can use the GPU."""
     options, overrides = split_options(argv)
     overrides = expand_shorthand(overrides)
     settings = check_settings(compose("finetune", overrides))
     driver.check(settings.trainer.accelerator)
     driver.let_memory_grow()
+    return options + overrides, settings
+
+
+def check_inputs(settings: Finetune) -> dict[str, list[Utterance]]:
+    """The manifests, read and checked: their audio (all paths, a sample of durations), the
+    checkpoint's file, and whether the tokenizer can write the training texts. Prints what training
+    can live with as warnings.
+    """
     sets = read_manifests(settings.data)
-    if ranks.checks_for_its_node():
-        check_data(settings.data, sets)
+    check_data(settings.data, sets)
     check_checkpoint(settings, sets)
-    return options + overrides, settings, sets
+    return sets
 
 
 def check_data(data: Data, sets: dict[str, list[Utterance]]) -> None:
@@ -160,7 +168,11 @@ def prepare(name: str, text: str) -> None:
         show_help(name, text)
         sys.exit(0)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    arguments, settings, sets = check_finetune(sys.argv[1:])
+    arguments, settings = read_command(sys.argv[1:])
+    if ranks.find_place().num_ranks > 1:
+        # Before what takes long: ranks that wait for one that checks would not wait for ever.
+        ranks.join(timeout_minutes=settings.trainer.timeout_minutes)
+    sets = ranks.once_a_node(lambda: check_inputs(settings)) or read_manifests(settings.data)
     if {"-m", "--multirun"} & set(arguments):
         sys.argv[1:] = arguments
         return

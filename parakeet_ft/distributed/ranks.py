@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import io
 import os
 import re
 import socket
+import struct
 import sys
 import threading
 import traceback
@@ -127,11 +129,11 @@ def one_voice() -> Iterator[None]:
 
 
 def join(*, timeout_minutes: float) -> None:
-    """Meet the other ranks, if there are any. A rank that does not answer for timeout_minutes ends
-    the run with an exception on every other.
+    """Meet the other ranks, if there are any and they have not met yet. A rank that does not answer
+    for timeout_minutes ends the run with an exception on every other.
     """
     place = find_place()
-    if place.num_ranks == 1:
+    if place.num_ranks == 1 or _group():
         return
     import datetime
 
@@ -150,6 +152,9 @@ def join(*, timeout_minutes: float) -> None:
         "MASTER_PORT": place.port,
     }.items():
         os.environ[key] = str(value)
+    if place.num_nodes > 1 and (interface := interface_towards(place.address, place.port)):
+        # Else gloo takes the one of the host's own name, which many a host resolves to 127.0.1.1.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     gpu = torch.cuda.is_available()
     if gpu:
         if torch.cuda.device_count() < place.ranks_per_node:
@@ -172,6 +177,20 @@ def join(*, timeout_minutes: float) -> None:
             f"{_first_line(error)}. Expected all of them within {timeout_minutes:g} minutes "
             f"(trainer.timeout_minutes)."
         ) from None
+
+
+def interface_towards(address: str, port: int) -> str | None:
+    """The network interface from which another host is reached; None if that cannot be told."""
+    get_address = 0x8915  # SIOCGIFADDR of Linux
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
+        probe.connect((address, port))  # sends nothing
+        own = probe.getsockname()[0]
+        for _, name in socket.if_nameindex():
+            with contextlib.suppress(OSError):  # an interface without an address
+                found = fcntl.ioctl(probe, get_address, struct.pack("256s", name.encode()[:15]))
+                if socket.inet_ntoa(found[20:24]) == own:
+                    return name
+    return None
 
 
 def _group():
@@ -218,6 +237,33 @@ def on_first(function: Callable[[], Result]) -> Result:
     value, raised = outcome[0]
     if raised is not None:
         raise raised
+    return value
+
+
+def once_a_node(function: Callable[[], Result]) -> Result | None:
+    """What function() returns where this process checks for its node, None elsewhere; its exception
+    is raised on every rank. The others wait, however long it takes.
+    """
+    group = _group()
+    mine = checks_for_its_node()
+    if not group:
+        return function() if mine else None
+    import datetime
+
+    # The group's own timeout is for what takes seconds. A rank that dies is noticed at once.
+    patient = group.new_group(backend="gloo", timeout=datetime.timedelta(days=7))
+    value: Result | None = None
+    error: Exception | None = None
+    if mine:
+        try:
+            value = function()
+        except Exception as raised:
+            error = raised
+    errors: list = [None] * num_ranks()
+    group.all_gather_object(errors, error, group=patient)
+    for raised in errors:
+        if raised is not None:
+            raise raised
     return value
 
 
