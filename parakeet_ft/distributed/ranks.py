@@ -261,9 +261,9 @@ def once_a_node(function: Callable[[], Result]) -> Result | None:
             error = raised
     errors: list = [None] * num_ranks()
     group.all_gather_object(errors, error, group=patient)
-    for raised in errors:
-        if raised is not None:
-            raise raised
+    for found in errors:
+        if found is not None:
+            raise found
     return value
 
 
