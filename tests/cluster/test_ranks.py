@@ -270,6 +270,7 @@ def test_ranks_wait_for_the_check_of_their_node_beyond_their_timeout(tmp_path):
 
 
 def check_slowly():
+    import datetime
     import time
 
     import torch
@@ -283,14 +284,18 @@ def check_slowly():
     def fail():
         raise UserError(f"found by rank {ranks.rank()}")
 
-    torch.distributed.destroy_process_group()
-    ranks.join(timeout_minutes=0.1)
+    torch.distributed.distributed_c10d._set_pg_timeout(datetime.timedelta(seconds=3))
     assert ranks.once_a_node(slow) == (0 if ranks.rank() == 0 else None)
     try:
         ranks.once_a_node(fail)
     except UserError as error:
         assert str(error) == "found by rank 0"
+    try:
+        ranks.on_first(slow)  # as everything else, within the timeout
+    except RuntimeError:
         os._exit(7)
+    time.sleep(8)  # rank 0, which was the slow one, until the other has gone
+    os._exit(7)
 
 
 def test_the_interface_towards_a_host_has_the_address_that_it_is_reached_from():
