@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
+import re
 import sys
 from collections.abc import Iterator
 
@@ -45,12 +47,36 @@ REFUSED = {
 }
 
 
-def refusal(error: OSError) -> str | None:
-    """What a full or read-only disk and their like are in words; None for any other error."""
-    if error.errno not in REFUSED:
+# How libraries in Rust, such as safetensors, end the text of what the machine refused.
+RUST_ERROR = re.compile(r"\(os error (\d+)\)")
+
+
+def refusal(error: BaseException, *, place: str | os.PathLike = "") -> str | None:
+    """What a full or read-only disk and their like are in words, also inside the errors of
+    libraries; None for any other error. `place` is told where the error names no file.
+    """
+    number, file = None, place
+    if isinstance(error, OSError):
+        number, file = error.errno, error.filename or place
+    elif found := RUST_ERROR.search(str(error)):
+        number = int(found[1])
+    reason = REFUSED.get(number or 0)
+    if isinstance(error, RuntimeError) and "PytorchStreamWriter failed" in str(error):
+        reason = "a file could not be written whole (is the disk full?)"
+    if reason is None:
         return None
-    place = f"{error.filename}: " if error.filename else ""
-    return f"{place}{REFUSED[error.errno]}. The same command goes on once that is mended."
+    return f"{f'{file}: ' if file else ''}{reason}. The same command goes on once that is mended."
+
+
+@contextlib.contextmanager
+def disk_told(place: str | os.PathLike) -> Iterator[None]:
+    """Inside, what the disk refuses is a UserError that names `place`."""
+    try:
+        yield
+    except Exception as error:
+        if (message := refusal(error, place=place)) is None:
+            raise
+        raise UserError(message) from error
 
 
 @contextlib.contextmanager
@@ -62,7 +88,7 @@ def exit_on_user_error() -> Iterator[None]:
     except UserError as error:
         print(f"{'' if isinstance(error, Stopped) else 'error: '}{error}", file=sys.stderr)
         sys.exit(error.code)
-    except OSError as error:
+    except Exception as error:
         if (message := refusal(error)) is None:
             raise
         print(f"error: {message}", file=sys.stderr)

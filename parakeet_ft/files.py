@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +39,45 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+WORKSPACE = ".unfinished-"
+
+
+@contextlib.contextmanager
+def workspace(folder: Path) -> Iterator[Path]:
+    """A new folder inside `folder`, removed at the end; those that killed processes left there are
+    removed first.
+
+    Each holds a locked file, and a lock ends with its process, whatever ended that.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(f"{WORKSPACE}*"):
+        _remove_abandoned(left)
+    own = Path(tempfile.mkdtemp(prefix=WORKSPACE, dir=folder))
+    try:
+        with (own / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield own
+    finally:
+        shutil.rmtree(own, ignore_errors=True)
+
+
+def _remove_abandoned(left: Path) -> None:
+    """Remove a workspace that no process holds any more."""
+    with contextlib.suppress(OSError), (left / "lock").open("r+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def plain_modes(path: Path) -> None:
+    """Give a file, or all in a folder, the modes that new ones get here; some libraries write
+    files that only their owner may read.
+    """
+    mask = os.umask(0)
+    os.umask(mask)
+    for one in [path, *path.rglob("*")]:
+        one.chmod((0o777 if one.is_dir() else 0o666) & ~mask)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 import hydra
 
-from parakeet_ft.errors import exit_on_user_error
+from parakeet_ft.errors import disk_told, exit_on_user_error
 from parakeet_ft.evaluation import request
 
 
@@ -104,15 +104,12 @@ def main(cfg) -> None:
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
-    with exit_on_user_error():
-        evaluate(
-            OmegaConf.to_container(cfg, resolve=True),
-            run_dir=Path(HydraConfig.get().runtime.output_dir),
-            command=sys.argv,
-        )
+    run_dir = Path(HydraConfig.get().runtime.output_dir)
+    with exit_on_user_error(), disk_told(run_dir):
+        evaluate(OmegaConf.to_container(cfg, resolve=True), run_dir=run_dir, command=sys.argv)
 
 
 if __name__ == "__main__":
     with exit_on_user_error():
         request.prepare(__doc__)
-    main()
+        main()

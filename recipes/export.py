@@ -1,19 +1,20 @@
-"""Export a tuned model, and check that each export transcribes as the model does.
+"""Export a tuned model; each export is checked to transcribe as the model does.
 
-    python recipes/export.py outputs/demo/latest/best.nemo --to nemo,onnx --out exported
-    python recipes/export.py best.nemo --to onnx,onnx-int8,transformers --out exported \\
-        --check test.jsonl
+    python recipes/export.py outputs/demo/latest/best.nemo --to nemo,onnx \\
+        --out exported
+    python recipes/export.py best.nemo --to onnx,onnx-int8,transformers \\
+        --out exported --check test.jsonl
 
 nemo          OUT/NAME.nemo, restored again
-onnx          OUT/onnx/: what the package onnx-asr loads; CTC, RNNT, TDT, and both heads of hybrids
-              (--head)
-onnx-int8     OUT/onnx-int8/: the same with 8-bit weights; texts may differ, with a WER at most
-              --max-wer-rise above the model's
-transformers  OUT/transformers/: ParakeetForCTC, processor and tokenizer, for AutoModelForCTC and
-              AutoProcessor; CTC heads only
+onnx          OUT/onnx/: what the package onnx-asr loads; CTC, RNNT, TDT
+onnx-int8     OUT/onnx-int8/: the same with 8-bit weights; texts may differ,
+              with a WER at most --max-wer-rise above the model's
+transformers  OUT/transformers/: ParakeetForCTC, processor and tokenizer, for
+              AutoModelForCTC and AutoProcessor; CTC heads only
 
-Every clip's text must be the model's own: a format that fails is not written, and the exit code is
-1.
+Of a hybrid, each format holds the head that --head names. Every clip's text
+must be the model's own: a format that fails is not written, and the exit code
+is 1.
 """
 
 import argparse
@@ -23,50 +24,51 @@ from pathlib import Path
 from parakeet_ft.data.manifest import Utterance, missing_audio
 from parakeet_ft.errors import UserError, exit_on_user_error
 from parakeet_ft.export import parity
-from parakeet_ft.model.source import check_source
+from parakeet_ft.export.formats import TARGETS, check_formats
+from parakeet_ft.model.source import check_source, fetch
 
 
-def export(args: argparse.Namespace, clips: list[Utterance]) -> int:
-    """Write and check each target, print a line on each; returns the exit code."""
+def export(args: argparse.Namespace, clips: list[Utterance], heads: dict[str, str]) -> int:
+    """Write and check each target with its head, print a line on each; returns the exit code."""
     from parakeet_ft.run.console import libraries_to
 
     code = 0
     with libraries_to(args.out / "export.log") as terminal:
-        model, head = parity.greedy_model(args.model, head=args.head)
-        expected = parity.transcribe_clips(model, clips)
-        del model
-        for target in args.to:
-            try:
-                found = parity.export_checked(
-                    args.model,
-                    target,
-                    args.out,
-                    clips=clips,
-                    expected=expected,
-                    head=head,
-                    name=args.name,
-                    max_wer_rise=args.max_wer_rise,
-                )
-                print(*found.lines(), sep="\n", file=terminal)
-                code = code if found.accepted else 1
-            except UserError as error:
-                print(f"{target:<12} refused: {error}", file=terminal)
-                code = 1
+        expected = {}
+        for head in dict.fromkeys(heads.values()):
+            model, _ = parity.greedy_model(args.model, head=head)
+            expected[head] = parity.transcribe_clips(model, clips)
+            del model
+        for target, head in heads.items():
+            found = parity.export_checked(
+                args.model,
+                target,
+                args.out,
+                clips=clips,
+                expected=expected[head],
+                head=head,
+                name=args.name,
+                max_wer_rise=args.max_wer_rise,
+            )
+            print(*found.lines(), sep="\n", file=terminal)
+            code = code if found.accepted else 1
     return code
 
 
-def check(args: argparse.Namespace) -> list[Utterance]:
-    """The clips, once everything that can be is checked without torch. Raises UserError."""
-    unknown = [target for target in args.to if target not in parity.TARGETS]
+def check(args: argparse.Namespace) -> tuple[list[Utterance], dict[str, str]]:
+    """The clips, and the head that each target will hold, once everything that can be is checked
+    without torch. Raises UserError.
+    """
+    unknown = [target for target in args.to if target not in TARGETS]
     if unknown or not args.to:
-        raise UserError(f"--to {','.join(args.to)}: expected some of {','.join(parity.TARGETS)}.")
+        raise UserError(f"--to {','.join(args.to)}: expected some of {','.join(TARGETS)}.")
     check_source(args.model)
     clips = parity.read_clips(args.check)
     if missing := missing_audio(clips):
         raise UserError(
             f"{len(missing)} of the clips in {args.check} are not there, the first: {missing[0]}"
         )
-    return clips
+    return clips, check_formats(fetch(args.model), args.to, head=args.head)
 
 
 def main() -> None:
@@ -79,7 +81,7 @@ def main() -> None:
         required=True,
         type=lambda text: list(dict.fromkeys(text.split(","))),
         metavar="A,B",
-        help=",".join(parity.TARGETS),
+        help=",".join(TARGETS),
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument(
@@ -92,7 +94,7 @@ def main() -> None:
         "--head",
         choices=("default", "ctc", "transducer"),
         default="default",
-        help="of a hybrid; default: its transducer",
+        help="of a hybrid; default: its transducer, for transformers its CTC head",
     )
     parser.add_argument(
         "--max-wer-rise",
@@ -105,8 +107,7 @@ def main() -> None:
     args = parser.parse_args()
     args.name = args.name or Path(args.model).stem
     with exit_on_user_error():
-        clips = check(args)
-        sys.exit(export(args, clips))
+        sys.exit(export(args, *check(args)))
 
 
 if __name__ == "__main__":

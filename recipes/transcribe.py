@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import TextIO
 
-from parakeet_ft.errors import exit_on_user_error
+from parakeet_ft.errors import disk_told, exit_on_user_error
 from parakeet_ft.model.source import check_source, identity
 from parakeet_ft.transcription.captions import FORMATS
 from parakeet_ft.transcription.folder import PROGRESS, TranscriptFolder
@@ -166,7 +166,8 @@ def main() -> None:
         recordings = collect_recordings(args.inputs)
         check_source(args.model)
         try:
-            sys.exit(transcribe(args, recordings))
+            with disk_told(args.out):
+                sys.exit(transcribe(args, recordings))
         except KeyboardInterrupt:
             print(
                 f"\nstopped: the same command goes on from {args.out / PROGRESS}", file=sys.stderr

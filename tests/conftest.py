@@ -122,6 +122,67 @@ def speech(tmp_path_factory):
     return write
 
 
+@pytest.fixture
+def on_a_disk():
+    """on_a_disk(options, folder, script, *arguments) -> the finished script, run while `folder` is
+    a file system of its own; skips where that needs more rights.
+    """
+    import shutil
+    import subprocess
+
+    if shutil.which("unshare") is None:
+        pytest.skip("no unshare on this machine")
+
+    def run(options: str, folder: Path, *command) -> subprocess.CompletedProcess:
+        folder.mkdir(exist_ok=True)
+        mount = f'mount -t tmpfs -o {options} none "$0" || exit 99; exec "$@"'
+        done = subprocess.run(
+            ["unshare", "-rm", "sh", "-c", mount, folder, sys.executable, *map(str, command)],
+            capture_output=True,
+            text=True,
+            cwd=Path(__file__).resolve().parents[1],
+        )
+        if done.returncode == 99 or "unshare failed" in done.stderr:
+            pytest.skip("no mounts in a user namespace here")
+        return done
+
+    return run
+
+
+@pytest.fixture
+def largest_file():
+    """largest_file(size): no file of this process may grow beyond `size` bytes until the test
+    ends, as on a disk that is nearly full; needs no rights.
+    """
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.fixture
+def largest_file_once_restored(largest_file, monkeypatch):
+    """The same for all but the restoring of models, which NeMo unpacks elsewhere."""
+    import resource
+
+    from parakeet_ft.model import restore
+
+    unpack = restore.restore
+
+    def prepare(size: int) -> None:
+        def restored(source: str):
+            largest_file(resource.RLIM_INFINITY)
+            model = unpack(source)
+            largest_file(size)
+            return model
+
+        largest_file(size)
+        monkeypatch.setattr(restore, "restore", restored)
+
+    return prepare
+
+
 @pytest.fixture(scope="session")
 def chromium():
     """A headless Chromium of the system, driven by playwright; skips where either is missing."""

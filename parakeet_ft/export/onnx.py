@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +21,24 @@ NETWORKS = {
     "rnnt": ("encoder-model", "decoder_joint-model"),
     "tdt": ("encoder-model", "decoder_joint-model"),
 }
+# Of the audio, by the names that the configuration has for them.
+FEATURES = {
+    "features": "features",
+    "sample rate": "sample_rate",
+    "window": "window_size",
+    "stride": "window_stride",
+    "normalisation": "normalize",
+}
 
 
-def onnx_kind(model: Any, *, head: str) -> str:
+def onnx_kind(config: Mapping[str, Any], *, head: str) -> str:
     """`ctc`, `rnnt` or `tdt`: what onnx-asr is told that the model is. Raises UserError for what
     onnx-asr cannot hold.
 
-    `head` is "ctc" or "transducer".
+    `config` is the model's configuration, `head` "ctc" or "transducer".
     """
-    preprocessor, durations = (
-        model.cfg.preprocessor,
-        list(getattr(model.loss, "durations", None) or model.cfg.decoding.get("durations") or []),
-    )
-    found = {
-        "features": int(preprocessor.features),
-        "sample rate": int(preprocessor.sample_rate),
-        "window": float(preprocessor.window_size),
-        "stride": float(preprocessor.window_stride),
-        "normalisation": str(preprocessor.normalize),
-    }
+    preprocessor = config["preprocessor"]
+    found = {name: preprocessor.get(key) for name, key in FEATURES.items()}
     if found["features"] not in (80, 128) or list(found.values())[1:] != [
         16000,
         0.025,
@@ -48,21 +47,36 @@ def onnx_kind(model: Any, *, head: str) -> str:
     ]:
         raise UserError(
             f"onnx-asr computes 80 or 128 mel features of 16 kHz audio, windows of 25 ms every 10 "
-            f"ms, normalised per feature; this "
-            f"model has {', '.join(f'{key} {value}' for key, value in found.items())}. Export to "
-            f"nemo instead."
+            f"ms, normalised per feature; this model has "
+            f"{', '.join(f'{key} {value}' for key, value in found.items())}. Leave onnx and "
+            f"onnx-int8 out of --to."
         )
     if head == "ctc":
         return "ctc"
-    if not model.joint.num_extra_outputs:
+    if not config["joint"].get("num_extra_outputs"):
         return "rnnt"
+    durations = durations_of(config)
     if durations != list(range(len(durations))):
+        cure = (
+            "Give --head ctc to export its CTC head"
+            if config.get("aux_ctc")
+            else "Leave onnx and onnx-int8 out of --to"
+        )
         raise UserError(
             f"onnx-asr takes a TDT model's durations to be 0, 1, 2 ...; this model has "
-            f"{durations}. Export to nemo instead"
-            f"{', or the CTC head with --head ctc' if hasattr(model, 'ctc_decoder') else ''}."
+            f"{durations}. {cure}."
         )
     return "tdt"
+
+
+def durations_of(config: Mapping[str, Any]) -> list[int]:
+    """A TDT model's durations, wherever its configuration keeps them."""
+    loss = (config.get("loss") or {}).get("tdt_kwargs") or {}
+    decoding, defaults = config.get("decoding") or {}, config.get("model_defaults") or {}
+    found = (
+        loss.get("durations") or decoding.get("durations") or defaults.get("tdt_durations") or []
+    )
+    return [int(duration) for duration in found]
 
 
 def write_onnx(model: Any, folder: Path, *, head: str) -> str:
@@ -71,7 +85,7 @@ def write_onnx(model: Any, folder: Path, *, head: str) -> str:
 
     The model cannot be trained afterwards: NeMo prepares it for export in place.
     """
-    kind = onnx_kind(model, head=head)
+    kind = onnx_kind(model.cfg, head=head)
     if hasattr(model, "ctc_decoder"):
         model.set_export_config({"decoder_type": "ctc" if head == "ctc" else "rnnt"})
     work = folder / "networks"
@@ -150,12 +164,8 @@ def onnx_recognizer(folder: Path, *, int8: bool = False) -> Callable[[np.ndarray
     """A function from 16 kHz audio (samples,) to its text, with onnx-asr from this folder alone, on
     the CPU.
     """
-    try:
-        import onnx_asr
-    except ImportError:
-        raise UserError(
-            "The check of an ONNX export needs onnx-asr: pip install 'parakeet-ft[export]'."
-        ) from None
+    import onnx_asr
+
     kind = json.loads((folder / "config.json").read_text())["model_type"]
     recognizer = onnx_asr.load_model(
         kind, folder, quantization="int8" if int8 else None, providers=["CPUExecutionProvider"]

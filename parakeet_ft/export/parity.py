@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from parakeet_ft.data.manifest import Utterance, read_manifest
-from parakeet_ft.errors import UserError
-from parakeet_ft.files import DEMO
-
-TARGETS = ("nemo", "onnx", "onnx-int8", "transformers")
+from parakeet_ft.errors import UserError, disk_told
+from parakeet_ft.files import DEMO, plain_modes, workspace
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +27,7 @@ class Parity:
     """
 
     target: str
+    head: str
     clips: int
     differing: list[tuple[str, str, str]]
     wer: float
@@ -41,9 +40,9 @@ class Parity:
         """For the terminal."""
         same = self.clips - len(self.differing)
         found = (
-            f"{self.target:<12} {same} of {self.clips} clips transcribed alike; WER "
-            f"{100 * self.wer:.2f} %, the model's {100 * self.model_wer:.2f} %, "
-            f"between the two {100 * self.disagreement:.2f} %: "
+            f"{self.target:<12} {same} of {self.clips} clips transcribed alike by the "
+            f"{self.head} head; WER {100 * self.wer:.2f} %, the model's "
+            f"{100 * self.model_wer:.2f} %, between the two {100 * self.disagreement:.2f} %: "
             f"{self.where if self.accepted else 'NOT WRITTEN'}"
         )
         return [found] + [
@@ -82,7 +81,7 @@ def export_checked(
     written, and keep it if the texts are `expected`.
 
     int8 may differ, as long as its WER is at most `max_wer_rise` (a fraction, absolute) above the
-    model's. `head` is "ctc" or "transducer". Raises UserError if the format cannot hold the model.
+    model's. `head` is "ctc" or "transducer".
     """
     final = out / (f"{name}.nemo" if target == "nemo" else target)
     with _appearing(final) as temporary:
@@ -92,6 +91,7 @@ def export_checked(
             recognize,
             clips,
             expected=expected,
+            head=head,
             where=final,
             max_wer_rise=max_wer_rise if target == "onnx-int8" else None,
         )
@@ -106,6 +106,7 @@ def compare(
     clips: Sequence[Utterance],
     *,
     expected: Sequence[str],
+    head: str,
     where: Path,
     max_wer_rise: float | None,
 ) -> Parity:
@@ -124,6 +125,7 @@ def compare(
     accepted = not differing if max_wer_rise is None else wer - model_wer <= max_wer_rise
     return Parity(
         target,
+        "CTC" if head == "ctc" else head,
         len(clips),
         differing,
         wer,
@@ -209,10 +211,7 @@ def _write_transformers(
     from parakeet_ft.model.source import fetch, read_tokenizer
 
     tokenizer = read_tokenizer(fetch(source))
-    if tokenizer is None:
-        raise UserError(
-            f"{source} has no SentencePiece tokenizer; the transformers format needs one."
-        )
+    assert tokenizer is not None  # formats.check_formats has looked
     folder.mkdir()
     write_transformers(greedy_model(source, head=head)[0], folder, tokenizer=tokenizer, head=head)
     return _one_by_one(transformers_recognizer(folder))
@@ -228,28 +227,22 @@ WRITERS = {
 
 @contextlib.contextmanager
 def _appearing(final: Path) -> Iterator[Path]:
-    """A temporary path beside `final` that takes its place on success, if it is still there;
-    removed on failure. A folder is replaced whole.
+    """A temporary path that takes the place of `final` on success, if it is still there; removed on
+    failure. A folder is replaced whole.
     """
-    temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
-    final.parent.mkdir(parents=True, exist_ok=True)
-    _remove(temporary)
-    try:
+    with disk_told(final), workspace(final.parent) as own:
+        temporary = own / final.name
         yield temporary
-        if temporary.exists():
-            for file in [temporary] if temporary.is_file() else temporary.rglob("*"):
-                if file.is_file():
-                    with file.open("rb") as written:
-                        os.fsync(written.fileno())
-            if final.is_dir():
-                old = final.with_name(f".{final.name}.{os.getpid()}.old")
-                os.replace(final, old)
-                os.replace(temporary, final)
-                shutil.rmtree(old)
-            else:
-                os.replace(temporary, final)
-    finally:
-        _remove(temporary)
+        if not temporary.exists():
+            return
+        plain_modes(temporary)
+        for file in [temporary] if temporary.is_file() else temporary.rglob("*"):
+            if file.is_file():
+                with file.open("rb") as written:
+                    os.fsync(written.fileno())
+        if final.is_dir():
+            os.replace(final, own / "before")
+        os.replace(temporary, final)
 
 
 def _remove(path: Path) -> None:

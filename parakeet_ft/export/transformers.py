@@ -5,7 +5,7 @@ extractor and its tokenizer.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +34,19 @@ def rename(key: str) -> str:
     return key
 
 
-def check_convertible(model: Any, *, head: str) -> None:
-    """Raise UserError unless transformers' ParakeetForCTC computes what the model does."""
-    encoder, preprocessor = model.cfg.encoder, model.cfg.preprocessor
+def check_convertible(config: Mapping[str, Any], *, head: str) -> None:
+    """Raise UserError unless transformers' ParakeetForCTC computes what the model of this
+    configuration does.
+    """
+    encoder, preprocessor = config["encoder"], config["preprocessor"]
     if head != "ctc":
-        hint = (
+        cure = (
             "Give --head ctc to export its CTC head"
-            if hasattr(model, "ctc_decoder")
-            else "Export to nemo or onnx instead"
+            if config.get("aux_ctc")
+            else "Leave transformers out of --to, and take nemo or onnx"
         )
         raise UserError(
-            f"The transformers format is written for CTC heads only; this is a transducer. {hint}."
+            f"The transformers format is written for CTC heads only; this is a transducer. {cure}."
         )
     expected = {
         "self_attention_model": "rel_pos",
@@ -59,18 +61,15 @@ def check_convertible(model: Any, *, head: str) -> None:
         raise UserError(
             f"transformers' ParakeetForCTC cannot hold an encoder with "
             f"{', '.join(f'{k}={v}' for k, v in wrong.items())}; expected "
-            f"{', '.join(f'{key}={expected[key]}' for key in wrong)}. Export to nemo instead."
+            f"{', '.join(f'{key}={expected[key]}' for key in wrong)}. Leave transformers out of "
+            f"--to, and take nemo."
         )
-    found = (
-        int(preprocessor.sample_rate),
-        float(preprocessor.window_size),
-        float(preprocessor.window_stride),
-        str(preprocessor.normalize),
-    )
+    keys = ("sample_rate", "window_size", "window_stride", "normalize")
+    found = tuple(preprocessor.get(key) for key in keys)
     if found != (16000, 0.025, 0.01, "per_feature"):
         raise UserError(
             f"ParakeetFeatureExtractor hears 16 kHz, windows of 25 ms every 10 ms, normalised per "
-            f"feature; this model has {found}."
+            f"feature; this model has {found}. Leave transformers out of --to, and take nemo."
         )
 
 
@@ -81,7 +80,7 @@ def write_transformers(model: Any, folder: Path, *, tokenizer: bytes, head: str 
     `tokenizer` is the SentencePiece model. Every tensor must find its place: RuntimeError if one is
     missing or left over.
     """
-    check_convertible(model, head=head)
+    check_convertible(model.cfg, head=head)
     from transformers import ParakeetCTCConfig, ParakeetEncoderConfig, ParakeetForCTC
 
     encoder, vocab_size = model.cfg.encoder, int(model.tokenizer.vocab_size)

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from parakeet_ft.errors import UserError
+from parakeet_ft.errors import UserError, disk_told
 from parakeet_ft.model.facts import describe, family
 from parakeet_ft.model.source import check_archive, check_source, fetch
 
@@ -55,7 +56,8 @@ def _restore(path: Path) -> ASRModel:
     from nemo.collections.asr.models import ASRModel
 
     try:
-        return ASRModel.restore_from(str(path), map_location=torch.device("cpu"))
+        with disk_told(tempfile.gettempdir()):  # where NeMo unpacks it
+            return ASRModel.restore_from(str(path), map_location=torch.device("cpu"))
     except pickle.UnpicklingError as error:
         raise UserError(
             f"The weights in {path} are not plain tensors, so they are not read: "

@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -35,27 +34,8 @@ def table(tmp_path):
     return tmp_path / "t.csv"
 
 
-def on_a_disk(options: str, folder: Path, *command) -> subprocess.CompletedProcess:
-    """Run a script while `folder` is a file system of its own; skips where that needs more
-    rights.
-    """
-    folder.mkdir(exist_ok=True)
-    if shutil.which("unshare") is None:
-        pytest.skip("no unshare on this machine")
-    mount = f'mount -t tmpfs -o {options} none "$0" || exit 99; exec "$@"'
-    done = subprocess.run(
-        ["unshare", "-rm", "sh", "-c", mount, folder, sys.executable, *map(str, command)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
-    if done.returncode == 99 or "unshare failed" in done.stderr:
-        pytest.skip("no mounts in a user namespace here")
-    return done
-
-
 @pytest.mark.parametrize("size", ["8k", "64k", "500k", "1300k"])
-def test_a_full_disk_is_told_in_words(table, tmp_path, size):
+def test_a_full_disk_is_told_in_words(table, tmp_path, size, on_a_disk):
     out = tmp_path / "out"
     done = on_a_disk(
         f"size={size}", out, "data_prep/from_table.py", table, "--out", out / "x", "--jobs", 1
@@ -75,7 +55,7 @@ def test_a_full_disk_is_told_in_words(table, tmp_path, size):
         ["check.py", "MANIFEST", "--quick"],
     ],
 )
-def test_a_read_only_disk_is_told_in_words(table, tmp_path, command):
+def test_a_read_only_disk_is_told_in_words(table, tmp_path, command, on_a_disk):
     given = {"TABLE": table, "MANIFEST": table.with_name("m.jsonl")}
     script, *arguments = [given.get(a, a) for a in command]
     done = on_a_disk(

@@ -91,8 +91,8 @@ def test_a_large_networks_weights_are_one_file_that_onnx_asr_finds(tiny_model, p
 
 def test_durations_that_onnx_asr_cannot_hold_are_refused(tiny_model):
     with pytest.raises(UserError, match=r"\[0, 1, 2, 4\]"):
-        onnx_kind(tiny_model("tdt", durations=(0, 1, 2, 4)), head="transducer")
-    hybrid = tiny_model("hybrid", durations=(0, 2))
+        onnx_kind(tiny_model("tdt", durations=(0, 1, 2, 4)).cfg, head="transducer")
+    hybrid = tiny_model("hybrid", durations=(0, 2)).cfg
     with pytest.raises(UserError, match="--head ctc"):
         onnx_kind(hybrid, head="transducer")
     assert onnx_kind(hybrid, head="ctc") == "ctc"
@@ -100,4 +100,4 @@ def test_durations_that_onnx_asr_cannot_hold_are_refused(tiny_model):
 
 def test_features_that_onnx_asr_does_not_compute_are_refused(tiny_model):
     with pytest.raises(UserError, match="features 40"):
-        onnx_kind(tiny_model("ctc", n_mels=40), head="ctc")
+        onnx_kind(tiny_model("ctc", n_mels=40).cfg, head="ctc")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from parakeet_ft.data.manifest import read_manifest
+from parakeet_ft.errors import UserError, disk_told
 from parakeet_ft.evaluation.recognizer import Recognizer
 from parakeet_ft.run.composition import compose
 from parakeet_ft.scoring import wer
@@ -108,3 +109,22 @@ def test_a_language_model_is_learnt_tuned_and_kept_with_what_each_weight_was_wor
     assert found["results"][0]["score"]["wer"] == next(
         row["wer"] for row in rows if row["weight"] == live["language_model"]["weight"]
     )
+
+
+def test_a_disk_that_takes_no_more_is_told_in_words_and_nothing_is_half_written(
+    recipe, tiny_nemo, speech, tmp_path, largest_file_once_restored
+):
+    given = [f"models=[{tiny_nemo('ctc')}]", f"manifests=[{speech(count=4)}]"]
+    largest_file_once_restored(300)
+    with pytest.raises(UserError, match=f"{tmp_path}.*may not be that large"), disk_told(tmp_path):
+        run(recipe, tmp_path, *given)
+    found = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert found <= {"evaluate.log"}
+
+
+@pytest.mark.parametrize("options, words", [("ro", "read-only"), ("nr_inodes=1", "disk is full")])
+def test_a_place_that_takes_no_files_is_told_in_words(options, words, tmp_path, on_a_disk):
+    arguments = ("models=[tiny]", f"out={tmp_path}/disk/out")
+    done = on_a_disk(options, tmp_path / "disk", "recipes/evaluate.py", *arguments)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert words in done.stderr

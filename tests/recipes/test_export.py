@@ -1,13 +1,19 @@
 """recipes/export.py as a user starts it: what is written, what is not, and why."""
 
+import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from parakeet_ft.data.manifest import read_manifest
-from parakeet_ft.export import parity
+from parakeet_ft.errors import UserError
+from parakeet_ft.export import formats, parity
+from parakeet_ft.export.formats import check_formats
+from parakeet_ft.export.onnx import onnx_kind
+from parakeet_ft.files import workspace
 from recipes import export
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -146,27 +152,93 @@ def test_an_export_that_crashes_leaves_nothing(monkeypatch, tmp_path, tiny_nemo,
     assert not any(tmp_path.iterdir())
 
 
-def test_a_format_that_cannot_hold_the_model_is_refused_and_the_others_are_written(
+def test_every_format_takes_the_head_of_a_hybrid_that_it_can_hold(
     monkeypatch, tmp_path, tiny_nemo, speech, capfd
 ):
-    manifest = speech(count=2)
-    assert (
-        start(
-            monkeypatch,
-            tiny_nemo("rnnt"),
-            "--to",
-            "transformers,nemo",
-            "--out",
-            tmp_path / "out",
-            "--check",
-            manifest,
-        )
-        == 1
-    )
-    assert "CTC heads only" in capfd.readouterr().out and tree(tmp_path / "out") == {
-        "export.log",
-        "tiny_rnnt.nemo",
+    every = "nemo,onnx,onnx-int8,transformers"
+    arguments = ("--out", tmp_path, "--check", speech(count=2), "--max-wer-rise", 1)
+    assert start(monkeypatch, tiny_nemo("hybrid"), "--to", every, *arguments) == 0
+    heads = [line.split(" by the ")[1].split(" head")[0] for line in shown(capfd)]
+    assert heads == ["transducer", "transducer", "transducer", "CTC"]
+    assert start(monkeypatch, tiny_nemo("hybrid"), "--to", every, "--head", "ctc", *arguments) == 0
+    assert all("by the CTC head" in line for line in shown(capfd))
+    assert (tmp_path / "onnx" / "model.onnx").is_file(), "the CTC head is one network"
+
+
+def shown(capfd) -> list[str]:
+    return [line for line in capfd.readouterr().out.splitlines() if "transcribed alike" in line]
+
+
+def test_exported_files_have_the_mode_of_any_new_file(monkeypatch, tmp_path, tiny_nemo, speech):
+    before = os.umask(0o027)
+    try:
+        arguments = ("--to", "nemo,transformers", "--out", tmp_path, "--check", speech(count=1))
+        assert start(monkeypatch, tiny_nemo("ctc"), *arguments) == 0
+    finally:
+        os.umask(before)
+    files = [tmp_path / "tiny_ctc.nemo", *(tmp_path / "transformers").iterdir()]
+    assert {path.name: oct(path.stat().st_mode & 0o777) for path in files} == {
+        path.name: "0o640" for path in files
     }
+    assert (tmp_path / "transformers").stat().st_mode & 0o777 == 0o750
+
+
+def test_what_a_killed_export_left_is_gone_after_the_next_one(
+    monkeypatch, tmp_path, tiny_nemo, speech
+):
+    code = (
+        "import os, sys; from pathlib import Path; from parakeet_ft.files import workspace\n"
+        "with workspace(Path(sys.argv[1])) as own:\n"
+        "    (own / 'half.nemo').touch()\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, tmp_path / "out"], cwd=ROOT)
+    (left,) = (tmp_path / "out").iterdir()
+    assert (left / "half.nemo").is_file()
+    with workspace(tmp_path / "out") as alive:
+        (alive / "growing.nemo").touch()
+        arguments = ("--to", "nemo", "--out", tmp_path / "out", "--check", speech(count=1))
+        assert start(monkeypatch, tiny_nemo("ctc"), *arguments) == 0
+        assert not left.exists() and (alive / "growing.nemo").is_file()
+    assert tree(tmp_path / "out") == {"export.log", "tiny_ctc.nemo"}
+
+
+@pytest.mark.parametrize("target", ["nemo", "onnx", "transformers"])
+def test_a_disk_that_takes_no_more_is_told_in_words_and_nothing_is_half_written(
+    target, monkeypatch, tmp_path, tiny_nemo, speech, capfd, largest_file_once_restored
+):
+    model, clips, out = tiny_nemo("ctc"), speech(count=1), tmp_path / "out"
+    largest_file_once_restored(100_000)
+    assert start(monkeypatch, model, "--to", target, "--out", out, "--check", clips) == 2
+    told = capfd.readouterr().err
+    assert f"error: {out}" in told and "Traceback" not in told
+    assert "may not be that large" in told or "could not be written whole" in told
+    assert [path.name for path in out.iterdir()] == ["export.log"]
+
+
+def test_a_full_disk_where_nemo_unpacks_a_model_is_told_as_such(tmp_path, tiny_nemo, largest_file):
+    model = str(tiny_nemo("ctc"))
+    largest_file(100_000)
+    with pytest.raises(UserError, match=tempfile.gettempdir()):
+        parity.greedy_model(model, head="ctc")
+
+
+def test_a_full_disk_inside_a_librarys_error_is_told_in_words(monkeypatch, tmp_path):
+    def full(source, folder, head):
+        folder.mkdir()
+        raise ValueError("Error while serializing: No space left on device (os error 28)")
+
+    monkeypatch.setitem(parity.WRITERS, "onnx", full)
+    with pytest.raises(UserError, match=f"{tmp_path}/onnx: the disk is full"):
+        parity.export_checked("x", "onnx", tmp_path, clips=[], expected=[], head="ctc", name="x")
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_place_that_takes_no_files_is_told_before_anything_is_restored(tmp_path, on_a_disk):
+    arguments = ("recipes/export.py", "tiny", "--to", "nemo", "--out", tmp_path / "disk" / "out")
+    done = on_a_disk("ro", tmp_path / "disk", *arguments)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "the file system is read-only" in done.stderr
 
 
 def test_int8_is_judged_by_the_rise_of_its_wer(tmp_path):
@@ -175,7 +247,13 @@ def test_int8_is_judged_by_the_rise_of_its_wer(tmp_path):
     worse = [texts[0], "all wrong"]
     judged = {
         limit: parity.compare(
-            "onnx-int8", lambda _: worse, clips, expected=texts, where=tmp_path, max_wer_rise=limit
+            "onnx-int8",
+            lambda _: worse,
+            clips,
+            expected=texts,
+            head="ctc",
+            where=tmp_path,
+            max_wer_rise=limit,
         )
         for limit in (0.1, 0.9)
     }
@@ -184,9 +262,46 @@ def test_int8_is_judged_by_the_rise_of_its_wer(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "family, target, head, words",
+    [
+        ("rnnt", "transformers", "default", "CTC heads only.*Leave transformers out"),
+        ("tdt", "onnx", "ctc", "only a transducer head"),
+        ("hybrid", "transformers", "transducer", "Give --head ctc"),
+    ],
+)
+def test_a_format_that_cannot_hold_the_model_or_its_head_is_refused_with_what_to_give(
+    family, target, head, words, tiny_nemo
+):
+    with pytest.raises(UserError, match=words):
+        check_formats(tiny_nemo(family), ["nemo", target], head=head)
+
+
+def test_onnx_without_its_packages_is_refused_with_what_to_install(monkeypatch, tiny_nemo):
+    monkeypatch.setattr(formats, "ONNX_PACKAGES", ("onnx", "no_such_package"))
+    with pytest.raises(UserError, match=r"needs no-such-package.*parakeet-ft\[export\]"):
+        check_formats(tiny_nemo("ctc"), ["onnx-int8"], head="default")
+
+
+def test_values_that_a_configuration_names_elsewhere_are_found():
+    config = {
+        "durations": [0, 1, 2, 4],
+        "rate": 16000,
+        "preprocessor": {"features": 80, "sample_rate": "${rate}", "window_size": 0.025}
+        | {"window_stride": 0.01, "normalize": "per_feature"},
+        "joint": {"num_extra_outputs": 4},
+        "loss": {"tdt_kwargs": {"durations": "${durations}"}},
+    }
+    with pytest.raises(UserError, match=r"\[0, 1, 2, 4\]. Leave onnx and onnx-int8 out"):
+        onnx_kind(formats.resolved(config), head="transducer")
+    assert formats.resolved({"a": "${gone}"}) == {"a": "${gone}"}
+
+
+@pytest.mark.parametrize(
     "arguments, message",
     [
         (["tiny", "--to", "onnx,tflite"], "tflite"),
+        (["tiny_tdt_ctc", "--to", "nemo,transformers", "--head", "transducer"], "Give --head ctc"),
+        (["tiny", "--to", "nemo", "--head", "transducer"], "has only a ctc head"),
         (["nowhere.nemo", "--to", "onnx"], "No model at nowhere.nemo"),
         (["tiny", "--to", "onnx", "--check", "0"], "--check 0"),
         (["tiny", "--to", "onnx", "--check", "nowhere.jsonl"], "No manifest"),

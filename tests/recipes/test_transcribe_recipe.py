@@ -194,6 +194,33 @@ def test_a_long_recording_is_cut_and_comes_back_in_one_piece(tmp_path, monkeypat
     )
 
 
+def test_a_disk_that_takes_no_more_is_told_in_words_and_what_is_written_is_whole(
+    folder, tmp_path, monkeypatch, capfd, largest_file_once_restored
+):
+    files = [folder / f"speech{number}.wav" for number in range(4)]
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    assert start(monkeypatch, "tiny", *files, "--out", whole, "--format", "json") == 0
+    capfd.readouterr()
+    largest_file_once_restored((whole / "progress.jsonl").stat().st_size - 100)
+    arguments = ("tiny", *files, "--out", out, "--format", "json", "--batch-seconds", 0.1)
+    assert start(monkeypatch, *arguments) == 2
+    told = capfd.readouterr().err
+    assert told.count("\n") == 1 and f"error: {out}" in told and "may not be that large" in told
+    assert not list(out.glob(".*")) and not (out / "transcripts.jsonl").exists()
+    for path in (written := list(out.glob("speech*"))):
+        assert path.read_bytes() == (whole / path.name).read_bytes()
+    assert written
+
+
+def test_a_place_that_takes_no_files_is_told_before_anything_is_restored(
+    folder, tmp_path, on_a_disk
+):
+    arguments = ("tiny", folder / "silent.wav", "--out", tmp_path / "disk" / "out")
+    done = on_a_disk("ro", tmp_path / "disk", "recipes/transcribe.py", *arguments)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "Read-only" in done.stderr and "another --out" in done.stderr
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
