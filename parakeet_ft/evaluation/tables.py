@@ -11,6 +11,7 @@ from typing import Any
 
 from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.files import atomic_path, write_json
+from parakeet_ft.report.markdown import code, plain, table_row
 from parakeet_ft.report.report import few_speakers
 from parakeet_ft.scoring import breakdown, wer
 from parakeet_ft.scoring.normalization import Normalizer
@@ -359,19 +360,20 @@ def render_markdown(content: dict[str, Any]) -> str:
     lines = [
         "# Evaluation",
         "",
-        f"`{content['command']}`",
+        code(content["command"]),
         "",
-        f"Normaliser: {content['normalizer']}. Base: {content['base']}. Intervals are "
-        "of a paired bootstrap over speakers where all are known, else over utterances.",
-        *(f"\n{remark}" for remark in content["remarks"]),
+        f"Normaliser: {plain(content['normalizer'])}. Base: {plain(content['base'])}. Intervals "
+        "are of a paired bootstrap over speakers where all are known, else over utterances.",
+        *(f"\n{plain(remark)}" for remark in content["remarks"]),
     ]
     for title, head, rows in [
         *main_tables(content),
         *breakdown_tables(content),
         *confusion_tables(content),
     ]:
-        lines += ["", f"## {title}", "", f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-        lines += [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows]
+        lines += ["", f"## {plain(title)}", "", table_row([plain(cell) for cell in head])]
+        lines += ["|" + "---|" * len(head)]
+        lines += [table_row([plain(cell) for cell in row]) for row in rows]
     return "\n".join(lines) + "\n"
 
 
