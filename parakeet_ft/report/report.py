@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.files import atomic_path, write_json
+from parakeet_ft.report.markdown import code, plain, table_row
 from parakeet_ft.scoring import breakdown, wer
 from parakeet_ft.scoring.words import interval_words, percent
 
@@ -99,16 +99,18 @@ def groups_before_after(
     ]
 
 
-def remarks(history: Sequence[dict[str, Any]], effective: dict[str, Any]) -> list[str]:
+def remarks(
+    history: Sequence[dict[str, Any]], effective: dict[str, Any], *, ended_well: bool
+) -> list[str]:
     """What happened on the way that a reader should know: remarks of the validations, each with its
-    first and last step, and bad batches.
+    first and last step, and bad batches. Alarms of a run that ended well were false.
     """
     steps: dict[str, list[int]] = {}
     for point in history:
+        alarms = point.get("alarms", {}).values() if ended_well else ()
         for remark in point.get("remarks", []):
-            steps.setdefault(re.sub(r" for \d+ validations in a row$", "", remark), []).append(
-                point["step"]
-            )
+            if remark not in alarms:
+                steps.setdefault(remark, []).append(point["step"])
     found = [
         f"While training, at step {seen[0]}: {remark}"
         if len(seen) == 1
@@ -134,10 +136,15 @@ def remarks(history: Sequence[dict[str, Any]], effective: dict[str, Any]) -> lis
     )
 
 
+def num_speakers(speakers: Sequence[str | None]) -> int | None:
+    """How many there are; None where that is not known of every utterance."""
+    return len(set(speakers)) if speakers and all(speakers) else None
+
+
 def few_speakers(speakers: Sequence[str | None]) -> list[str]:
     """A warning if all of a test set's speakers are known and they are few."""
-    count = len(set(speakers))
-    if not all(speakers) or not 0 < count < FEW_SPEAKERS:
+    count = num_speakers(speakers)
+    if count is None or count >= FEW_SPEAKERS:
         return []
     people = "one speaker" if count == 1 else f"{count} speakers"
     return [
@@ -186,14 +193,16 @@ def build_report(
     """
     roles = {"domain": "test"} | ({"guard": "guard_test"} if "guard_test" in sets else {})
     test, old, new = sets["test"], before["test"], after["test"]
-    notes = [problem] if problem else []
+    warnings = [problem] if problem else []
+    warnings += few_speakers([u.speaker for u in test])
     if sets["test"] is sets["validation"]:
-        notes.append(
+        warnings.append(
             "No test set was given: these figures are of the validation set, which also chose the "
             "checkpoint, so they flatter."
         )
-    notes += few_speakers([u.speaker for u in test])
-    notes += remarks(history, run["effective"])
+    rose = "guard" in roles and tuned["guard_test"].wer - base["guard_test"].wer
+    forgot = guard_tolerance is not None and rose > guard_tolerance
+    notes = remarks(history, run["effective"], ended_well=not (problem or forgot))
     if learned := run["effective"].get("learned"):
         notes.append(
             f"{learned['moved_share_of_weights']:.1%} of the weights that learn have moved."
@@ -225,6 +234,7 @@ def build_report(
         "steps": steps,
         "selection": selection,
         "problem": problem,
+        "warnings": warnings,
         "notes": notes,
         "guard_tolerance": guard_tolerance,
         "baseline": {role: dataclasses.asdict(base[key]) for role, key in roles.items()},
@@ -236,6 +246,7 @@ def build_report(
                 after[key],
                 speakers=[u.speaker for u in sets[key]],
             )
+            | {"speakers": num_speakers([u.speaker for u in sets[key]])}
             for role, key in roles.items()
         },
         "history": [start, *history],
@@ -269,9 +280,10 @@ def render_markdown(report: dict[str, Any]) -> str:
     worst utterances.
     """
     lines = [
-        f"# {report['name']}",
+        f"# {plain(report['name'])}",
         "",
-        report["verdict"],
+        plain(report["verdict"]),
+        *(f"\n**{plain(warning)}**" for warning in report["warnings"]),
         "",
         "| set | words | WER before | WER after | sub/del/ins after | normalised before | after | "
         "CER before | after | change of WER [95 %] in points |",
@@ -287,8 +299,7 @@ def render_markdown(report: dict[str, Any]) -> str:
             normalized = [reason, "-"]
         kinds = "/".join(str(after[kind]) for kind in ("substitutions", "deletions", "insertions"))
         lines.append(
-            "| "
-            + " | ".join(
+            table_row(
                 [
                     name,
                     str(before["words"]),
@@ -299,33 +310,38 @@ def render_markdown(report: dict[str, Any]) -> str:
                     interval_words(report["comparison"][name]),
                 ]
             )
-            + " |"
         )
     if report["notes"]:
-        lines += ["", "Notes:", "", *(f"- {note}" for note in report["notes"])]
+        lines += ["", "Notes:", "", *(f"- {plain(note)}" for note in report["notes"])]
     lines += [
         "",
-        f"`{report['command']}`",
+        code(report["command"]),
         "",
-        f"{report['model']}: {report['selection']}",
+        f"{report['model']}: {plain(report['selection'])}",
         "",
         "| step | domain WER (dev) | guard WER (dev) | score |",
         "|---|---|---|---|",
     ]
     lines += [f"| {p['step']} | {_dev_scores(p)} |" for p in report["history"]]
     lines += ["", "| weights | domain WER (dev) | guard WER (dev) | score |", "|---|---|---|---|"]
-    lines += [f"| {c['description']} | {_dev_scores(c)} |" for c in report["candidates"]]
+    lines += [f"| {plain(c['description'])} | {_dev_scores(c)} |" for c in report["candidates"]]
     for title, rows in (("duration", report["durations"]), ("speaker", report["speakers"])):
         if rows:
             lines += ["", f"| {title} | words | WER before | WER after |", "|---|---|---|---|"]
             lines += [
-                f"| {row['group']} | {row['words']} | {percent(row['wer_before'])} | "
-                f"{percent(row['wer_after'])} |"
+                table_row(
+                    [
+                        plain(row["group"]),
+                        str(row["words"]),
+                        *(percent(row[f"wer_{when}"]) for when in ("before", "after")),
+                    ]
+                )
                 for row in rows
             ]
     lines += ["", "Worst utterances:", ""]
     lines += [
-        f"- `{row['reference']}` -> `{row['after']}` (before: `{row['before']}`)"
+        f'- said "{plain(row["reference"])}", heard "{plain(row["after"])}", '
+        f'before "{plain(row["before"])}"'
         for row in report["utterances"][:10]
     ]
     return "\n".join(lines) + "\n"

@@ -215,6 +215,7 @@ class Narrator:
         self.console.print(table)
         self.lines(
             [
+                *report["warnings"],
                 *report["notes"],
                 f"best.nemo: {report['selection']}",
                 report["verdict"],

@@ -11,12 +11,16 @@ def percent(rate: float) -> str:
 
 
 def interval_words(comparison: dict[str, Any]) -> str:
-    """The 95 % interval of a difference in points and what it means."""
+    """The 95 % interval of a difference in points and what it means, also where it is of one
+    speaker only.
+    """
     words = {
         "better": "better",
         "worse": "worse",
         "not distinguishable": "not distinguishable from before",
     }[comparison["verdict"]]
+    if comparison.get("speakers") == 1:
+        words += " (for this one speaker; it says nothing of others)"
     if comparison.get("low") is None:
         return words
     return f"{100 * comparison['low']:+.1f} to {100 * comparison['high']:+.1f}: {words}"

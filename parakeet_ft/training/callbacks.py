@@ -197,11 +197,9 @@ class Watch(pl.Callback):
         )
         reason = watch.stop_reason(found, patience=self.patience)
         point["stopped"] = reason is not None
-        point["remarks"] = [
-            line
-            for line in (words, *watch.alarms(found, alarm_after=self.alarm_after), reason)
-            if line
-        ]
+        point["alarms"] = watch.alarms(found, module.history, alarm_after=self.alarm_after)
+        lines = (words, *point["alarms"].values(), reason)
+        point["remarks"] = [line for line in lines if line]
         trainer.should_stop = trainer.should_stop or point["stopped"]
         if trainer.is_global_zero:
             self.narrator.lines(point["remarks"])

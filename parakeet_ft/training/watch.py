@@ -92,18 +92,31 @@ def streaks(
     }
 
 
-def alarms(found: dict[str, int], *, alarm_after: int) -> list[str]:
-    """A sentence for each streak of at least alarm_after validations."""
-    words = {
-        "domain": "domain WER is above the untouched checkpoint's",
-        "guard": "guard WER is above the untouched checkpoint's by more than "
-        "evaluation.guard_tolerance",
-    }
-    return [
-        f"ALARM: {words[role]} for {length} validations in a row"
+WORSE = {
+    "domain": "domain WER is above the untouched checkpoint's",
+    "guard": "guard WER is above the untouched checkpoint's by more than "
+    "evaluation.guard_tolerance",
+}
+ADVICE = {
+    "domain": "If it does not fall soon, stop: look at hypotheses.jsonl, try smoke=true on the "
+    "same data, or a lower optim.lr",
+    "guard": "best.nemo is chosen among mixtures with the checkpoint too, which often win it back; "
+    "else give more general speech (data.replay.ratio), or a lower optim.lr",
+}
+
+
+def alarms(
+    found: dict[str, int], history: Sequence[dict[str, Any]], *, alarm_after: int
+) -> dict[str, str]:
+    """A sentence with what can be done for each streak of alarm_after validations that no
+    validation of `history` has told before.
+    """
+    told = {role for point in history for role in point.get("alarms", {})}
+    return {
+        role: f"{WORSE[role]} for {length} validations in a row. {ADVICE[role]}"
         for role, length in found.items()
-        if length >= alarm_after
-    ]
+        if length >= alarm_after and role not in told
+    }
 
 
 def stop_reason(found: dict[str, int], *, patience: int | None) -> str | None:

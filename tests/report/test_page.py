@@ -46,7 +46,7 @@ def written(tmp_path_factory):
             "val_wer": 0.2 + 1 / s,
             "guard_wer": 0.3,
             "selection_score": 0.1,
-            "remarks": ["ALARM: guard"] if s == 20 else [],
+            "remarks": ["the model babbles"] if s == 20 else [],
         }
         for s in (10, 20, 30)
     ]
@@ -105,7 +105,7 @@ def test_the_page_fits_the_screen_complains_of_nothing_and_asks_nobody(
         "a speaker with a long name",
         "below 2 s",
         "the weights of step 30",
-        "ALARM: guard",
+        "the model babbles",
         "niner",
         "000000",
         "Commit abc",

@@ -92,6 +92,11 @@ def test_a_breakdown_pairs_each_groups_figures_before_and_after():
     ]
 
 
+def test_an_interval_of_one_speaker_says_so():
+    found = {"low": -0.05, "high": -0.012, "verdict": "better", "speakers": 1}
+    assert words.interval_words(found).startswith("-5.0 to -1.2: better (for this one speaker")
+
+
 def test_an_interval_is_told_in_points_and_words():
     assert (
         words.interval_words({"low": -0.05, "high": -0.012, "verdict": "better"})
@@ -105,19 +110,24 @@ def test_an_interval_is_told_in_points_and_words():
 
 def test_remarks_of_validations_and_bad_batches_are_told_once():
     history = [
-        {"step": s, "remarks": [f"ALARM: guard for {n} validations in a row"]}
-        for s, n in ((10, 2), (20, 3))
+        {"step": 10, "remarks": ["babbles"]},
+        {"step": 20, "remarks": ["babbles", "guard worse"], "alarms": {"guard": "guard worse"}},
     ]
     history += [{"step": 30, "remarks": ["stopped"]}, {"step": 40}]
-    assert report.remarks(history, {"bad_batches": {"count": 2}}) == [
-        "While training, at 2 validations, steps 10 to 20: ALARM: guard",
+    bad = {"bad_batches": {"count": 2}}
+    assert report.remarks(history, bad, ended_well=False) == [
+        "While training, at 2 validations, steps 10 to 20: babbles",
+        "While training, at step 20: guard worse",
         "While training, at step 30: stopped",
         "This is about the weights during training; the figures are of best.nemo, which was chosen "
         "after it.",
         "2 training batches had no finite loss or gradient and taught nothing: see "
         "bad_batches.jsonl.",
     ]
-    assert report.remarks([{"step": 0}], {}) == []
+    assert report.remarks([{"step": 0}], {}, ended_well=False) == []
+    well = report.remarks(history, bad, ended_well=True)
+    assert not any("guard worse" in line for line in well), "the alarm was false"
+    assert any("babbles" in line for line in well)
 
 
 def test_the_curve_has_a_point_for_every_validation():

@@ -71,10 +71,15 @@ def test_a_phase_that_is_expected_is_no_streak():
 
 
 def test_alarms_begin_at_their_number_and_stopping_at_the_patience():
-    assert watch.alarms({"domain": 1, "guard": 2}, alarm_after=2) == [
-        "ALARM: guard WER is above the untouched checkpoint's by more than "
-        "evaluation.guard_tolerance for 2 validations in a row"
-    ]
+    (alarm,) = watch.alarms({"domain": 1, "guard": 2}, [], alarm_after=2).values()
+    assert alarm.startswith(
+        "guard WER is above the untouched checkpoint's by more than "
+        "evaluation.guard_tolerance for 2 validations in a row. "
+    )
+    assert "data.replay.ratio" in alarm and "optim.lr" in alarm, "what can be done"
+    told = [{"alarms": {"guard": alarm}}, {}]
+    found = {"domain": 2, "guard": 3}
+    assert list(watch.alarms(found, told, alarm_after=2)) == ["domain"], "each is told once"
     assert (
         watch.stop_reason({"domain": 3, "guard": 2}, patience=3)
         == "stopped early: domain worse for 3 validations in a row (evaluation.patience)"
