@@ -14,9 +14,20 @@ def save_nemo(model, path: Path) -> Path:
     Raises UserError, and writes nothing, if a weight is NaN or infinite.
     """
     check_finite(model, "Nothing was exported: the model")
+    forget_place(model)
     with atomic_path(path) as temporary:
         model.save_to(str(temporary))
     return path
+
+
+def forget_place(model) -> None:
+    """Take the folder out of the configuration where the tokenizer lay when the model was made:
+    the .nemo holds the tokenizer itself, and NeMo writes that path, but never reads it.
+    """
+    from omegaconf import open_dict
+
+    with open_dict(model.cfg):
+        model.cfg.tokenizer.dir = ""
 
 
 def irreproducible(dev_wer: float, chosen_wer: float, *, words: int) -> str | None:

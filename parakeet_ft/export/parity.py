@@ -179,9 +179,10 @@ def _one_by_one(recognize: Callable[[Any], str]) -> Callable[[Sequence[Utterance
 
 
 def _write_nemo(source: str, target: Path, head: str) -> Callable[[Sequence[Utterance]], list[str]]:
+    from parakeet_ft.export.nemo import save_nemo
     from parakeet_ft.model.restore import restore
 
-    restore(source).save_to(str(target))
+    save_nemo(restore(source), target)
     return lambda clips: transcribe_clips(greedy_model(str(target), head=head)[0], clips)
 
 

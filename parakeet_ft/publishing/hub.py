@@ -60,15 +60,13 @@ def prepare(
             f"The card would name paths of this machine: {', '.join(leaks[:5])}. Rename what holds "
             f"them (the experiment, say)."
         )
-    leaks = private_paths(json.dumps(config, default=str))
-    warnings = (
-        [
-            f"The configuration inside best.nemo names {', '.join(leaks[:5])}: where it was made, "
-            f"as NeMo writes it."
-        ]
-        if leaks
-        else []
-    )
+    warnings = [
+        f"The configuration inside best.nemo has {key}={value}, a place of the machine that made "
+        f"it, which nothing reads. If that must not be public: restore best.nemo in NeMo, set "
+        f"model.cfg.{key} = '' within omegaconf's open_dict, model.save_to('{model}'), and "
+        f"publish again."
+        for key, value in places(config).items()
+    ]
     folder = run_dir / "publish"
     shutil.rmtree(folder, ignore_errors=True)
     with atomic_path(folder / "README.md") as path:
@@ -78,6 +76,17 @@ def prepare(
     files = {name: (folder / name).stat().st_size for name in ("README.md", name)}
     write_json(folder / "files.json", {"repo": repo, "bytes": files})
     return folder, files, warnings
+
+
+def places(config: Any, key: str = "") -> dict[str, str]:
+    """Values of a model's configuration that are paths of a machine, by their dotted keys."""
+    if isinstance(config, dict):
+        parts = [(f"{key}.{name}" if key else str(name), part) for name, part in config.items()]
+    elif isinstance(config, list):
+        parts = [(f"{key}[{number}]", part) for number, part in enumerate(config)]
+    else:
+        return {key: config} if isinstance(config, str) and private_paths(config) else {}
+    return {where: path for name, part in parts for where, path in places(part, name).items()}
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from typing import Any
 from parakeet_ft.data.manifest import ManifestError, manifest_hash, stream_manifest
 from parakeet_ft.errors import UserError
 from parakeet_ft.model.source import BUNDLED, HUB_ID
+from parakeet_ft.report.markdown import code, plain
+from parakeet_ft.report.report import num_speakers
 from parakeet_ft.scoring.wer import joined
 from parakeet_ft.scoring.words import interval_words, percent
 
@@ -67,8 +69,8 @@ def base_model_of(source: str, given: str | None) -> str | None:
 
 
 def data_facts(manifests: dict[str, dict[str, str]]) -> list[dict[str, Any]]:
-    """Role, SHA-256, utterances and hours of each manifest in run.json; the last two are None where
-    the file is gone or has changed since.
+    """Role, SHA-256, utterances, hours and speakers of each manifest in run.json; the last three
+    are None where the file is gone or has changed since, the speakers also where some are unnamed.
     """
     rows = []
     for role, manifest in manifests.items():
@@ -77,11 +79,16 @@ def data_facts(manifests: dict[str, dict[str, str]]) -> list[dict[str, Any]]:
             "sha256": manifest["sha256"],
             "utterances": None,
             "hours": None,
+            "speakers": None,
         }
         try:
             if manifest_hash(manifest["path"]) == manifest["sha256"]:
-                durations = [u.duration for u in stream_manifest(manifest["path"])]
-                row |= {"utterances": len(durations), "hours": sum(durations) / 3600}
+                found = list(stream_manifest(manifest["path"]))
+                row |= {
+                    "utterances": len(found),
+                    "hours": sum(u.duration for u in found) / 3600,
+                    "speakers": num_speakers([u.speaker for u in found]),
+                }
         except (OSError, ManifestError):
             pass
         rows.append(row)
@@ -102,6 +109,33 @@ def public_command(command: str) -> str:
             word = Path(word).name
         words.append(word)
     return shlex.join(words)
+
+
+def limits(report: dict[str, Any], data: list[dict[str, Any]]) -> list[str]:
+    """What the figures do not tell, from the little that was tested."""
+    test = next((row for row in data if row["role"] == ROLES["test"]), None)
+    speakers = report["comparison"]["domain"].get("speakers") or (test and test["speakers"])
+    size = f"{report['tuned']['domain']['words']:,} words"
+    if test and test["hours"]:
+        size += f", {60 * test['hours']:.0f} minutes,"
+    people = "speakers that are not named" if speakers is None else f"{speakers} speakers"
+    if speakers == 1:
+        people = "one speaker"
+    found = [
+        f"Tested on {size} of {people}, recorded as the test set is. Other accents and ages, "
+        "channels, noise, rooms and subjects were not tested, nor any other language: measure on "
+        "your own recordings first."
+    ]
+    if "guard" not in report["tuned"]:
+        found.append("No general speech was tested: what was forgotten is not known.")
+    return found
+
+
+def shown(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of data_facts in words."""
+    hours = row["hours"] if row["hours"] is None else f"{row['hours']:.2f}"
+    words = {key: row[key] for key in ("utterances", "speakers")} | {"hours": hours}
+    return row | {key: "not known" if value is None else value for key, value in words.items()}
 
 
 def model_card(
@@ -151,7 +185,7 @@ def model_card(
     )
     rows = [
         {
-            "set": role,
+            "set": plain(role),
             "words": after["words"],
             "interval": interval_words(report["comparison"][role]),
             **{
@@ -175,13 +209,17 @@ def model_card(
         repo=repo,
         name=repo.rpartition("/")[2],
         report=report,
+        verdict=plain(report["verdict"]),
+        selection=plain(report["selection"]),
+        warnings=[plain(warning) for warning in report.get("warnings", [])],
+        limits=[plain(limit) for limit in limits(report, data)],
         rows=rows,
-        data=data,
-        base=base,
-        command=public_command(report["command"]),
+        data=[shown(row) for row in data],
+        base=plain(base),
+        command=code(public_command(report["command"])),
         model=run["effective"]["model"],
         versions=run["versions"],
-        normalizer=report["tuned"]["domain"].get("normalizer"),
+        normalizer=plain(report["tuned"]["domain"].get("normalizer") or ""),
     )
     return str(card)
 

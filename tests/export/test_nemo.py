@@ -6,6 +6,8 @@ import torch
 from parakeet_ft.errors import UserError
 from parakeet_ft.export.nemo import irreproducible, save_nemo
 from parakeet_ft.model.restore import restore
+from parakeet_ft.model.source import check_archive
+from parakeet_ft.publishing.hub import places
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -19,6 +21,20 @@ def test_weights_that_are_not_finite_are_neither_exported_nor_restored(value, ti
     model.save_to(str(tmp_path / "b.nemo"))
     with pytest.raises(UserError, match=r"b.nemo cannot be used: it holds values that are not fin"):
         restore(str(tmp_path / "b.nemo"))
+
+
+def test_an_export_names_no_place_of_the_machine_and_plain_nemo_restores_it(tiny_model, tmp_path):
+    from nemo.collections.asr.models import ASRModel
+
+    model = tiny_model("hybrid")
+    assert model.cfg.tokenizer.dir.startswith("/")
+    first, second = tmp_path / "first.nemo", tmp_path / "second.nemo"
+    save_nemo(model, first)
+    plain = ASRModel.restore_from(str(first), map_location="cpu")
+    plain.save_to(str(second))
+    again = ASRModel.restore_from(str(second), map_location="cpu")
+    assert places(check_archive(first)) == places(check_archive(second)) == {}
+    assert again.tokenizer.text_to_ids("the fox") == model.tokenizer.text_to_ids("the fox")
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,19 @@
 --push.
 """
 
+import html
 import json
 import re
 
 import pytest
 import yaml
 from huggingface_hub import HfApi, ModelCard
+from markdown_it import MarkdownIt
 
-from parakeet_ft.data.manifest import manifest_hash
+from parakeet_ft.data.manifest import manifest_hash, read_manifest
 from parakeet_ft.errors import UserError
 from parakeet_ft.files import DEMO
-from parakeet_ft.publishing.hub import prepare, push
+from parakeet_ft.publishing.hub import places, prepare, push
 from parakeet_ft.publishing.model_card import (
     LICENCES,
     base_model_of,
@@ -49,14 +51,16 @@ def run_dir(tmp_path):
         "command": f"python recipes/finetune.py data.train={tmp_path}/secret/train.jsonl "
         f"optim.lr=1e-4 model=nvidia/parakeet-ctc-0.6b",
         "verdict": "Domain WER fell from 60.0 % to 20.0 % (better).",
-        "notes": ["At step 3: ALARM"],
+        "warnings": ["The test set has one speaker."],
+        "notes": ["At step 3: the guard's WER rose"],
         "selection": "Chosen: step 3.",
         "steps": 9,
         "commit": "abc",
         "baseline": {"domain": score(0.6), "guard": score(0.1)},
         "tuned": {"domain": score(0.2), "guard": score(0.12)},
         "comparison": {
-            role: {"verdict": "better", "low": -0.5, "high": -0.3} for role in ("domain", "guard")
+            role: {"verdict": "better", "low": -0.5, "high": -0.3, "speakers": 1}
+            for role in ("domain", "guard")
         },
     }
     run = {
@@ -125,14 +129,50 @@ def test_the_card_tells_data_use_and_notes_in_whole_tables(run_dir):
     text = (prepared(run_dir)[0] / "README.md").read_text()
     assert (
         'from_pretrained("me/parakeet-mine")' in text
-        and "- At step 3: ALARM" in text
-        and "-50.0 to -30.0: better" in text
+        and "-50.0 to -30.0: better (for this one speaker" in text
     )
+    voices = len({u.speaker for u in read_manifest(DEMO / "dev.jsonl")})
     assert (
-        f"| training | 57 | 0.07 | `{manifest_hash(DEMO / 'dev.jsonl')}` |\n| test | not known "
-        f"| not known | `{'0' * 64}` |" in text
+        f"| training | 57 | 0.07 | {voices} | `{manifest_hash(DEMO / 'dev.jsonl')}` |\n"
+        f"| test | not known | not known | not known | `{'0' * 64}` |" in text
     )
     assert "| domain | 644 | 60.0 % | **20.0 %** |" in text.replace("|\n|---", "")
+
+
+def test_the_card_begins_with_its_warnings_and_tells_limits_and_how_to_install(run_dir):
+    text = (prepared(run_dir)[0] / "README.md").read_text()
+    top, rest = text.split("## Use")
+    assert "**The test set has one speaker.**" in top and "rose" not in text
+    assert 'pip install "nemo_toolkit[asr]==3.0.0"' in rest
+    limits = rest.split("## Limits")[1].split("## Data")[0]
+    assert "Tested on 644 words of one speaker" in limits
+    assert all(word in limits for word in ("accents", "channels", "noise", "language"))
+    assert "forgotten" not in limits, "there is a guard"
+
+
+def test_hostile_names_and_words_are_shown_as_they_are(run_dir):
+    hostile = "<script>alert(1)</script> `x` | [a](javascript:b) *c*\n# d"
+    change(
+        run_dir,
+        "report.json",
+        verdict=hostile,
+        selection=hostile,
+        warnings=[hostile],
+        command=f"python recipes/finetune.py name='{hostile}'",
+    )
+    text = (prepared(run_dir)[0] / "README.md").read_text().split("---\n", 2)[2]
+    page = MarkdownIt("commonmark", {"html": True}).enable("table").render(text)
+    assert "<script" not in page and "<a " not in page and "<em>c" not in page
+    assert "<h1>d" not in page and page.count("<h1>") == 1
+    assert (
+        html.unescape(page).count("<script>alert(1)</script> `x` | [a](javascript:b) *c* # d") >= 3
+    )
+
+
+def test_a_place_inside_the_model_is_told_with_its_key_and_the_cure(run_dir):
+    (warning,) = prepared(run_dir)[2]
+    assert "tokenizer.dir=/tmp/" in warning and "model.cfg.tokenizer.dir = ''" in warning
+    assert places({"a": [{"b": "/home/me/x"}, "no/path"], "c": 1}) == {"a[0].b": "/home/me/x"}
 
 
 def test_no_path_of_the_machine_is_in_what_is_uploaded(run_dir, tmp_path):
@@ -149,7 +189,7 @@ def test_no_path_of_the_machine_is_in_what_is_uploaded(run_dir, tmp_path):
         set(files) == {"README.md", "parakeet-mine.nemo"}
         and files["parakeet-mine.nemo"] == (run_dir / "best.nemo").stat().st_size
     )
-    change(run_dir, "report.json", notes=["see /home/me/secret.txt"])
+    change(run_dir, "report.json", warnings=["see /home/me/secret.txt"])
     with pytest.raises(UserError, match="/home/me/secret.txt"):
         prepared(run_dir)
 
@@ -194,6 +234,7 @@ def test_hours_are_of_the_very_manifest_or_not_known(tmp_path):
         "sha256": known["train"]["sha256"],
         "utterances": 2,
         "hours": 1.0,
+        "speakers": None,
     }
     path.write_text('{"audio_filepath": "a", "duration": 1800, "text": "y"}\n')
     assert data_facts(known)[0]["hours"] is None
