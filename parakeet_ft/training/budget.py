@@ -27,6 +27,16 @@ def num_steps(
     return max(1, math.ceil(batches / accumulate))
 
 
+def validation_steps(num_steps: int, *, validations: int) -> list[int]:
+    """About `validations` steps at equal distances, the last one always; a step that stands right
+    before the last, nearer than half a distance, is left out.
+    """
+    every = max(1, round(num_steps / validations))
+    nearest = 1 if every == 1 else max(2, every / 2)
+    steps = range(every, num_steps, every)
+    return [step for step in steps if num_steps - step >= nearest] + [num_steps]
+
+
 def describe(plan: Plan, *, num_steps: int, accumulate: int) -> dict[str, Any]:
     """Effective budget: steps and hours a pass, and passes of this run."""
     steps_per_pass = math.ceil(plan.steps_of_pass(0) / accumulate)

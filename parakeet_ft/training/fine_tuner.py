@@ -20,7 +20,7 @@ from parakeet_ft.model.objective import (
 )
 from parakeet_ft.run import signals
 from parakeet_ft.scoring import wer
-from parakeet_ft.training import bad_batches, driver, watch
+from parakeet_ft.training import bad_batches, budget, driver, watch
 from parakeet_ft.training.bad_batches import BadBatches
 from parakeet_ft.training.checkpoints import WholeFiles
 from parakeet_ft.training.distillation import Teacher
@@ -172,6 +172,7 @@ class FineTuner(pl.LightningModule):
         )
         self._build_optimizer()
         self.history: list[dict[str, Any]] = []
+        self.validation_steps: list[int] = []
         self.hypotheses: dict[str, list[str]] = {}
 
     @property
@@ -330,11 +331,11 @@ class FineTuner(pl.LightningModule):
             )
 
     def on_train_batch_start(self, batch: Any, batch_index: int) -> None:
-        # Lightning 2.4 validates at multiples of val_check_interval only; the last step must be
-        # validated too.
-        last = self.settings["num_steps"] * self.settings["accumulate"]
-        if self.trainer.fit_loop.epoch_loop.total_batch_idx + 1 == last:
-            self.trainer.val_check_batch = last
+        # Lightning 2.4 validates at multiples of val_check_batch only.
+        batch_number = self.trainer.fit_loop.epoch_loop.total_batch_idx + 1
+        step, rest = divmod(batch_number, self.settings["accumulate"])
+        due = not rest and step in self.validation_steps
+        self.trainer.val_check_batch = batch_number if due else batch_number + 1
 
     def configure_optimizers(self) -> dict[str, Any]:
         if self._scales_gradients():
@@ -443,19 +444,19 @@ def fit(
     """Fit for num_steps optimiser steps with about `validations` validations, one of them at the
     end; from a checkpoint on, if one is given.
     """
-    every = max(1, round(num_steps / validations))
+    tuner.validation_steps = budget.validation_steps(num_steps, validations=validations)
     trainer = pl.Trainer(
         **{key: devices[key] for key in ("accelerator", "devices", "num_nodes")},
         strategy=_strategy(devices),
         max_steps=num_steps,
         max_epochs=1,
-        val_check_interval=every * accumulate,
+        val_check_interval=num_steps * accumulate,  # see FineTuner.on_train_batch_start
         check_val_every_n_epoch=None,
         gradient_clip_val=gradient_clip or None,
         accumulate_grad_batches=accumulate,
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
-        log_every_n_steps=max(1, every // 10),
+        log_every_n_steps=max(1, tuner.validation_steps[0] // 10),
         logger=loggers,
         callbacks=[pl.callbacks.LearningRateMonitor("step"), *callbacks],
         plugins=[WholeFiles(), *_plugins(devices)],
