@@ -296,7 +296,7 @@ def _check_network(source: str) -> None:
     from huggingface_hub import constants
 
     reason = (
-        "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _unreachable(constants.ENDPOINT)
+        "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else unreachable(constants.ENDPOINT)
     )
     if reason:
         raise UserError(
@@ -309,7 +309,7 @@ def _check_network(source: str) -> None:
         )
 
 
-def _unreachable(url: str) -> str | None:
+def unreachable(url: str) -> str | None:
     """Why the server of `url`, or the proxy in front of it, does not answer within CONNECT_SECONDS;
     None if it does.
     """

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
-import socket
 from pathlib import Path
 
 import lightning.pytorch as pl
 
 from parakeet_ft.errors import UserError
+from parakeet_ft.model.source import unreachable
+
+WANDB = "https://api.wandb.ai"
 
 
 def build(
@@ -73,11 +75,8 @@ def _build_wandb(run_dir: Path, *, project: str, experiment: str):
         has_key = bool(os.environ.get("WANDB_API_KEY")) or (
             netrc.exists() and "wandb" in netrc.read_text()
         )
-        try:
-            socket.create_connection(("api.wandb.ai", 443), timeout=3).close()
-            reason = "" if has_key else "no API key"
-        except OSError:
-            reason = "no network"
+        reason = "" if has_key else "no API key"
+        reason = reason or unreachable(os.environ.get("WANDB_BASE_URL") or WANDB)
         if reason:
             print(
                 f"W&B: {reason}, so this run is logged offline; `wandb sync "

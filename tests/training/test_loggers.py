@@ -2,6 +2,8 @@
 name is refused.
 """
 
+import socket
+
 import pytest
 from lightning.pytorch import loggers as theirs
 
@@ -40,15 +42,44 @@ def test_lightnings_mlflow_logger_takes_these_arguments():
 
 
 def test_wandb_without_a_key_is_offline_and_says_so(tmp_path, monkeypatch, capsys):
-    import socket
-
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     monkeypatch.setattr(theirs, "WandbLogger", Recorder)
-    monkeypatch.setattr(socket, "create_connection", lambda *given, **more: socket.socket())
     [logger] = build(tmp_path, "wandb")
     assert logger.given["offline"] and capsys.readouterr().out.count("no API key") == 1
+
+
+def with_a_key(monkeypatch, **environment):
+    proxies = ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "WANDB_BASE_URL", "WANDB_MODE")
+    for name in proxies:
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setattr(theirs, "WandbLogger", Recorder)
+    for name, value in ({"WANDB_API_KEY": "k"} | environment).items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize("name", ["HTTPS_PROXY", "https_proxy"])
+def test_wandb_behind_a_proxy_is_online(name, tmp_path, monkeypatch, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        with_a_key(monkeypatch, **{name: f"http://127.0.0.1:{proxy.getsockname()[1]}"})
+        [logger] = build(tmp_path, "wandb")
+    assert not logger.given["offline"] and capsys.readouterr().out == ""
+
+
+def test_wandb_behind_a_proxy_that_is_gone_is_offline_and_names_it(tmp_path, monkeypatch, capsys):
+    with_a_key(monkeypatch, HTTPS_PROXY="http://127.0.0.1:9")
+    [logger] = build(tmp_path, "wandb")
+    assert logger.given["offline"] and "W&B: 127.0.0.1 cannot be reached" in capsys.readouterr().out
+
+
+def test_an_own_server_of_wandb_is_the_one_that_is_asked(tmp_path, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        with_a_key(monkeypatch, WANDB_BASE_URL=address)
+        [logger] = build(tmp_path, "wandb")
+    assert not logger.given["offline"]
 
 
 def test_an_unknown_logger_is_refused(tmp_path):
