@@ -1,13 +1,14 @@
-"""Audit existing manifests: every path, real durations, levels, texts, duplicates, what the splits
-share.
+"""Audit existing manifests: every path, real durations, levels, texts,
+duplicates, what the splits share.
 
     python data_prep/check.py train.jsonl dev.jsonl test.jsonl
-    python data_prep/check.py train.jsonl --quick    # a million lines in a minute: durations
-                                                     # trusted, a sample decoded
+    python data_prep/check.py train.jsonl --quick   # a million lines a minute:
+                                    # durations trusted, a sample decoded
 
-Writes OUT/report.html and OUT/dropped.jsonl, and with --write also OUT/SPLIT.jsonl: what is left,
-with real durations. Exit code 1 if more than --max-dropped would be dropped. Splits are named by
-the files: train, dev (val, validation), test (eval).
+Writes OUT/report.html and OUT/dropped.jsonl, and with --write also
+OUT/SPLIT.jsonl: what is left, with real durations. Exit code 1 if more than
+--max-dropped would be dropped. Splits are named by the files: train, dev (val,
+validation), test (eval).
 """
 
 import argparse
@@ -93,8 +94,8 @@ def main() -> None:
     parser.add_argument(
         "--write", action="store_true", help="write what is left as OUT/SPLIT.jsonl"
     )
-    args = parser.parse_args()
     with exit_on_user_error():
+        args = parser.parse_args()
         check(args)
 
 

@@ -1,9 +1,9 @@
-"""One language of Mozilla Common Voice -> audio and manifests; train.tsv, dev.tsv and test.tsv give
-the splits.
+"""One language of Mozilla Common Voice -> audio and manifests; train.tsv,
+dev.tsv and test.tsv give the splits.
 
     python data_prep/common_voice.py cv-corpus-21.0/eu --out data/cv-eu
-    python data_prep/common_voice.py cv-corpus-21.0/eu --out data/cv-eu --tables validated
-                                          # all that was validated, split by speaker
+    python data_prep/common_voice.py cv-corpus-21.0/eu --out data/cv-eu \\
+        --tables validated   # all that was validated, split by speaker
 """
 
 from pathlib import Path
@@ -17,8 +17,8 @@ def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("folder")
     parser.add_argument("--tables", nargs="+", default=["train", "dev", "test"], metavar="NAME")
-    args = parser.parse_args()
     with exit_on_user_error():
+        args = parser.parse_args()
         run(
             lambda: absolute(read_common_voice(args.folder, tables=args.tables)),
             args,

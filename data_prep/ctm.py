@@ -1,4 +1,5 @@
-"""A CTM file (words with times) over recordings -> audio and manifests, cut at pauses.
+"""A CTM file (words with times) over recordings -> audio and manifests, cut at
+pauses.
 
 python data_prep/ctm.py calls.ctm --audio calls/ --out data/calls
 """
@@ -28,8 +29,8 @@ def main() -> None:
         default=20.0,
         help="longest utterance; default %(default)s",
     )
-    args = parser.parse_args()
     with exit_on_user_error():
+        args = parser.parse_args()
         run(
             lambda: absolute(
                 read_ctm(

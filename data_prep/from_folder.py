@@ -1,7 +1,8 @@
-"""A folder of audio with a text of the same name beside each file (a.wav, a.txt) -> audio and
-manifests.
+"""A folder of audio with a text of the same name beside each file (a.wav,
+a.txt) -> audio and manifests.
 
-python data_prep/from_folder.py recordings/ --out data/mine --speaker-from folder
+python data_prep/from_folder.py recordings/ --out data/mine --speaker-from
+folder
 """
 
 from pathlib import Path
@@ -20,8 +21,8 @@ def main() -> None:
         choices=("folder", "prefix"),
         help="the file's folder, or its name up to the first _ or -",
     )
-    args = parser.parse_args()
     with exit_on_user_error():
+        args = parser.parse_args()
         run(
             lambda: absolute(
                 read_folder(

@@ -1,11 +1,13 @@
-"""A table (CSV, TSV, JSON lines or Parquet) -> 16 kHz audio and train/dev/test manifests.
+"""A table (CSV, TSV, JSON lines or Parquet) -> 16 kHz audio and train/dev/test
+manifests.
 
     python data_prep/from_table.py recordings/metadata.csv --out data/mine
 
-Columns: path (relative to the table) and text; speaker, offset, duration (seconds) and language if
-there are, further ones are kept. No speaker is in two splits. With few speakers, test and dev get
-one each, whose audio comes nearest to the share asked for, and train the rest. Without speakers, or
-with two, no sentence is in two splits.
+Columns: path (relative to the table) and text; speaker, offset, duration
+(seconds) and language if there are, further ones are kept. No speaker is in two
+splits. With few speakers, test and dev get one each, whose audio comes nearest
+to the share asked for, and train the rest. Without speakers, or with two, no
+sentence is in two splits.
 """
 
 from functools import partial
@@ -27,7 +29,8 @@ def main() -> None:
         help="what paths are relative to; default: the table's folder",
     )
     parser.add_argument("--encoding", default="utf-8")
-    args = parser.parse_args()
+    with exit_on_user_error():
+        args = parser.parse_args()
     read = partial(
         read_table,
         args.table,

@@ -1,7 +1,8 @@
-"""A dataset of the Hugging Face library, a folder of save_to_disk or a name on the hub -> audio and
-manifests.
+"""A dataset of the Hugging Face library, a folder of save_to_disk or a name on
+the hub -> audio and manifests.
 
-    python data_prep/hugging_face.py facebook/voxpopuli --config pl --out data/voxpopuli-pl
+    python data_prep/hugging_face.py facebook/voxpopuli --config pl \\
+        --out data/voxpopuli-pl
     python data_prep/hugging_face.py saved_dataset/ --out data/mine
 
 Its splits train, validation and test are kept if it has several.
@@ -21,8 +22,8 @@ def main() -> None:
     parser.add_argument("--split", metavar="NAME", help="one of its splits; default: all")
     for column in ("audio", "text", "speaker"):
         parser.add_argument(f"--{column}-column", metavar="NAME")
-    args = parser.parse_args()
     with exit_on_user_error():
+        args = parser.parse_args()
         parts = load_hugging_face(args.dataset, config=args.config, split=args.split)
         source_audio = Path(args.out) / "source"
 

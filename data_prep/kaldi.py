@@ -1,4 +1,5 @@
-"""A Kaldi data directory (wav.scp, text; segments and utt2spk if there) -> audio and manifests.
+"""A Kaldi data directory (wav.scp, text; segments and utt2spk if there) ->
+audio and manifests.
 
 python data_prep/kaldi.py data/train --out data/mine
 """
@@ -21,8 +22,8 @@ def main() -> None:
     parser.add_argument(
         "--allow-pipes", action="store_true", help="run the commands of wav.scp in a shell"
     )
-    args = parser.parse_args()
     with exit_on_user_error():
+        args = parser.parse_args()
         run(
             lambda: absolute(
                 read_kaldi(args.folder, audio_root=args.audio_root, allow_pipes=args.allow_pipes)

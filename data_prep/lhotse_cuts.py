@@ -1,5 +1,5 @@
-"""Lhotse cuts (cuts.jsonl or .jsonl.gz, recordings in files) -> audio and manifests, an utterance a
-supervision.
+"""Lhotse cuts (cuts.jsonl or .jsonl.gz, recordings in files) -> audio and
+manifests, an utterance a supervision.
 
 python data_prep/lhotse_cuts.py cuts.jsonl.gz --out data/mine
 """
@@ -14,8 +14,8 @@ from parakeet_ft.errors import exit_on_user_error
 def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("cuts")
-    args = parser.parse_args()
     with exit_on_user_error():
+        args = parser.parse_args()
         run(
             lambda: absolute(read_lhotse_cuts(args.cuts)),
             args,

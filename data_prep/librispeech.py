@@ -1,5 +1,5 @@
-"""LibriSpeech, whole or one subset -> audio and manifests; train-*, dev-* and test-* give the
-splits.
+"""LibriSpeech, whole or one subset -> audio and manifests; train-*, dev-* and
+test-* give the splits.
 
 python data_prep/librispeech.py LibriSpeech/ --out data/librispeech --in-place
 """
@@ -15,8 +15,8 @@ def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("folder")
     parser.add_argument("--suffix", default=".flac", help="of the audio files")
-    args = parser.parse_args()
     with exit_on_user_error():
+        args = parser.parse_args()
         run(
             lambda: absolute(read_librispeech(args.folder, suffix=args.suffix)),
             args,

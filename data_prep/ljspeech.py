@@ -1,5 +1,5 @@
-"""LJSpeech or a corpus in its layout (metadata.csv with id|text|normalised text, wavs/) -> audio
-and manifests.
+"""LJSpeech or a corpus in its layout (metadata.csv with id|text|normalised
+text, wavs/) -> audio and manifests.
 
 python data_prep/ljspeech.py LJSpeech-1.1/ --out data/ljspeech
 """
@@ -17,8 +17,8 @@ def main() -> None:
     parser.add_argument(
         "--raw-text", action="store_true", help="the second column instead of the third"
     )
-    args = parser.parse_args()
     with exit_on_user_error():
+        args = parser.parse_args()
         run(
             lambda: absolute(read_ljspeech(args.folder, raw_text=args.raw_text)),
             args,

@@ -1,7 +1,8 @@
-"""Existing NeMo manifests -> audio at 16 kHz and manifests with real durations, filtered and split
-anew.
+"""Existing NeMo manifests -> audio at 16 kHz and manifests with real durations,
+filtered and split anew.
 
-    python data_prep/nemo_manifest.py old/train.json old/dev.json --out data/mine
+    python data_prep/nemo_manifest.py old/train.json old/dev.json \\
+        --out data/mine
 
 To look only, use check.py.
 """
@@ -16,8 +17,8 @@ from parakeet_ft.errors import exit_on_user_error
 def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("manifests", nargs="+")
-    args = parser.parse_args()
     with exit_on_user_error():
+        args = parser.parse_args()
         run(
             lambda: absolute(read_manifests(args.manifests)),
             args,

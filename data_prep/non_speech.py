@@ -1,11 +1,12 @@
-"""Noise, music and silence as utterances with empty text, made up or cut from a folder: keeps a
-tuned model silent where nobody speaks.
+"""Noise, music and silence as utterances with empty text, made up or cut from a
+folder: keeps a tuned model silent where nobody speaks.
 
     python data_prep/non_speech.py --hours 0.5 --out data/non_speech
-    python data_prep/non_speech.py --hours 2 --out data/non_speech --from-folder recordings/noise
+    python data_prep/non_speech.py --hours 2 --out data/non_speech \\
+        --from-folder recordings/noise
 
-Writes OUT/train.jsonl; give it to training beside the speech, a few percent of its hours. The
-folder must hold no speech.
+Writes OUT/train.jsonl; give it to training beside the speech, a few percent of
+its hours. The folder must hold no speech.
 """
 
 import argparse
@@ -39,8 +40,8 @@ def main() -> None:
         help="of an utterance; default %(default)s",
     )
     parser.add_argument("--seed", type=number_type(lowest=0, whole=True), default=0)
-    args = parser.parse_args()
     with exit_on_user_error():
+        args = parser.parse_args()
         if not 0 < args.min_seconds <= args.max_seconds or args.hours <= 0:
             raise UserError("Expected --hours above 0 and 0 < --min-seconds <= --max-seconds.")
         bounds = {

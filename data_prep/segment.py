@@ -1,14 +1,14 @@
 """Long recordings -> utterances of at most --max-seconds, audio and manifests.
 
-    python data_prep/segment.py talks/ --model parakeet-ctc.nemo --out data/talks
-                                          # talk.wav with its transcript talk.txt beside it
-    python data_prep/segment.py calls/ --no-transcript --out data/calls
-                                          # cut where nobody speaks; texts are empty
+    python data_prep/segment.py talks/ --model parakeet-ctc.nemo \\
+        --out data/talks     # talk.wav with its transcript talk.txt beside it
+    python data_prep/segment.py calls/ --no-transcript \\
+        --out data/calls     # cut where nobody speaks; texts are empty
 
-With transcripts, each is aligned to its recording by CTC with the checkpoint, cut at sentence ends
-(lines, . ! ?) and at pauses, and what fits badly is dropped as low_alignment_score. Recordings that
-are aligned already are not aligned again. Without, the utterances are for transcribing or
-pseudo-labelling.
+With transcripts, each is aligned to its recording by CTC with the checkpoint,
+cut at sentence ends (lines, . ! ?) and at pauses, and what fits badly is
+dropped as low_alignment_score. Recordings that are aligned already are not
+aligned again. Without, the utterances are for transcribing or pseudo-labelling.
 """
 
 import argparse
@@ -127,8 +127,8 @@ def main() -> None:
         default=-2.0,
         help="worst mean log-probability of 2.4 s of an utterance; default %(default)s",
     )
-    args = parser.parse_args()
     with exit_on_user_error():
+        args = parser.parse_args()
         if bool(args.model) == args.no_transcript:
             raise UserError(
                 "Expected either --model CHECKPOINT, to align the transcripts, or --no-transcript."

@@ -1,11 +1,12 @@
-"""A manifest -> tar shards of about equal hours, for fast sequential reading: NeMo's tarred layout
-or Lhotse Shar.
+"""A manifest -> tar shards of about equal hours, for fast sequential reading:
+NeMo's tarred layout or Lhotse Shar.
 
     python data_prep/shard.py train.jsonl --out shards/train --hours 1
     python data_prep/shard.py train.jsonl --out shar/train --format shar
 
 Started again, it keeps the shards that are finished. NeMo reads the first with
-    is_tarred=true manifest_filepath=shards/train/sharded_manifests/manifest__OP_0..N_CL_.json
+    is_tarred=true
+    manifest_filepath=shards/train/sharded_manifests/manifest__OP_0..N_CL_.json
     tarred_audio_filepaths=shards/train/audio__OP_0..N_CL_.tar
 and the second with shar_path=shar/train.
 """
@@ -34,8 +35,8 @@ def main() -> None:
     parser.add_argument("--format", choices=FORMATS, default="nemo")
     parser.add_argument("--seed", type=int, default=0, help="of the shuffling; default %(default)s")
     add_run_flags(parser, filters=False)
-    args = parser.parse_args()
     with exit_on_user_error():
+        args = parser.parse_args()
         if not Path(args.manifest).is_file():
             raise UserError(f"No manifest at {args.manifest}.")
         with open(args.manifest, "rb") as lines:

@@ -1,5 +1,5 @@
-"""Manifests -> train/dev/test manifests, disjoint by speaker, session or sentence; touches no
-audio.
+"""Manifests -> train/dev/test manifests, disjoint by speaker, session or
+sentence; touches no audio.
 
 python data_prep/split.py all.jsonl --out data/mine --test-share 0.1
 """
@@ -22,8 +22,8 @@ def main() -> None:
     parser.add_argument("manifests", nargs="+")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     add_split_flags(parser, sentence_disjoint=False)
-    args = parser.parse_args()
     with exit_on_user_error():
+        args = parser.parse_args()
         written = split_manifests(
             args.manifests,
             out=Path(os.path.abspath(args.out)),

@@ -16,8 +16,8 @@ def main() -> None:
     parser.add_argument(
         "--audio", metavar="DIR", help="folder of the recordings; default: that of the file"
     )
-    args = parser.parse_args()
     with exit_on_user_error():
+        args = parser.parse_args()
         run(
             lambda: absolute(read_stm(args.stm, audio=args.audio)),
             args,

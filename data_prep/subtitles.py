@@ -1,10 +1,10 @@
-"""Recordings with subtitles of the same name (talk.mp4, talk.en.srt; SRT, WebVTT ...) -> audio and
-manifests.
+"""Recordings with subtitles of the same name (talk.mp4, talk.en.srt; SRT,
+WebVTT ...) -> audio and manifests.
 
     python data_prep/subtitles.py talks/ --out data/talks
 
-Lines are joined up to the end of a sentence. Subtitles are often loose: have the result aligned by
-segment.py where it matters.
+Lines are joined up to the end of a sentence. Subtitles are often loose: have
+the result aligned by segment.py where it matters.
 """
 
 from pathlib import Path
@@ -29,8 +29,8 @@ def main() -> None:
         default=0.1,
         help="added at both ends; default %(default)s",
     )
-    args = parser.parse_args()
     with exit_on_user_error():
+        args = parser.parse_args()
         run(
             lambda: absolute(
                 read_subtitles(

@@ -1,5 +1,5 @@
-"""Recordings with Praat TextGrids of the same name -> audio and manifests, an utterance an interval
-that has text.
+"""Recordings with Praat TextGrids of the same name -> audio and manifests, an
+utterance an interval that has text.
 
 python data_prep/textgrid.py interviews/ --out data/interviews --tier utterances
 """
@@ -18,8 +18,8 @@ def main() -> None:
     parser.add_argument(
         "--speaker-from-tier", action="store_true", help="the name of the tier is the speaker"
     )
-    args = parser.parse_args()
     with exit_on_user_error():
+        args = parser.parse_args()
         run(
             lambda: absolute(
                 read_textgrids(

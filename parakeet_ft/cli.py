@@ -24,10 +24,10 @@ def scripts(folder: str) -> dict[str, Path]:
     }
 
 
-def first_line(path: Path) -> str:
+def first_sentence(path: Path) -> str:
     """What a script says that it does; the script is read, not run."""
     said = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    return said.partition("\n")[0]
+    return " ".join(said.partition("\n\n")[0].split())
 
 
 def listing(title: str, commands: dict[str, Path]) -> str:
@@ -35,7 +35,7 @@ def listing(title: str, commands: dict[str, Path]) -> str:
     width = max(map(len, commands))
     room = 80 - width - 4
     lines = [
-        f"  {name:<{width}}  {textwrap.shorten(first_line(path), room, placeholder=' ...')}"
+        f"  {name:<{width}}  {textwrap.shorten(first_sentence(path), room, placeholder=' ...')}"
         for name, path in commands.items()
     ]
     return "\n".join([title, *lines])
@@ -68,11 +68,11 @@ def main() -> None:
     """The console script."""
     with exit_on_user_error():
         script, arguments = find_script(sys.argv[1:])
-    if script is None:
-        print("parakeet-ft COMMAND [ARGUMENTS], or parakeet-ft COMMAND --help\n")
-        print(listing("Commands:", scripts("recipes")))
-        print(listing("\nparakeet-ft data-prep COMMAND [ARGUMENTS]:", scripts("data_prep")))
-        return
+        if script is None:
+            print("parakeet-ft COMMAND [ARGUMENTS], or parakeet-ft COMMAND --help\n")
+            print(listing("Commands:", scripts("recipes")))
+            print(listing("\nparakeet-ft data-prep COMMAND [ARGUMENTS]:", scripts("data_prep")))
+            return
     sys.argv = [str(script), *arguments]
     runpy.run_path(str(script), run_name="__main__")
 

@@ -8,6 +8,8 @@ import contextlib
 import errno
 import os
 import re
+import select
+import signal
 import sys
 from collections.abc import Iterator
 
@@ -81,15 +83,29 @@ def disk_told(place: str | os.PathLike) -> Iterator[None]:
 
 @contextlib.contextmanager
 def exit_on_user_error() -> Iterator[None]:
-    """Print a UserError, or what the disk refused, to stderr and exit with its code; any other
-    exception passes."""
+    """Print a UserError, or what the disk refused, to stderr and exit with its code, without a word
+    where nobody reads any more; any other exception passes.
+    """
     try:
-        yield
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
     except UserError as error:
         print(f"{'' if isinstance(error, Stopped) else 'error: '}{error}", file=sys.stderr)
         sys.exit(error.code)
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _reader_is_gone():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is flushed at the very end
+            sys.exit(128 + signal.SIGPIPE)
         if (message := refusal(error)) is None:
             raise
         print(f"error: {message}", file=sys.stderr)
         sys.exit(UserError.code)
+
+
+def _reader_is_gone() -> bool:
+    """Whether stdout is a pipe that nothing reads any more, as in `command | head`."""
+    stdout = select.poll()
+    stdout.register(1, select.POLLOUT)
+    return any(event & select.POLLERR for _, event in stdout.poll(0))

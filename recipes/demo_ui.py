@@ -1,11 +1,11 @@
-"""A page in the browser: a recording in, the base's and the tuned model's words side by side, with
-times and what differs in colour.
+"""A page in the browser: a recording in, the base's and the tuned model's words
+side by side, with times and what differs in colour.
 
     python recipes/demo_ui.py outputs/demo/latest/best.nemo
     python recipes/demo_ui.py best.nemo nvidia/parakeet-ctc-0.6b --port 7860
 
-Without a base, the checkpoint that run.json beside the tuned model names is taken. The page needs
-no network, except with --share.
+Without a base, the checkpoint that run.json beside the tuned model names is
+taken. The page needs no network, except with --share.
 """
 
 import argparse

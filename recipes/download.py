@@ -1,11 +1,12 @@
-"""Fetch checkpoints into the Hugging Face cache, for machines that have no network.
+"""Fetch checkpoints into the Hugging Face cache, for machines that have no
+network.
 
-    python recipes/download.py parakeet_ctc_0.6b             an option of conf/model
-    python recipes/download.py nvidia/parakeet-tdt-1.1b      a hub id
+    python recipes/download.py parakeet_ctc_0.6b      an option of conf/model
+    python recipes/download.py nvidia/parakeet-tdt-1.1b  a hub id
 
-Run it once where there is a network, such as a login node. HF_HOME names the folder of the cache,
-which the other nodes must see. What is there already is not asked for again, here or by any other
-recipe.
+Run it once where there is a network, such as a login node. HF_HOME names the
+folder of the cache, which the other nodes must see. What is there already is
+not asked for again, here or by any other recipe.
 """
 
 import argparse

@@ -1,15 +1,18 @@
 """Score models on sets, side by side; the first model is the base.
 
-    python recipes/evaluate.py            the bundled checkpoint on the demo's test sets
-    python recipes/evaluate.py models=[tiny_tdt_ctc,outputs/demo/latest/best.nemo] \\
-        manifests=[test.jsonl,guard.jsonl]
-    python recipes/evaluate.py models=[best.nemo] manifests=[test.jsonl] decoding=beam \\
-        language_model.text=domain.txt language_model.tune_on=dev.jsonl
-    python recipes/evaluate.py models=[nvidia/parakeet-ctc-0.6b] benchmark=open_asr_leaderboard
+    python recipes/evaluate.py      the bundled checkpoint on the demo's tests
+    python recipes/evaluate.py manifests=[test.jsonl,guard.jsonl] \\
+        models=[tiny_tdt_ctc,outputs/demo/latest/best.nemo]
+    python recipes/evaluate.py models=[best.nemo] manifests=[test.jsonl] \\
+        decoding=beam language_model.text=domain.txt \\
+        language_model.tune_on=dev.jsonl
+    python recipes/evaluate.py models=[nvidia/parakeet-ctc-0.6b] \\
+        benchmark=open_asr_leaderboard
 
-Writes out/evaluation.json, out/evaluation.md and out/hypotheses/<model>--<set>--<hash>.jsonl; what
-is there already, of the same model, set and decoding, is not decoded again. Breaks errors down by
-duration, level, speaker and any field of the manifests.
+Writes out/evaluation.json, out/evaluation.md and
+out/hypotheses/<model>--<set>--<hash>.jsonl; what is there already, of the same
+model, set and decoding, is not decoded again. Breaks errors down by duration,
+level, speaker and any field of the manifests.
 """
 
 import shlex

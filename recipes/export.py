@@ -104,9 +104,9 @@ def main() -> None:
         help="of int8, absolute; default %(default)s",
     )
     parser.add_argument("--name", help="of the .nemo; default: the model's")
-    args = parser.parse_args()
-    args.name = args.name or Path(args.model).stem
     with exit_on_user_error():
+        args = parser.parse_args()
+        args.name = args.name or Path(args.model).stem
         sys.exit(export(args, *check(args)))
 
 

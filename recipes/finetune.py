@@ -1,14 +1,16 @@
 """Fine-tune a Parakeet checkpoint to a domain.
 
-    python recipes/finetune.py               the bundled demo, a few minutes on a CPU
-    python recipes/finetune.py model=parakeet_ctc_0.6b data.train=a.jsonl data.validation=b.jsonl
-    python recipes/finetune.py model=path/to/any.nemo data.train=a.jsonl data.validation=b.jsonl \\
-        data.replay.manifest=general.jsonl
-    python recipes/finetune.py smoke=true    learns one small batch by heart: do model, loss and
-                                             data work together?
+    python recipes/finetune.py              the bundled demo, minutes on a CPU
+    python recipes/finetune.py model=parakeet_ctc_0.6b data.train=a.jsonl \\
+        data.validation=b.jsonl
+    python recipes/finetune.py model=path/to/any.nemo data.train=a.jsonl \\
+        data.validation=b.jsonl data.replay.manifest=general.jsonl
+    python recipes/finetune.py smoke=true   learns one small batch by heart: do
+                                            model, loss and data work together?
 
-Writes outputs/<name>/<time>/ with best.nemo, last.nemo, report.html, report.json, run.json,
-metrics.csv and run.log, and points outputs/<name>/latest at it.
+Writes outputs/<name>/<time>/ with best.nemo, last.nemo, report.html,
+report.json, run.json, metrics.csv and run.log, and points outputs/<name>/latest
+at it.
 """
 
 import sys

@@ -1,11 +1,12 @@
-"""Publish a run on the Hugging Face Hub: best.nemo and a model card with what was measured. Without
---push, only shows what would be uploaded.
+"""Publish a run on the Hugging Face Hub: best.nemo and a model card with what
+was measured. Without --push, only shows what would be uploaded.
 
     python recipes/publish.py outputs/demo/latest --repo me/parakeet-atc
-    python recipes/publish.py outputs/mine/latest --repo me/parakeet-mine --push --public
+    python recipes/publish.py outputs/mine/latest --repo me/parakeet-mine \\
+        --push --public
 
-Writes RUN_DIR/publish/: README.md (the card), the model under the repository's name, and
-files.json. The report stays here: it holds your audio.
+Writes RUN_DIR/publish/: README.md (the card), the model under the repository's
+name, and files.json. The report stays here: it holds your audio.
 """
 
 import argparse

@@ -1,15 +1,18 @@
-"""Transcribe files, folders and manifests with a tuned model: text, subtitles, CTM, JSON.
+"""Transcribe files, folders and manifests with a tuned model: text, subtitles,
+CTM, JSON.
 
-    python recipes/transcribe.py outputs/demo/latest/best.nemo recordings/ talk.mp4 \\
-        --out transcripts --format txt,srt
-    python recipes/transcribe.py nvidia/parakeet-tdt-0.6b-v2 test.jsonl --out transcripts
+    python recipes/transcribe.py outputs/demo/latest/best.nemo recordings/ \\
+        talk.mp4 --out transcripts --format txt,srt
+    python recipes/transcribe.py nvidia/parakeet-tdt-0.6b-v2 test.jsonl \\
+        --out transcripts
 
-Audio may have any rate, channels and length. OUT gets a file for each recording and format,
-transcripts.jsonl (all of them in the order given, as a manifest with pred_text) and progress.jsonl:
-started again with the same OUT, a killed run goes on where it was. Recordings of more than a minute
-go through the model with local attention if they fit in memory, else cut where nobody speaks;
---long-audio decides otherwise. Files that cannot be read are listed at the end, and the exit code
-is 1.
+Audio may have any rate, channels and length. OUT gets a file for each recording
+and format, transcripts.jsonl (all of them in the order given, as a manifest
+with pred_text) and progress.jsonl: started again with the same OUT, a killed
+run goes on where it was. Recordings of more than a minute go through the model
+with local attention if they fit in memory, else cut where nobody speaks;
+--long-audio decides otherwise. Files that cannot be read are listed at the end,
+and the exit code is 1.
 """
 
 import argparse
@@ -161,8 +164,8 @@ def main() -> None:
         help="audio a batch, with padding; default %(default)g",
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:1; default: a GPU if there is one")
-    args = parser.parse_args()
     with exit_on_user_error():
+        args = parser.parse_args()
         recordings = collect_recordings(args.inputs)
         check_source(args.model)
         try:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from parakeet_ft import cli
-from parakeet_ft.errors import UserError
+from parakeet_ft.errors import UserError, exit_on_user_error
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -37,6 +37,45 @@ def test_the_listing_says_what_each_command_does(capsys, monkeypatch):
     shown = capsys.readouterr().out
     assert "finetune" in shown and "Fine-tune a Parakeet checkpoint to a domain" in shown
     assert max(map(len, shown.splitlines())) <= 80
+
+
+SCRIPTS = [*(ROOT / "recipes").glob("[!_]*.py"), *(ROOT / "data_prep").glob("[!_]*.py")]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_help_fits_a_terminal_of_80_columns(script):
+    shown = subprocess.run(
+        [sys.executable, script, "--help"],
+        env=os.environ | {"COLUMNS": "80"},
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert shown.returncode == 0 and shown.stderr == ""
+    assert [line for line in shown.stdout.splitlines() if len(line) > 80] == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-m", "parakeet_ft.cli"],
+        ["-m", "parakeet_ft.cli", "export", "--help"],
+        ["recipes/finetune.py", "--help"],
+        ["data_prep/check.py", "--help"],
+        ["recipes/publish.py", "--help"],
+    ],
+)
+def test_a_reader_that_has_gone_is_no_error(words):
+    process = subprocess.Popen(
+        [sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+    )
+    process.stdout.close()  # as `| head -0` does
+    assert process.stderr.read() == b"" and process.wait() in (0, 128 + 13)
+
+
+def test_a_broken_pipe_elsewhere_is_not_hidden():
+    with pytest.raises(BrokenPipeError), exit_on_user_error():
+        raise BrokenPipeError(32, "of a worker")
 
 
 @pytest.fixture(scope="module")
