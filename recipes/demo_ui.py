@@ -5,7 +5,8 @@ side by side, with times and what differs in colour.
     python recipes/demo_ui.py best.nemo nvidia/parakeet-ctc-0.6b --port 7860
 
 Without a base, the checkpoint that run.json beside the tuned model names is
-taken. The page needs no network, except with --share.
+taken. The page needs no network, except with --share. What libraries print goes to
+outputs/demo_ui.log.
 """
 
 import argparse
@@ -15,6 +16,8 @@ from pathlib import Path
 from parakeet_ft.errors import UserError, exit_on_user_error
 from parakeet_ft.model.source import check_source
 from parakeet_ft.publishing.playground import base_beside, build_page, serve
+
+LOG = Path("outputs") / "demo_ui.log"
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -67,15 +70,21 @@ def choose_models(tuned: str, base: str | None) -> dict[str, str]:
 def main() -> None:
     arguments = parse(sys.argv[1:])
     sources = choose_models(arguments.tuned, arguments.base)
-    from parakeet_ft.model.restore import restore
+    from parakeet_ft.run.console import libraries_to
 
-    models = {kind: restore(source).eval() for kind, source in sources.items()}
-    page = build_page(models, names=sources)
-    address = serve(
-        page, host=arguments.host, port=arguments.port, share=arguments.share, block=False
-    )
-    print(f"Open {address} in a browser; Ctrl-C ends.", flush=True)
-    page.block_thread()
+    with libraries_to(LOG) as terminal:
+        from parakeet_ft.model.restore import restore
+
+        models = {}
+        for kind, source in sources.items():
+            print(f"restoring {kind}: {source}", file=terminal)
+            models[kind] = restore(source).eval()
+        page = build_page(models, names=sources)
+        address = serve(
+            page, host=arguments.host, port=arguments.port, share=arguments.share, block=False
+        )
+        print(f"Open {address} in a browser; Ctrl-C ends.", file=terminal)
+        page.block_thread()
 
 
 if __name__ == "__main__":

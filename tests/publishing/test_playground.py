@@ -3,6 +3,12 @@ browser.
 """
 
 import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy
 import pytest
@@ -17,6 +23,7 @@ from parakeet_ft.publishing.playground import Word
 from parakeet_ft.transcription.decode import transcribe
 from recipes import demo_ui
 
+ROOT = Path(__file__).resolve().parents[2]
 UTTERANCE = read_manifest(DEMO / "guard.jsonl")[2]
 
 
@@ -35,6 +42,26 @@ def test_words_are_those_of_the_scored_transcript_in_order_of_time(kind, models)
     assert starts == sorted(starts) and all(
         0 <= w.start <= w.end <= UTTERANCE.duration + 0.1 for w in words
     )
+
+
+def test_the_recipe_prints_what_it_restores_and_its_address_and_nothing_else(tmp_path):
+    pytest.importorskip("gradio")
+    command = [sys.executable, ROOT / "recipes" / "demo_ui.py", "tiny_tdt_ctc", "tiny"]
+    with subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        lines = [process.stdout.readline() for _ in range(3)]
+        process.send_signal(signal.SIGINT)
+        rest = process.communicate(timeout=60)
+    assert lines[:2] == ["restoring base: tiny\n", "restoring tuned: tiny_tdt_ctc\n"]
+    assert re.fullmatch(r"Open http://127.0.0.1:\d+/ in a browser; Ctrl-C ends.\n", lines[2])
+    assert rest == ("", "")
+    assert "restored" in (tmp_path / "outputs" / "demo_ui.log").read_text()
 
 
 @pytest.mark.parametrize(("rate_hz", "channels"), [(8000, 2), (44100, 1)])
