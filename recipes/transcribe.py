@@ -16,17 +16,21 @@ and the exit code is 1.
 """
 
 import argparse
+import re
 import sys
 import time
 from pathlib import Path
 from typing import TextIO
 
-from parakeet_ft.errors import disk_told, exit_on_user_error
+from parakeet_ft.errors import UserError, disk_told, exit_on_user_error
 from parakeet_ft.model.source import check_source, identity
+from parakeet_ft.training import driver
 from parakeet_ft.transcription.captions import FORMATS
 from parakeet_ft.transcription.folder import PROGRESS, TranscriptFolder
 from parakeet_ft.transcription.recordings import Recording, collect_recordings
 
+ON_CPU = "to transcribe on the CPU, give --device cpu"
+NAMED = 5  # of recordings without a word
 WAYS, HEADS = ("auto", "full", "local", "chunked"), ("default", "ctc", "transducer")
 
 
@@ -45,11 +49,13 @@ def transcribe(args: argparse.Namespace, recordings: list[Recording]) -> int:
             with libraries_to(args.out / "transcribe.log") as terminal:
                 failed = decode(args, todo, folder, terminal)
         done = [pair for pair in keyed if pair[0].name not in failed]
-        manifest, num_empty = folder.write_manifest(done)
-    notes = [f"{len(recordings) - len(todo)} of them from before"] * (
-        len(todo) < len(recordings)
-    ) + [f"{num_empty} without a word"] * bool(num_empty)
-    print(", ".join([f"{len(done)} of {len(recordings)} recordings: {manifest}", *notes]))
+        manifest, empty = folder.write_manifest(done)
+    print(f"{len(done)} of {len(recordings)} recordings: {manifest}")
+    if len(todo) < len(recordings):
+        print(f"{len(recordings) - len(todo)} of them from before")
+    if empty:
+        more = f" and {len(empty) - NAMED} more" if len(empty) > NAMED else ""
+        print(f"{len(empty)} without a word: {', '.join(empty[:NAMED])}{more}")
     if failed:
         print(
             f"\n{len(failed)} could not be transcribed:",
@@ -75,6 +81,9 @@ def decode(
     from parakeet_ft.transcription.long_audio import set_decoding, transcribe_recordings, way_lines
 
     console = Console(file=terminal, highlight=False, soft_wrap=not terminal.isatty())
+    driver.check_seen(args.device or "auto", cpu=ON_CPU)
+    if (args.device or "").startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"--device {args.device}, but torch sees no GPU here. Leave --device out.")
     model = restore.restore(args.model).to(
         args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     )
@@ -126,6 +135,12 @@ def _formats(text: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def _device(text: str) -> str:
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"{text}: expected cpu, cuda or cuda:1")
+    return text
+
+
 def _seconds(text: str) -> float:
     value = float(text)
     if not 0 < value < float("inf"):
@@ -163,10 +178,13 @@ def main() -> None:
         metavar="S",
         help="audio a batch, with padding; default %(default)g",
     )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1; default: a GPU if there is one")
+    parser.add_argument(
+        "--device", type=_device, help="cpu, cuda, cuda:1; default: a GPU if there is one"
+    )
     with exit_on_user_error():
         args = parser.parse_args()
         recordings = collect_recordings(args.inputs)
+        driver.check(args.device or "auto", cpu=ON_CPU)
         check_source(args.model)
         try:
             with disk_told(args.out):

@@ -9,7 +9,9 @@ from typing import Any
 
 from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.evaluation.hypotheses import set_hash
+from parakeet_ft.evaluation.request import ON_CPU
 from parakeet_ft.run.console import Narrator
+from parakeet_ft.training import driver
 
 
 def file_hash(path: Path) -> str:
@@ -102,6 +104,7 @@ class Recognizer:
                 "device=cuda, but torch sees no GPU here. Use device=auto, or install a CUDA build "
                 "of torch."
             )
+        driver.check_seen(self.device, cpu=ON_CPU)
         device = (
             ("cuda" if torch.cuda.is_available() else "cpu")
             if self.device == "auto"

@@ -19,6 +19,9 @@ from parakeet_ft.run.composition import bundled, compose, show_help, split_optio
 from parakeet_ft.scoring.normalization import Normalizer
 from parakeet_ft.scoring.terms import find_terms
 from parakeet_ft.settings.evaluate import read_evaluate
+from parakeet_ft.training import driver
+
+ON_CPU = "to score on the CPU, give device=cpu"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,6 +169,7 @@ def read_request(config: dict[str, Any]) -> Request:
     from parakeet_ft.model.source import check_source
 
     read_evaluate(config)
+    driver.check(config["device"], cpu=ON_CPU)
     for source in config["models"]:
         check_source(source)
     normalizer = Normalizer(

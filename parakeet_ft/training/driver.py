@@ -40,8 +40,10 @@ def torch_build() -> tuple[str, str | None] | None:
     return (version[1], cuda and cuda[1]) if version else None
 
 
-def check(accelerator: str) -> None:
-    """Raise UserError if there is a GPU that torch cannot use, unless a CPU was asked for."""
+def check(accelerator: str, *, cpu: str = "to train on the CPU, give trainer=cpu") -> None:
+    """Raise UserError if there is a GPU that torch cannot use, unless a CPU was asked for; `cpu`
+    says how that is done.
+    """
     driver = None if accelerator == "cpu" else driver_version()
     build = torch_build() if driver else None
     if not driver or not build:
@@ -52,6 +54,7 @@ def check(accelerator: str) -> None:
             driver,
             f"torch {version}, which is built without CUDA",
             "install torch from PyPI (pip install torch==" + version.partition("+")[0] + ")",
+            cpu,
         )
         return
     needed = FIRST_DRIVER.get(int(cuda.partition(".")[0]), 0)
@@ -60,10 +63,11 @@ def check(accelerator: str) -> None:
             driver,
             f"torch {version} for CUDA {cuda}, which needs driver {needed} or later",
             "update the driver, or install a torch for an older CUDA",
+            cpu,
         )
 
 
-def check_seen(accelerator: str) -> None:
+def check_seen(accelerator: str, *, cpu: str = "to train on the CPU, give trainer=cpu") -> None:
     """Raise UserError if nvidia-smi finds a GPU, but torch none that it can use."""
     import torch
 
@@ -74,13 +78,14 @@ def check_seen(accelerator: str) -> None:
             driver,
             f"torch {torch.__version__} for CUDA {torch.version.cuda}, which cannot use it",
             "see what `python -c 'import torch; torch.cuda.init()'` says",
+            cpu,
         )
 
 
-def _refuse(driver: str, found: str, cure: str) -> None:
+def _refuse(driver: str, found: str, cure: str, cpu: str) -> None:
     raise UserError(
         f"This machine has an NVIDIA GPU (driver {driver}), but {found}. To use the GPU, "
-        f"{cure}; to train on the CPU, give trainer=cpu."
+        f"{cure}; {cpu}."
     )
 
 

@@ -101,6 +101,31 @@ def test_the_recipe_ends_with_exit_code_2_before_torch_is_imported(machine, tmp_
     assert done.stdout.split() == ["False"] and not (tmp_path / "r").exists()
 
 
+@pytest.mark.parametrize(
+    ("recipe", "given", "words"),
+    [
+        ("evaluate", ["models=[tiny]", "out=OUT"], "to score on the CPU, give device=cpu"),
+        ("transcribe", ["tiny", "README.md", "--out", "OUT"], "give --device cpu"),
+    ],
+)
+def test_scoring_and_transcribing_do_not_take_the_cpu_in_silence(
+    recipe, given, words, machine, tmp_path
+):
+    machine("450.1")
+    code = (
+        "import sys, runpy\nfrom parakeet_ft.training import driver\n"
+        "driver.torch_build = lambda: ('2.13.0', '13.0')\n"
+        "import atexit; atexit.register(lambda: print('torch' in sys.modules))\n"
+        f"runpy.run_path('recipes/{recipe}.py', run_name='__main__')\n"
+    )
+    out = str(tmp_path / "out")
+    command = [sys.executable, "-c", code, *(one.replace("OUT", out) for one in given)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout.split() == ["False"], done.stderr
+    assert "driver 450.1" in done.stderr and words in done.stderr
+    assert "trainer=cpu" not in done.stderr and not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
 def test_gpu_memory_grows_in_place_unless_the_user_says_otherwise(name):
     mine = {name: "backend:native"}
