@@ -549,7 +549,8 @@ def _stream_av(path: str) -> tuple[Iterator[np.ndarray], int]:
                         yield np.concatenate(pieces, axis=1).T
                         pieces = []
             except (av.error.FFmpegError, ValueError) as error:
-                raise AudioError("damaged", f"Cannot decode {path} to the end: {error}") from None
+                why = getattr(error, "strerror", None) or error
+                raise AudioError("damaged", f"Cannot decode {path} to the end: {why}") from None
         if pieces:
             yield np.concatenate(pieces, axis=1).T
 

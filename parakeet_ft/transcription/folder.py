@@ -179,13 +179,13 @@ class TranscriptFolder:
                 )
         self._append([{"key": key, "written": recording.name, "formats": list(self.formats)}])
 
-    def write_manifest(self, recordings: Sequence[tuple[Recording, str]]) -> tuple[Path, int]:
+    def write_manifest(self, recordings: Sequence[tuple[Recording, str]]) -> tuple[Path, list[str]]:
         """transcripts.jsonl: a line for each of (recording, key), in order: its manifest's fields
         and pred_text, as NeMo calls it.
 
-        Returns its path and how many texts are empty.
+        Returns its path and the names of the recordings whose text is empty.
         """
-        path, num_empty = self.out / "transcripts.jsonl", 0
+        path, empty = self.out / "transcripts.jsonl", []
         with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as out:
             for recording, key in recordings:
                 found = self.transcript(key, begin=recording.offset)
@@ -194,5 +194,6 @@ class TranscriptFolder:
                     "duration": round(found.duration, 4),
                 }
                 out.write(json.dumps(row | {"pred_text": found.text}, ensure_ascii=False) + "\n")
-                num_empty += not found.text
-        return path, num_empty
+                if not found.text:
+                    empty.append(recording.name)
+        return path, empty

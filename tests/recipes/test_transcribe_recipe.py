@@ -52,6 +52,7 @@ def test_all_that_can_be_read_is_written_and_what_cannot_is_named(
         "1 could not be transcribed" in printed.err
         and "broken" in printed.err
         and "RTFx" in printed.out
+        and "2 without a word: empty, silent\n" in printed.out
     )
     names = ["empty", "silent", "speech0", "speech1", "speech2", "speech3"]
     made = {"progress.jsonl", "transcribe.log", "transcripts.jsonl"} | {
@@ -81,6 +82,19 @@ def test_all_that_can_be_read_is_written_and_what_cannot_is_named(
             for _, _, begin, seconds, _ in ctm
         ) and len(ctm) == len(words)
     assert [row["pred_text"] == "" for row in rows(out)] == [True, True, False, False, False, False]
+
+
+def test_of_many_recordings_without_a_word_the_first_are_named(tmp_path, monkeypatch, capfd):
+    for number in range(8):
+        soundfile.write(tmp_path / f"s{number}.wav", np.zeros(1600), 16000)
+    assert start(monkeypatch, "tiny", tmp_path, "--out", tmp_path / "out") == 0
+    assert "8 without a word: s0, s1, s2, s3, s4 and 3 more\n" in capfd.readouterr().out
+
+
+def test_a_gpu_that_is_asked_for_and_not_there_is_told(folder, tmp_path, monkeypatch, capfd):
+    arguments = ("tiny", folder / "speech0.wav", "--out", tmp_path, "--device", "cuda:0")
+    assert start(monkeypatch, *arguments) == 2
+    assert "--device cuda:0, but torch sees no GPU here" in capfd.readouterr().err
 
 
 def test_a_killed_run_goes_on_without_doing_anything_twice(folder, tmp_path, monkeypatch):
@@ -228,6 +242,7 @@ def test_a_place_that_takes_no_files_is_told_before_anything_is_restored(
         (["nowhere.nemo", "README.md"], "No model at nowhere.nemo"),
         (["tiny", "README.md", "--format", "txt,docx"], "docx"),
         (["tiny", "README.md", "--batch-seconds", "0"], "above 0"),
+        (["tiny", "README.md", "--device", "gpu"], "expected cpu, cuda or cuda:1"),
     ],
 )
 def test_mistakes_are_told_before_torch_is_imported(arguments, message, tmp_path):
