@@ -10,6 +10,7 @@ outputs/demo_ui.log.
 """
 
 import argparse
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -69,6 +70,8 @@ def choose_models(tuned: str, base: str | None) -> dict[str, str]:
 
 def main() -> None:
     arguments = parse(sys.argv[1:])
+    if not importlib.util.find_spec("gradio"):
+        raise UserError("The page needs Gradio: pip install 'parakeet-ft[ui]'.")
     sources = choose_models(arguments.tuned, arguments.base)
     from parakeet_ft.run.console import libraries_to
 

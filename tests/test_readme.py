@@ -44,3 +44,28 @@ def test_a_command_of_the_readme_parses(command):
         assert shown.returncode == 0, shown.stderr
         for option in (word for word in words[2:] if word.startswith("--") and word != "--help"):
             assert option.partition("=")[0] in shown.stdout, f"{words[1]} has no option {option}"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--dev-share 0",
+        "[export]",
+        "[ui]",
+        "[slurm]",
+        "[dask]",
+        "bundled:guard_dev.jsonl",
+        "name=",
+        "device=cpu",
+    ],
+)
+def test_what_a_reader_looks_for_stands_in_the_readme(words):
+    assert words in README
+
+
+def test_the_readme_installs_only_extras_that_there_are():
+    known = re.search(
+        r"optional-dependencies\](.*?)\n\[", (ROOT / "pyproject.toml").read_text(), re.S
+    )
+    extras = set(re.findall(r"^(\w+) =", known.group(1), re.M))
+    assert set(re.findall(r"(?:parakeet-ft|\.)\[(\w+)\]", README)) <= extras

@@ -44,6 +44,13 @@ def test_words_are_those_of_the_scored_transcript_in_order_of_time(kind, models)
     )
 
 
+def test_without_gradio_the_recipe_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(demo_ui.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(sys, "argv", ["demo_ui.py", "tiny"])
+    with pytest.raises(UserError, match=r"parakeet-ft\[ui\]"):
+        demo_ui.main()
+
+
 def test_the_recipe_prints_what_it_restores_and_its_address_and_nothing_else(tmp_path):
     pytest.importorskip("gradio")
     command = [sys.executable, ROOT / "recipes" / "demo_ui.py", "tiny_tdt_ctc", "tiny"]
