@@ -46,6 +46,7 @@ def evaluate(cfg: dict[str, Any], *, run_dir: Path, command: list[str]) -> dict[
                 label=model,
                 decoding=decoding,
                 language_model=texts,
+                long_audio=cfg["long_audio"],
                 folder=run_dir / "language_models",
                 device=cfg["device"],
                 batch_seconds=cfg["batch_seconds"],

@@ -90,9 +90,9 @@ def main() -> None:
     )
     parser.add_argument(
         "--head",
-        choices=("default", "ctc", "transducer"),
-        default="default",
-        help="of a hybrid; default: its transducer",
+        choices=("auto", "ctc", "transducer"),
+        default="auto",
+        help="of a hybrid; auto: its transducer",
     )
     parser.add_argument(
         "--max-wer-rise",

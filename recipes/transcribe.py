@@ -24,7 +24,7 @@ from parakeet_ft.transcription.captions import FORMATS
 from parakeet_ft.transcription.folder import PROGRESS, TranscriptFolder
 from parakeet_ft.transcription.recordings import Recording, collect_recordings
 
-WAYS, HEADS = ("auto", "full", "local", "chunked"), ("default", "ctc", "transducer")
+WAYS, HEADS = ("auto", "full", "local", "chunked"), ("auto", "ctc", "transducer")
 
 
 def transcribe(args: argparse.Namespace, recordings: list[Recording]) -> int:
@@ -68,16 +68,16 @@ def decode(
     from rich.console import Console
     from rich.progress import Progress, TextColumn
 
-    from parakeet_ft.model import restore
-    from parakeet_ft.transcription.long_audio import set_decoding, transcribe_recordings, way_lines
+    from parakeet_ft.model import parts
+    from parakeet_ft.model.restore import restore
+    from parakeet_ft.transcription.decoding import set_decoding
+    from parakeet_ft.transcription.long_audio import transcribe_recordings, way_lines
 
     console = Console(file=terminal, highlight=False, soft_wrap=not terminal.isatty())
-    model = restore.restore(args.model).to(
-        args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    )
-    head = set_decoding(model, head=args.head, words=folder.with_words)
+    model = restore(args.model).to(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    head = set_decoding(model, head=args.head, words=folder.with_words)["head"]
     console.print(
-        f"{args.model}: {restore.family(model)}, {head} head, on {next(model.parameters()).device}",
+        f"{args.model}: {parts.family(model)}, {head} head, on {parts.device(model)}",
         markup=False,
     )
     columns = (
@@ -151,7 +151,7 @@ def main() -> None:
         help="how recordings of more than a minute are heard; default %(default)s",
     )
     parser.add_argument(
-        "--head", choices=HEADS, default="default", help="of a hybrid; default: its transducer"
+        "--head", choices=HEADS, default="auto", help="of a hybrid; auto: its transducer"
     )
     parser.add_argument(
         "--batch-seconds",

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from parakeet_ft.errors import UserError
+from parakeet_ft.model import parts
 
 # Protobuf's limit is 2 GiB; the graph itself needs some of it.
 MAX_SINGLE_FILE_BYTES = 1_900_000_000
@@ -29,17 +30,7 @@ def onnx_kind(model: Any, *, head: str) -> str:
 
     `head` is "ctc" or "transducer".
     """
-    preprocessor, durations = (
-        model.cfg.preprocessor,
-        list(getattr(model.loss, "durations", None) or model.cfg.decoding.get("durations") or []),
-    )
-    found = {
-        "features": int(preprocessor.features),
-        "sample rate": int(preprocessor.sample_rate),
-        "window": float(preprocessor.window_size),
-        "stride": float(preprocessor.window_stride),
-        "normalisation": str(preprocessor.normalize),
-    }
+    found, durations = parts.spectrum(model), parts.durations(model)
     if found["features"] not in (80, 128) or list(found.values())[1:] != [
         16000,
         0.025,
@@ -54,13 +45,13 @@ def onnx_kind(model: Any, *, head: str) -> str:
         )
     if head == "ctc":
         return "ctc"
-    if not model.joint.num_extra_outputs:
+    if not parts.family(model).endswith(("tdt", "tdt_ctc")):
         return "rnnt"
     if durations != list(range(len(durations))):
         raise UserError(
             f"onnx-asr takes a TDT model's durations to be 0, 1, 2 ...; this model has "
             f"{durations}. Export to nemo instead"
-            f"{', or the CTC head with --head ctc' if hasattr(model, 'ctc_decoder') else ''}."
+            f"{', or the CTC head with --head ctc' if parts.is_hybrid(model) else ''}."
         )
     return "tdt"
 
@@ -72,7 +63,7 @@ def write_onnx(model: Any, folder: Path, *, head: str) -> str:
     The model cannot be trained afterwards: NeMo prepares it for export in place.
     """
     kind = onnx_kind(model, head=head)
-    if hasattr(model, "ctc_decoder"):
+    if parts.is_hybrid(model):
         model.set_export_config({"decoder_type": "ctc" if head == "ctc" else "rnnt"})
     work = folder / "networks"
     work.mkdir()
@@ -81,9 +72,10 @@ def write_onnx(model: Any, folder: Path, *, head: str) -> str:
     for name in NETWORKS[kind]:
         move_network(work / f"{name}.onnx", folder / f"{name}.onnx")
     shutil.rmtree(work)
-    pieces = model.tokenizer.ids_to_tokens(list(range(model.tokenizer.vocab_size)))
     (folder / "vocab.txt").write_text(
-        "".join(f"{piece} {index}\n" for index, piece in enumerate([*pieces, "<blk>"])),
+        "".join(
+            f"{piece} {index}\n" for index, piece in enumerate([*parts.pieces(model), "<blk>"])
+        ),
         encoding="utf-8",
     )
     config = {
@@ -92,14 +84,9 @@ def write_onnx(model: Any, folder: Path, *, head: str) -> str:
         "subsampling_factor": int(model.encoder.subsampling_factor),
     }
     if kind != "ctc":
-        config["max_tokens_per_step"] = max_symbols(model)
+        config["max_tokens_per_step"] = parts.max_symbols(model)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     return kind
-
-
-def max_symbols(model: Any) -> int:
-    """Pieces that greedy transducer decoding writes at most in one frame."""
-    return int(getattr(model.decoding.decoding, "max_symbols", None) or 10)
 
 
 def move_network(source: Path, target: Path, *, max_bytes: int = MAX_SINGLE_FILE_BYTES) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from parakeet_ft.errors import UserError
+from parakeet_ft.model import parts
 
 # NeMo 3.0.0's names to those of transformers 5 (models/parakeet/modeling_parakeet.py), applied in
 # this order.
@@ -36,11 +37,11 @@ def rename(key: str) -> str:
 
 def check_convertible(model: Any, *, head: str) -> None:
     """Raise UserError unless transformers' ParakeetForCTC computes what the model does."""
-    encoder, preprocessor = model.cfg.encoder, model.cfg.preprocessor
+    encoder = model.cfg.encoder
     if head != "ctc":
         hint = (
             "Give --head ctc to export its CTC head"
-            if hasattr(model, "ctc_decoder")
+            if parts.is_hybrid(model)
             else "Export to nemo or onnx instead"
         )
         raise UserError(
@@ -61,12 +62,7 @@ def check_convertible(model: Any, *, head: str) -> None:
             f"{', '.join(f'{k}={v}' for k, v in wrong.items())}; expected "
             f"{', '.join(f'{key}={expected[key]}' for key in wrong)}. Export to nemo instead."
         )
-    found = (
-        int(preprocessor.sample_rate),
-        float(preprocessor.window_size),
-        float(preprocessor.window_stride),
-        str(preprocessor.normalize),
-    )
+    found = tuple(parts.spectrum(model).values())[1:]
     if found != (16000, 0.025, 0.01, "per_feature"):
         raise UserError(
             f"ParakeetFeatureExtractor hears 16 kHz, windows of 25 ms every 10 ms, normalised per "
@@ -109,7 +105,7 @@ def write_transformers(model: Any, folder: Path, *, tokenizer: bytes, head: str 
             max_position_embeddings=encoder.get("pos_emb_max_len", 5000),
         ),
     )
-    prefix = "ctc_decoder." if hasattr(model, "ctc_decoder") else "decoder."
+    prefix = f"{parts.ctc_decoder_name(model)}."
     state = {
         rename(key): value.float().contiguous()
         for key, value in model.state_dict().items()

@@ -2,7 +2,7 @@
 function is called.
 
     source.py            paths, bundled names, hub ids -> a checked .nemo
-    restore.py           .nemo -> model; facts.py: what a live model is
+    restore.py           .nemo -> model; parts.py: what a live model has and is
     vocabulary.py        keep, extend, replace the tokenizer; rows.py moves rows by piece and
                          rebuilds the loss
     transducer_loss.py   exact RNNT and TDT losses as wavefronts

@@ -7,9 +7,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from parakeet_ft.transcription.word_times import METHOD
+from parakeet_ft.transcription.words import Transcript, Word
 
 # Two lines of 42 characters and seven seconds are what guidelines for subtitles agree on.
 LINE_CHARS, CUE_LINES, CUE_SECONDS = 42, 2, 7.0
@@ -19,57 +20,12 @@ SENTENCE_ENDS = (".", "?", "!", "。", "？", "！", "؟", "।")
 
 
 @dataclasses.dataclass(frozen=True)
-class Word:
-    """A word and its begin and end in seconds from the begin of the recording."""
-
-    text: str
-    begin: float
-    end: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Transcript:
-    """What was said in `duration` seconds; `words` is empty where no times were asked for."""
-
-    text: str
-    words: tuple[Word, ...] = ()
-    duration: float = 0.0
-
-
-@dataclasses.dataclass(frozen=True)
 class Cue:
     """One subtitle; times in seconds."""
 
     text: str
     begin: float
     end: float
-
-
-def join(parts: Iterable[tuple[float, Transcript]], *, duration: float) -> Transcript:
-    """One transcript out of those of consecutive parts, each with the second where it begins; word
-    times are kept inside the recording.
-    """
-    parts = list(parts)
-    words = [
-        Word(word.text, begin + word.begin, begin + word.end)
-        for begin, part in parts
-        for word in part.words
-    ]
-    return Transcript(
-        " ".join(part.text for _, part in parts if part.text),
-        tuple(clip(words, duration)),
-        duration,
-    )
-
-
-def clip(words: Iterable[Word], duration: float) -> list[Word]:
-    """Words that begin and end between 0 and `duration`, none before the one before it."""
-    clipped, earliest = [], 0.0
-    for word in words:
-        begin = min(max(word.begin, earliest), duration)
-        clipped.append(Word(word.text, begin, min(max(word.end, begin), duration)))
-        earliest = begin
-    return clipped
 
 
 def cues(words: Sequence[Word]) -> list[Cue]:

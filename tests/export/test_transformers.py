@@ -12,7 +12,8 @@ from parakeet_ft.errors import UserError
 from parakeet_ft.export.transformers import transformers_recognizer, write_transformers
 from parakeet_ft.model.source import read_tokenizer
 from parakeet_ft.tokenizer.sentencepiece_model import load_sentencepiece
-from parakeet_ft.transcription.long_audio import set_decoding, transcribe_files
+from parakeet_ft.transcription.decoding import set_decoding
+from parakeet_ft.transcription.long_audio import transcribe_files
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ def test_a_restored_nemo_transcribes_the_same_in_plain_nemo(
         == 0
     )
     clips = read_manifest(manifest)
-    model, _ = parity.greedy_model(str(tiny_nemo("hybrid")), head="default")
+    model, _ = parity.greedy_model(str(tiny_nemo("hybrid")), head="auto")
     plain = ASRModel.restore_from(str(tmp_path / "tuned.nemo"), map_location="cpu").eval()
     theirs = [
         h.text for h in plain.transcribe([clip.audio_filepath for clip in clips], verbose=False)

@@ -10,12 +10,9 @@ from parakeet_ft.transcription.captions import (
     CUE_SECONDS,
     FORMATS,
     LINE_CHARS,
-    Transcript,
-    Word,
-    clip,
     cues,
-    join,
 )
+from parakeet_ft.transcription.words import Transcript, Word, clip, join
 
 SPOKEN = (
     "Descend flight level one niner zero. Is that <understood> & agreed? Ryanair six four seven "

@@ -5,7 +5,8 @@ import torch
 
 from parakeet_ft.data.audio import read_audio
 from parakeet_ft.data.manifest import read_manifest
-from parakeet_ft.transcription.decode import evaluating, length_batches, transcribe, transcribe_sets
+from parakeet_ft.transcription.decode import evaluating, transcribe, transcribe_sets
+from parakeet_ft.transcription.segments import length_batches
 
 
 @pytest.mark.parametrize("family", ["ctc", "rnnt", "tdt", "hybrid"])
