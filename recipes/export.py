@@ -73,7 +73,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", help="a .nemo, a hub id, tiny or tiny_tdt_ctc")
+    parser.add_argument("model", help="a .nemo, a hub id or a name such as parakeet_ctc_0.6b")
     parser.add_argument(
         "--to",
         required=True,

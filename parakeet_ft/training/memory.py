@@ -20,6 +20,7 @@ from typing import Any
 from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.errors import UserError
 from parakeet_ft.memory import free_bytes
+from parakeet_ft.model.checkpoints import resolve
 from parakeet_ft.model.replicas import REPLICAS, Architecture
 from parakeet_ft.model.source import check_archive, locate
 
@@ -225,7 +226,8 @@ def architecture_at(source: str) -> Architecture | None:
     archive = locate(source)
     if archive:
         return architecture_of(check_archive(archive))
-    return REPLICAS.get(source.rpartition("/")[2].replace("-", "_"))
+    by_source = {resolve(name): architecture for name, architecture in REPLICAS.items()}
+    return by_source.get(resolve(source))
 
 
 def gpu_bytes() -> int | None:
