@@ -7,7 +7,10 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import filelock
 
 PACKAGE = Path(__file__).resolve().parent
 DEMO = PACKAGE / "demo"
@@ -36,6 +39,22 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def hold(path: Path) -> filelock.BaseFileLock | None:
+    """A lock file, held until it is released or this process ends, however it ends; None if another
+    has it. Raises OSError if it cannot be written.
+    """
+    import filelock
+
+    path.open("a").close()  # filelock takes a file that it may not write for one that is held
+    # A soft lock would outlive a killed process.
+    lock = filelock.FileLock(path, timeout=0, thread_local=False, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        return None
+    return lock
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

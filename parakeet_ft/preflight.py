@@ -94,8 +94,9 @@ def check_finetune(argv: list[str]) -> tuple[list[str], dict[str, Any], dict[str
     sets = read_manifests(config)
     # From here on numpy is needed, and SentencePiece.
     from parakeet_ft.data.audit import check_overlap, quick_check
-    from parakeet_ft.model.source import check_source, locate, read_tokenizer
+    from parakeet_ft.model.source import check_source, locate
     from parakeet_ft.model.vocabulary import plan_tokenizer
+    from parakeet_ft.tokenizer.sentencepiece_model import read_tokenizer
 
     for key, path in manifest_paths(config).items() if ranks.checks_for_its_node() else ():
         for warning in quick_check(sets[key], where=path):

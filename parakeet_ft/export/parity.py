@@ -191,7 +191,8 @@ def _write_transformers(
     source: str, folder: Path, head: str
 ) -> Callable[[Sequence[Utterance]], list[str]]:
     from parakeet_ft.export.transformers import transformers_recognizer, write_transformers
-    from parakeet_ft.model.source import fetch, read_tokenizer
+    from parakeet_ft.model.source import fetch
+    from parakeet_ft.tokenizer.sentencepiece_model import read_tokenizer
 
     tokenizer = read_tokenizer(fetch(source))
     if tokenizer is None:

@@ -222,19 +222,6 @@ def _expanded_size(value: Any, sizes: dict[int, int] | None = None) -> int:
     return sizes[id(value)]
 
 
-def read_tokenizer(path: Path) -> bytes | None:
-    """The SentencePiece model inside a .nemo, without restoring it; None if it has another kind of
-    tokenizer.
-    """
-    config, members = _read_config(path)
-    tokenizer = _section(config, "tokenizer", path)
-    name = str(tokenizer.get("model_path", "")).removeprefix("nemo:")
-    if name not in members:
-        return None
-    with tarfile.open(path) as tar:
-        return _file_in(tar, members[name], path).read()
-
-
 def fetch(source: str) -> Path:
     """The .nemo file of `source`, downloaded into the cache if need be: once a node, whichever
     process comes first, while others wait.

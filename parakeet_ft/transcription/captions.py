@@ -71,24 +71,12 @@ def to_txt(transcript: Transcript, *, name: str, path: str) -> str:
 
 def to_srt(transcript: Transcript, *, name: str, path: str) -> str:
     """SubRip."""
-    return "".join(
-        f"{number}\n{_clock(cue.begin, ',')} --> {_clock(cue.end, ',')}\n{_wrap(cue.text)}\n\n"
-        for number, cue in enumerate(cues(transcript.words), 1)
-    )
+    return _subtitles(cues(transcript.words), kind="srt")
 
 
 def to_vtt(transcript: Transcript, *, name: str, path: str) -> str:
     """WebVTT (https://www.w3.org/TR/webvtt1/)."""
-    escaped = [
-        dataclasses.replace(
-            cue,
-            text=_wrap(cue.text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"),
-        )
-        for cue in cues(transcript.words)
-    ]
-    return "WEBVTT\n\n" + "".join(
-        f"{_clock(cue.begin, '.')} --> {_clock(cue.end, '.')}\n{cue.text}\n\n" for cue in escaped
-    )
+    return _subtitles(cues(transcript.words), kind="vtt", escape=_escape_vtt)
 
 
 def to_ctm(transcript: Transcript, *, name: str, path: str) -> str:
@@ -132,13 +120,21 @@ FORMATS: dict[str, Callable[..., str]] = {
 TEXT_ONLY = frozenset(["txt"])
 
 
-def _clock(seconds: float, point: str) -> str:
-    milliseconds = round(1000 * seconds)
-    seconds, rest = divmod(milliseconds, 1000)
-    minutes, seconds = divmod(seconds, 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours:02d}:{minutes:02d}:{seconds:02d}{point}{rest:03d}"
+def _subtitles(
+    found: Sequence[Cue], *, kind: str, escape: Callable[[str], str] = lambda text: text
+) -> str:
+    """Cues as pysubs2 writes them."""
+    import pysubs2
+
+    subtitles = pysubs2.SSAFile()
+    for cue in found:
+        event = pysubs2.SSAEvent(start=round(1000 * cue.begin), end=round(1000 * cue.end))
+        event.plaintext = escape("\n".join(textwrap.wrap(cue.text, LINE_CHARS)) or cue.text)
+        subtitles.append(event)
+    # Braces are what somebody said, and no tags of SubStation Alpha.
+    return subtitles.to_string(kind, keep_ssa_tags=True)
 
 
-def _wrap(text: str) -> str:
-    return "\n".join(textwrap.wrap(text, LINE_CHARS)) or text
+def _escape_vtt(text: str) -> str:
+    """Not html.escape: WebVTT has no reference for quotation marks."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

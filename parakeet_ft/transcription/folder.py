@@ -7,7 +7,6 @@ whole or not at all.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from parakeet_ft.errors import UserError
-from parakeet_ft.files import atomic_path
+from parakeet_ft.files import atomic_path, hold
 from parakeet_ft.transcription.captions import FORMATS, TEXT_ONLY
 from parakeet_ft.transcription.recordings import Recording
 from parakeet_ft.transcription.segments import Segment
@@ -40,29 +39,31 @@ class TranscriptFolder:
         self._written: dict[str, tuple[str, set[str]]] = {}
         try:
             out.mkdir(parents=True, exist_ok=True)
+            lock = hold(out / ".lock")
             self._file = self.path.open("a+b")
         except OSError as error:
             raise UserError(
                 f"Cannot write to {out}: {error.strerror}. Give another --out."
             ) from None
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if lock is None:
             self._file.close()
-            raise UserError(
-                f"Another run is writing to {out}. Wait for it, or give another --out."
-            ) from None
+            raise UserError(f"Another run is writing to {out}. Wait for it, or give another --out.")
+        self._lock = lock
         try:
             self._read(json.loads(json.dumps(settings)))
         except UserError:
-            self._file.close()
+            self._close()
             raise
 
     def __enter__(self) -> TranscriptFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def _close(self) -> None:
         self._file.close()
+        self._lock.release()
 
     def _read(self, settings: dict[str, Any]) -> None:
         self._file.seek(0)

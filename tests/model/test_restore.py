@@ -23,7 +23,8 @@ from parakeet_ft.errors import UserError
 from parakeet_ft.model import source
 from parakeet_ft.model.checkpoints import BUNDLED, CHECKPOINTS, PUBLISHED, resolve
 from parakeet_ft.model.restore import restore
-from parakeet_ft.model.source import check_archive, check_source, fetch, locate, read_tokenizer
+from parakeet_ft.model.source import check_archive, check_source, fetch, locate
+from parakeet_ft.tokenizer.sentencepiece_model import read_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "nvidia/parakeet-ctc-0.6b"

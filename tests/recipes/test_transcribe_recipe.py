@@ -55,7 +55,7 @@ def test_all_that_can_be_read_is_written_and_what_cannot_is_named(
         and "RTFx" in printed.out
     )
     names = ["empty", "silent", "speech0", "speech1", "speech2", "speech3"]
-    made = {"progress.jsonl", "transcribe.log", "transcripts.jsonl"} | {
+    made = {".lock", "progress.jsonl", "transcribe.log", "transcripts.jsonl"} | {
         f"{name}.{kind}" for name in names for kind in ("txt", "srt", "vtt", "ctm", "json")
     }
     assert {path.name for path in out.iterdir()} == made
