@@ -74,7 +74,7 @@ class Recognizer:
             "warm_up_batches": self.warm_up_batches,
         }
 
-    def hear(self, name: str, utterances: Sequence[Utterance]) -> dict[str, Any]:
+    def transcribe(self, name: str, utterances: Sequence[Utterance]) -> dict[str, Any]:
         """texts, levels_dbfs, seconds, rtfx, decoding and device. Raises UserError, also if the
         device is not there.
         """
