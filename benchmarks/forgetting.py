@@ -120,6 +120,7 @@ def main() -> None:
     from parakeet_ft import preflight
     from parakeet_ft.model.source import locate
     from parakeet_ft.run import composition
+    from parakeet_ft.settings.finetune import read_finetune
 
     overrides = [
         *(DEMO if any(o.startswith("data.train=") for o in args.overrides) else []),
@@ -127,7 +128,8 @@ def main() -> None:
         f"budget.epochs={args.passes}",
     ]
     config = composition.compose("finetune", composition.expand_shorthand(overrides))
-    sets, base = preflight.manifest_paths(config), str(locate(config["model"]["source"]))
+    settings = read_finetune(config)
+    sets, base = preflight.manifest_paths(settings.data), str(locate(settings.model.source))
     results: dict[str, list[dict[str, float]]] = {}
     for seed in range(1, args.seeds + 1):
         for way in [w for w in (*STOCK, *OURS) if not args.ways or w in args.ways.split(";")]:

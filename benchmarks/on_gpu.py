@@ -10,6 +10,7 @@ without --device cpu, it says so and exits with 0. It needs the repository and N
 """
 
 import argparse
+import functools
 import gc
 import json
 import os
@@ -23,6 +24,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 DURATIONS = (0, 1, 2, 3, 4)
+
+
+def search_path() -> str:
+    """PYTHONPATH of a process that finds this repository and what this one finds."""
+    return os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
 
 
 def synchronise(device: str) -> None:
@@ -114,7 +120,31 @@ def loss(device: str, small: bool) -> dict:
             results.append([costs.detach().cpu(), *(grad.cpu() for grad in grads)])
         differences = [float((a - b).abs().max()) for a, b in zip(*results, strict=True)]
         found[kind] = {"cost": differences[0], "gradient": max(differences[1:])}
+        if device == "cuda":
+            found[kind] |= without_waiting(loss_case(device, kind, sizes, "bfloat16"))
     return found
+
+
+def without_waiting(case) -> dict:
+    """Whether the loss never waits for the GPU, and how many kernels a forward and backward pass
+    starts.
+    """
+    import torch
+
+    our_loss(case).sum().backward()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        our_loss(case).sum().backward()
+        waits = ""
+    except RuntimeError as error:
+        waits = str(error).splitlines()[0]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as profile:
+        our_loss(case).sum().backward()
+    launches = sum(e.count for e in profile.key_averages() if "LaunchKernel" in e.key)
+    return {"waits": waits, "kernels": launches}
 
 
 def loss_speed(device: str, small: bool) -> dict:
@@ -144,8 +174,12 @@ def loss_speed(device: str, small: bool) -> dict:
 
 
 def numba_loss(case) -> None:
+    import numpy
     from nemo.collections.asr.losses.rnnt import resolve_rnnt_loss
 
+    # numba-cuda 0.30 asks for what numpy 2.5 does not have any more.
+    if not hasattr(numpy, "row_stack"):
+        numpy.row_stack = numpy.vstack
     encoded, predicted, output, labels, act_lens, label_lens, arcs = case
     settings = {"durations": list(arcs.durations), "sigma": arcs.sigma} if arcs.durations else None
     name = "tdt" if arcs.durations else "warprnnt_numba"
@@ -155,7 +189,9 @@ def numba_loss(case) -> None:
 
 
 def graphs(device: str, small: bool) -> dict:
-    """Texts after the weights changed and moved: scored again, and by a fresh model."""
+    """Texts of weights that changed and moved, against those of a fresh model; and whether a
+    checkpoint can be restored again after a scoring, with NeMo's CUDA graphs and without.
+    """
     import torch
 
     from parakeet_ft.data.manifest import read_manifest
@@ -165,29 +201,36 @@ def graphs(device: str, small: bool) -> dict:
 
     clips = read_manifest(DEMO / "dev.jsonl")[: 4 if small else 40]
     found = {}
-    model = restore("tiny_tdt_ctc").to(device)
-    for cuda_graphs in (True, False):
-        transcribe(model, clips, cuda_graphs=cuda_graphs)
-        with torch.no_grad():
-            for parameter in model.decoder.parameters():
-                parameter.add_(0.01 * torch.randn_like(parameter))
-        model.cpu()
-        if device == "cuda":
-            torch.cuda.empty_cache()
-        model.to(device)
-        texts = transcribe(model, clips, cuda_graphs=cuda_graphs)
-        fresh = restore("tiny_tdt_ctc")
+    for cuda_graphs in (False, True):
+        key = "with graphs" if cuda_graphs else "without"
+        model = restore("tiny_tdt_ctc").to(device)
+        try:
+            transcribe(model, clips, cuda_graphs=cuda_graphs)
+            restore("tiny_tdt_ctc")
+            found[f"{key}, restored"] = True
+            with torch.no_grad():
+                for parameter in model.decoder.parameters():
+                    parameter.add_(0.01 * torch.randn_like(parameter))
+            model.cpu()
+            if device == "cuda":
+                torch.cuda.empty_cache()
+            model.to(device)
+            texts = transcribe(model, clips, cuda_graphs=cuda_graphs)
+            fresh = restore("tiny_tdt_ctc")
+            found[f"{key}, moved, restored"] = True
+        except Exception as error:
+            found[f"{key}, failed"] = f"{type(error).__name__}: {error}"[:300]
+            continue
         fresh.load_state_dict(model.state_dict())
         same = transcribe(fresh.to(device), clips)
-        key = "with graphs" if cuda_graphs else "without"
-        found[key] = sum(a == b for a, b in zip(texts, same, strict=True)) / len(clips)
+        found[f"{key}, texts"] = sum(a == b for a, b in zip(texts, same, strict=True)) / len(clips)
     return found
 
 
 def run(device: str, small: bool) -> dict:
-    """The whole recipe in mixed precision, and with bfloat16 weights."""
+    """The whole recipe in mixed precision, with batches as large as fit, with bfloat16 weights."""
     found = {}
-    for precision in ("bf16-mixed", "bf16-true"):
+    for precision, seconds in (("bf16-mixed", 24), ("bf16-true", 24), ("bf16-mixed", "auto")):
         with tempfile.TemporaryDirectory() as folder:
             command = [
                 sys.executable,
@@ -198,6 +241,7 @@ def run(device: str, small: bool) -> dict:
                 "evaluation.interpolation=[]",
                 "logger=csv",
                 f"trainer.precision={precision}",
+                f"data.batch_seconds={seconds}",
                 f"trainer={'auto' if device == 'cuda' else 'cpu'}",
             ]
             start = time.perf_counter()
@@ -206,10 +250,10 @@ def run(device: str, small: bool) -> dict:
                 cwd=folder,
                 capture_output=True,
                 text=True,
-                env=os.environ | {"PYTHONPATH": str(ROOT)},
+                env=os.environ | {"PYTHONPATH": search_path()},
             )
             lines = [*done.stdout.splitlines(), *done.stderr.splitlines()]
-            found[precision] = {
+            found[f"{precision}, batches of {seconds} s"] = {
                 "code": done.returncode,
                 "seconds": round(time.perf_counter() - start, 1),
                 "says": lines[-1][:300] if lines else "",
@@ -234,39 +278,99 @@ def replica(name: str, small: bool, folder: Path):
     return replicas.build(architecture, tokenizer or folder / "tokenizer")
 
 
-def steps(device: str, small: bool) -> dict:
-    """Milliseconds and memory of a training step of real architectures, by seconds of audio."""
+def random_batch(seconds: int, device: str, small: bool) -> tuple:
+    """Utterances of 12 s with 40 tokens each: audio, lengths, tokens, token lengths."""
+    import torch
+
+    rows, length = max(1, seconds // 12), (1 if small else 12) * 16000
+    audio = 0.1 * torch.randn(rows, length, device=device)
+    tokens = torch.randint(0, 50, (rows, 4 if small else 40), device=device)
+    lengths = [torch.full((rows,), each.shape[1], device=device) for each in (audio, tokens)]
+    return audio, lengths[0], tokens, lengths[1]
+
+
+def train_step(model, optimizer, batch: tuple) -> None:
+    """One step in mixed precision."""
     import torch
 
     from parakeet_ft.model.objective import training_loss
+
+    optimizer.zero_grad(set_to_none=True)
+    with torch.autocast(batch[0].device.type, torch.bfloat16):
+        training_loss(model, *batch)["loss"].backward()
+    optimizer.step()
+
+
+def steps(device: str, small: bool) -> dict:
+    """Seconds and memory of a training step of real architectures, by seconds of audio in it; and
+    with NeMo's joint and numba loss in sub-batches of 4.
+    """
+    import torch
+
     from parakeet_ft.model.transducer_loss import use_wavefront_loss
 
     found = {}
-    for name in ("parakeet_ctc_0.6b", "parakeet_tdt_0.6b_v3"):
+    for name in ("parakeet_tdt_0.6b_v3", "parakeet_ctc_0.6b"):
         with tempfile.TemporaryDirectory() as folder:
             model = replica(name, small, Path(folder)).to(device).train()
-        use_wavefront_loss(model)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=device == "cuda")
-        for seconds in (4,) if small else (120, 600, 1200):
-            rows, length = max(1, seconds // 12), (1 if small else 12) * 16000
-            audio = 0.1 * torch.randn(rows, length, device=device)
-            lengths = torch.full((rows,), length, device=device)
-            tokens = torch.randint(0, 50, (rows, 4 if small else 40), device=device)
-            token_lengths = torch.full((rows,), tokens.shape[1], device=device)
-            batch = audio, lengths, tokens, token_lengths
-
-            def step(model=model, optimizer=optimizer, batch=batch):
+        sides = ("NeMo", "ours") if hasattr(model, "joint") and device == "cuda" else ("ours",)
+        for side in sides:
+            if side == "ours":
+                use_wavefront_loss(model)
+            for seconds in (4,) if small else (120, 600, 1200):
+                batch = random_batch(seconds, device, small)
+                key = f"{name} {seconds} s {side}"
+                try:
+                    step = functools.partial(train_step, model, optimizer, batch)
+                    found[key] = timed(step, device) | busy_share(step, device)
+                except Exception as error:  # numba, nvvm or the memory may not be there
+                    found[key] = f"{type(error).__name__}: {error}"[:200]
                 optimizer.zero_grad(set_to_none=True)
-                with torch.autocast(device, torch.bfloat16):
-                    training_loss(model, *batch)["loss"].backward()
-                optimizer.step()
+    return found
 
-            try:
-                found[f"{name} {seconds} s"] = timed(step, device)
-            except (RuntimeError, MemoryError) as error:
-                found[f"{name} {seconds} s"] = f"{type(error).__name__}: {error}"[:200]
-                optimizer.zero_grad(set_to_none=True)
-        del model, optimizer
+
+def busy_share(function, device: str) -> dict[str, float]:
+    """The share of a call's time in which the GPU computes."""
+    import torch
+
+    if device != "cuda":
+        return {}
+    synchronise(device)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        start = time.perf_counter()
+        function()
+        synchronise(device)
+        seconds = time.perf_counter() - start
+    computing = sum(event.self_device_time_total for event in profile.key_averages())
+    return {"busy": round(computing / 1e6 / seconds, 3)}
+
+
+def out_of_memory(device: str, small: bool) -> dict:
+    """Whether memory that runs out in a step is known for what it is, and the next step works."""
+    import torch
+
+    from parakeet_ft.model.transducer_loss import use_wavefront_loss
+    from parakeet_ft.training.bad_batches import is_out_of_memory
+
+    with tempfile.TemporaryDirectory() as folder:
+        model = replica("parakeet_tdt_ctc_110m", small, Path(folder)).to(device).train()
+    use_wavefront_loss(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+    train_step(model, optimizer, random_batch(12, device, small))
+    if device != "cuda":
+        return {"known": None}
+    found = {}
+    total = torch.cuda.get_device_properties(0).total_memory
+    for gigabytes in (4, 6, 8):
+        torch.cuda.set_per_process_memory_fraction(gigabytes * 1e9 / total)
+        try:
+            train_step(model, optimizer, random_batch(2400, device, small))
+            known = "it fitted"
+        except Exception as error:
+            known = is_out_of_memory(error)
+        train_step(model, optimizer, random_batch(12, device, small))
+        found[f"{gigabytes} GB"] = known
     return found
 
 
@@ -319,12 +423,13 @@ def feeding(device: str, small: bool) -> dict:
 STEPS = {
     "machine": (machine, 60),
     "loss": (loss, 60),
-    "graphs": (graphs, 90),
+    "graphs": (graphs, 60),
     "run": (run, 180),
-    "loss_speed": (loss_speed, 120),
-    "steps": (steps, 150),
-    "scoring": (scoring, 60),
-    "feeding": (feeding, 60),
+    "steps": (steps, 140),
+    "loss_speed": (loss_speed, 100),
+    "out_of_memory": (out_of_memory, 60),
+    "scoring": (scoring, 45),
+    "feeding": (feeding, 45),
 }
 
 
@@ -338,8 +443,7 @@ def run_step(name: str, args: argparse.Namespace, seconds: float) -> dict:
             capture_output=True,
             text=True,
             timeout=seconds,
-            env=os.environ
-            | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
+            env=os.environ | {"PYTHONPATH": search_path()},
         )
     except subprocess.TimeoutExpired:
         return {"step": name, "ok": False, "error": f"not done after {seconds:.0f} s"}

@@ -4,7 +4,6 @@ is imported.
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import os
 import sys
@@ -15,8 +14,8 @@ from parakeet_ft.data.manifest import Utterance, read_manifest
 from parakeet_ft.distributed import launcher, ranks
 from parakeet_ft.errors import UserError
 from parakeet_ft.run.composition import bundled, compose, expand_shorthand, show_help, split_options
-from parakeet_ft.settings.finetune import Finetune, read_finetune
-from parakeet_ft.training import driver, memory
+from parakeet_ft.settings.finetune import Data, Finetune, read_finetune
+from parakeet_ft.training import driver, host, memory
 
 MANIFEST_KEYS = ("train", "validation", "test", "guard_validation", "guard_test")
 
@@ -45,23 +44,21 @@ def check_noise(settings: Finetune) -> None:
     """Raise UserError if the noise of data.augmentation is not there."""
     from parakeet_ft.batches import augmentation  # brings numpy, which nothing above needs
 
-    augmentation.build(seed=settings.seed, **dataclasses.asdict(settings.data.augmentation))
+    augmentation.build(seed=settings.seed, **settings.data.augmentation.arguments())
 
 
-def manifest_paths(config: dict[str, Any]) -> dict[str, str]:
-    """The manifests that config["data"] names, by role."""
-    data = config["data"]
-    paths = {key: bundled(data[key]) for key in MANIFEST_KEYS} | {
-        "replay": bundled(data["replay"]["manifest"])
-    }
+def manifest_paths(data: Data) -> dict[str, str]:
+    """The manifests that conf/data names, by role."""
+    paths = {key: bundled(getattr(data, key)) for key in MANIFEST_KEYS}
+    paths["replay"] = bundled(data.replay.manifest)
     return {key: path for key, path in paths.items() if path}
 
 
-def read_manifests(config: dict[str, Any]) -> dict[str, list[Utterance]]:
-    """Read every manifest of config["data"]; all must parse and hold utterances. Where only one of
-    validation and test is given (domain or guard), it serves as both.
+def read_manifests(data: Data) -> dict[str, list[Utterance]]:
+    """Read every manifest that conf/data names; all must parse and hold utterances. Where only one
+    of validation and test is given (domain or guard), it serves as both.
     """
-    sets = {key: read_manifest(path) for key, path in manifest_paths(config).items()}
+    sets = {key: read_manifest(path) for key, path in manifest_paths(data).items()}
     for one, other in (
         ("test", "validation"),
         ("guard_test", "guard_validation"),
@@ -72,45 +69,65 @@ def read_manifests(config: dict[str, Any]) -> dict[str, list[Utterance]]:
     return sets
 
 
-def longest_seconds(cfg: dict[str, Any], sets: dict[str, list[Utterance]]) -> float:
+def longest_seconds(data: Data, sets: dict[str, list[Utterance]]) -> float:
     """The longest utterance of all sets, played at the slowest speed of the augmentation."""
-    slowest = min([1.0, *(cfg["data"]["augmentation"]["speed"] or [])])
+    slowest = min([1.0, *(data.augmentation.speed or [])])
     return max((u.duration for found in sets.values() for u in found), default=0.0) / slowest
 
 
-def check_finetune(argv: list[str]) -> tuple[list[str], dict[str, Any], dict[str, list[Utterance]]]:
-    """Everything about recipes/finetune.py's command line that can be checked without torch.
+def check_finetune(argv: list[str]) -> tuple[list[str], Finetune, dict[str, list[Utterance]]]:
+    """Everything about recipes/finetune.py's command line that can be checked without torch."""
+    arguments, settings = read_command(argv)
+    return arguments, settings, check_inputs(settings)
 
-    Overrides, values, manifests with their audio (all paths, a sample of durations), the
+
+def read_command(argv: list[str]) -> tuple[list[str], Finetune]:
+    """Arguments in Hydra's terms and the settings, checked; and whether torch can use the GPU."""
+    options, overrides = split_options(argv)
+    overrides = expand_shorthand(overrides)
+    settings = check_settings(compose("finetune", overrides))
+    driver.check(settings.trainer.accelerator)
+    driver.let_memory_grow()
+    return options + overrides, settings
+
+
+def check_inputs(settings: Finetune) -> dict[str, list[Utterance]]:
+    """The manifests, read and checked: their audio (all paths, a sample of durations), the
     checkpoint's file, and whether the tokenizer can write the training texts. Prints what training
     can live with as warnings.
     """
-    options, overrides = split_options(argv)
-    overrides = expand_shorthand(overrides)
-    config = compose("finetune", overrides)
-    check_settings(config)
-    driver.check(config["trainer"]["accelerator"])
-    driver.let_memory_grow()
-    sets = read_manifests(config)
-    # From here on numpy is needed, and SentencePiece.
-    from parakeet_ft.data.audit import check_overlap, quick_check
+    sets = read_manifests(settings.data)
+    check_data(settings.data, sets)
+    check_checkpoint(settings, sets)
+    return sets
+
+
+def check_data(data: Data, sets: dict[str, list[Utterance]]) -> None:
+    """The audio of all sets, what lies in several of them, and how much they can tell. Prints
+    warnings; raises UserError for what no run can use.
+    """
+    from parakeet_ft.data.audit import check_overlap, quick_check  # brings numpy
+
+    for key, path in manifest_paths(data).items():
+        for warning in quick_check(sets[key], where=path):
+            print(f"warning: {warning}", file=sys.stderr)
+    for warning in [*check_overlap(sets, allowed=data.allow_overlap), *check_choice(sets)]:
+        print(f"warning: {warning}", file=sys.stderr)
+
+
+def check_checkpoint(settings: Finetune, sets: dict[str, list[Utterance]]) -> None:
+    """Raise UserError for a checkpoint that is none, or whose tokenizer cannot write the texts."""
+    # Brings numpy and SentencePiece.
     from parakeet_ft.model.source import check_source, locate
     from parakeet_ft.model.vocabulary import plan_tokenizer
     from parakeet_ft.tokenizer.sentencepiece_model import read_tokenizer
 
-    for key, path in manifest_paths(config).items() if ranks.checks_for_its_node() else ():
-        for warning in quick_check(sets[key], where=path):
-            print(f"warning: {warning}", file=sys.stderr)
-    if ranks.checks_for_its_node():
-        overlap = check_overlap(sets, allowed=config["data"]["allow_overlap"])
-        for warning in [*overlap, *check_choice(sets)]:
-            print(f"warning: {warning}", file=sys.stderr)
-    check_source(config["model"]["source"])
-    archive = locate(config["model"]["source"])
+    check_source(settings.model.source)
+    archive = locate(settings.model.source)
     tokenizer = archive and read_tokenizer(archive)
     if tokenizer:
-        plan_tokenizer(tokenizer, texts=[u.text for u in sets["train"]], **config["tokenizer"])
-    return options + overrides, config, sets
+        texts = [u.text for u in sets["train"]]
+        plan_tokenizer(tokenizer, texts=texts, **settings.tokenizer.arguments())
 
 
 def check_choice(sets: dict[str, list[Utterance]]) -> list[str]:
@@ -132,68 +149,94 @@ def check_choice(sets: dict[str, list[Utterance]]) -> list[str]:
     return found
 
 
-def identity_of(config: dict[str, Any]) -> dict[str, Any]:
+def identity_of(settings: Finetune) -> dict[str, Any]:
     """What must be the same for a run to be continued (see parakeet_ft.run.directory)."""
     from parakeet_ft.model.source import locate
     from parakeet_ft.run.directory import identity
 
-    noise = config["data"]["augmentation"]["noise_manifest"]
-    return identity(
-        config,
-        manifest_paths(config) | ({"noise": noise} if noise and os.path.isfile(noise) else {}),
-        locate(config["model"]["source"]),
-    )
+    noise = settings.data.augmentation.noise_manifest
+    files = manifest_paths(settings.data)
+    if noise and os.path.isfile(noise):
+        files["noise"] = noise
+    return identity(settings.as_config(), files, locate(settings.model.source))
 
 
 def prepare(name: str, text: str) -> None:
     """For a recipe's `__main__`: help without imports, else a checked command line in Hydra's terms
     in sys.argv, the run's directory included.
     """
-    from parakeet_ft.run.directory import choose
-
     if {"-h", "--help"} & set(sys.argv[1:]):
         show_help(name, text)
         sys.exit(0)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    arguments, config, sets = check_finetune(sys.argv[1:])
+    arguments, settings = read_command(sys.argv[1:])
+    if ranks.find_place().num_ranks > 1:
+        # Before what takes long: ranks that wait for one that checks would not wait for ever.
+        ranks.join(timeout_minutes=settings.trainer.timeout_minutes)
+    sets = ranks.once_a_node(lambda: check_inputs(settings)) or read_manifests(settings.data)
     if {"-m", "--multirun"} & set(arguments):
         sys.argv[1:] = arguments
         return
-    given = next(
-        (
-            value.strip("'\"")
-            for key, _, value in (a.partition("=") for a in arguments)
-            if key == "hydra.run.dir"
-        ),
-        None,
-    )
-    launcher.start(
-        launcher=config["launcher"],
-        trainer=config["trainer"] | ({"devices": 1} if config["smoke"] else {}),
-        arguments=sys.argv[1:],
-    )
-    ranks.join(timeout_minutes=config["trainer"]["timeout_minutes"])
-    need = (
-        []
-        if config["smoke"]
-        else [
-            memory.check(
-                config, sets["train"] + sets.get("replay", []), num_ranks=ranks.num_ranks()
-            )
-        ]
-    )
-    directory, lines = ranks.on_first(
-        lambda: choose(
-            identity_of(config),
-            parent=Path("outputs") / config["name"],
-            given=given and Path(given),
-            resume="never" if config["smoke"] else config["resume"],
-        )
-    )
-    for line in [*lines, *need] if not ranks.rank() else ():
+    start_ranks(settings)
+    given = _given_directory(arguments)
+    needs = check_machine(settings, sets, run_dir=given or Path("outputs") / settings.name)
+    directory, lines = choose_directory(settings, given)
+    for line in [*lines, *needs] if not ranks.rank() else ():
         print(line)
     sys.argv[1:] = [
         *(a for a in arguments if not a.startswith("hydra.run.dir=")),
         f"hydra.run.dir='{directory}'",
         *(["hydra.output_subdir=null"] if ranks.rank() else []),
     ]  # rank 0 keeps Hydra's record
+
+
+def start_ranks(settings: Finetune) -> None:
+    """Return on every rank of the run, when all have met; the process that starts them, or submits
+    a job, ends here.
+    """
+    devices = {"devices": 1} if settings.smoke else {}
+    launcher.start(
+        launcher=settings.launcher.as_config(),
+        trainer=settings.trainer.as_config() | devices,
+        arguments=sys.argv[1:],
+    )
+    ranks.join(timeout_minutes=settings.trainer.timeout_minutes)
+
+
+def check_machine(
+    settings: Finetune, sets: dict[str, list[Utterance]], *, run_dir: Path
+) -> list[str]:
+    """Lines on the memory and disk that the run will need. Raises UserError if it cannot fit."""
+    if settings.smoke:
+        return []
+    utterances = sets["train"] + sets.get("replay", [])
+    device = memory.check(settings.as_config(), utterances, num_ranks=ranks.num_ranks())
+    needs = host.needs(
+        settings,
+        utterances,
+        run_dir=run_dir,
+        ranks_per_node=ranks.find_place().ranks_per_node,
+        on_gpu=settings.trainer.accelerator != "cpu" and memory.gpu_bytes() is not None,
+    )
+    return [device, *host.check(needs)]
+
+
+def choose_directory(settings: Finetune, given: Path | None) -> tuple[Path, list[str]]:
+    """The run's directory, the same on all ranks, and lines that say why it is that."""
+    from parakeet_ft.run.directory import choose
+
+    return ranks.on_first(
+        lambda: choose(
+            identity_of(settings),
+            parent=Path("outputs") / settings.name,
+            given=given,
+            resume="never" if settings.smoke else settings.resume,
+        )
+    )
+
+
+def _given_directory(arguments: list[str]) -> Path | None:
+    """What hydra.run.dir names, if it is given."""
+    pairs = (argument.partition("=") for argument in arguments)
+    named = [value.strip("'\"") for key, _, value in pairs if key == "hydra.run.dir"]
+    return Path(named[0]) if named and named[0] else None

@@ -107,7 +107,7 @@ def build(
         seed,
         tuple(speed or (1.0,)),
         noises,
-        tuple(noise_snr_db),
+        (noise_snr_db[0], noise_snr_db[1]),
         noise_probability,
         codec_probability,
     )

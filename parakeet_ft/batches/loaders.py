@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from parakeet_ft.batches import READY_BATCHES
 from parakeet_ft.batches.augmentation import Augmentation
 from parakeet_ft.data.audio import read_audio
 from parakeet_ft.data.manifest import Utterance
@@ -253,12 +254,12 @@ def train_loader(
         batch_size=None,
         num_workers=num_workers,
         pin_memory=torch.cuda.is_available(),
-        prefetch_factor=4 if num_workers else None,
+        prefetch_factor=READY_BATCHES if num_workers else None,
         worker_init_fn=signals.leave_to_parent,
     )
 
 
 def augmentation_facts(loader: torch.utils.data.DataLoader) -> dict[str, Any] | None:
     """What the live data set does to its audio; None if nothing."""
-    augmentation = loader.dataset.augmentation
+    augmentation = loader.dataset.augmentation  # type: ignore[attr-defined]
     return augmentation.facts() if augmentation else None

@@ -226,7 +226,7 @@ def decode(
     _check_stretch(path, offset, duration)
     file = _open(path)
     if file is None:
-        samples, rate_hz, expected = _decode_av(path, offset=offset, duration=duration)
+        samples, rate_hz, expected = _decode_av(str(path), offset=offset, duration=duration)
     else:
         with file:
             rate_hz = file.samplerate
@@ -397,7 +397,7 @@ def _open_av(path: str) -> Iterator[av.container.InputContainer]:
 def _announced_seconds(container: av.container.InputContainer) -> float:
     """The length that a header gives; 0 if it gives none."""
     stream = container.streams.audio[0]
-    if stream.duration:
+    if stream.duration and stream.time_base:
         return max(0.0, float(stream.duration * stream.time_base))
     return max(0.0, (container.duration or 0) / 1e6)  # in microseconds, FFmpeg's AV_TIME_BASE
 
@@ -408,7 +408,9 @@ def _decode_av(
     """decode() through FFmpeg: seeks to the key frame before `offset`, then cuts by the frames' own
     times. Also gives the samples that the header announces, None if that cannot be relied on."""
     av = _ffmpeg(path)
-    pieces, begin, rate_hz, announced = [], None, 0, 0.0
+    pieces: list[np.ndarray] = []
+    begin: float | None = None
+    rate_hz, announced = 0, 0.0
     try:
         with _open_av(path) as container:
             stream = container.streams.audio[0]
@@ -424,7 +426,7 @@ def _decode_av(
             # No layout given: FFmpeg keeps the file's channels.
             resampler = av.AudioResampler(format="fltp", rate=rate_hz)
             if offset:
-                seek_to = int(max(0.0, offset - 0.5) / stream.time_base)
+                seek_to = int(max(0.0, offset - 0.5) / (stream.time_base or 1))
                 container.seek(seek_to, stream=stream)
             for frame in container.decode(stream):
                 time = frame.time or 0.0
@@ -439,7 +441,7 @@ def _decode_av(
     if not pieces:
         raise AudioError("no_samples", f"{path} holds no samples.")
     samples = np.concatenate(pieces, axis=1).T
-    skip = max(0, round((offset - begin) * rate_hz)) if offset else 0
+    skip = max(0, round((offset - (begin or 0.0)) * rate_hz)) if offset else 0
     if skip >= len(samples):
         raise AudioError(
             "beyond_end", f"{path} ends before {offset:.2f} s, where the utterance begins."
@@ -608,7 +610,7 @@ def write_flac(samples: np.ndarray, path: Path, *, rate_hz: int) -> None:
         temporary.write_bytes(encoded.getbuffer())
         os.replace(temporary, path)
     except OSError as error:
-        why = REFUSED.get(error.errno, error.strerror)
+        why = REFUSED.get(error.errno or 0, error.strerror or str(error))
         raise UserError(
             f"Cannot write {path}: {why}. The same command goes on once that is mended."
         ) from None

@@ -141,7 +141,8 @@ def parse_line(line: str, where: str, *, needs_text: bool = True) -> Utterance:
     return Utterance(
         audio_filepath=record["audio_filepath"],
         text=record["text"],
-        **numbers,
+        duration=numbers["duration"],
+        offset=numbers["offset"],
         speaker=None if speaker is None else str(speaker),
         extra={k: v for k, v in record.items() if k not in KNOWN},
     )

@@ -166,7 +166,7 @@ def map_chunks(
             chunk = pending.pop(future)
             try:
                 yield chunk, future.result()
-            except (BrokenProcessPool, *_dask_losses()):
+            except (BrokenProcessPool, *_dask_losses()):  # type: ignore[misc]
                 broken.append(chunk)
         if broken:
             alone = len(broken) == 1 and not pending and len(broken[0]) == 1

@@ -406,7 +406,7 @@ def _other_splits(ledger: Ledger) -> int:
 
 def _check_field(ledger: Ledger, field: str, *, kept: int, notes: list[str]) -> None:
     """Raise UserError if no utterance has the field that splits are to be disjoint by."""
-    fields = collections.Counter()
+    fields: collections.Counter[str] = collections.Counter()
     for (record,) in ledger.connection.execute("SELECT record FROM rows WHERE reason IS NULL"):
         fields.update(json.loads(record)[5].keys())
     if field in fields and '"' not in field and "\\" not in field:
@@ -432,8 +432,8 @@ def _pinned_rules(
     pins = {}
     if not stored and not any((path.parent / f"{name}.jsonl").exists() for name in SPLITS):
         pins = splits.pin_overfull_splits(groups, rules=rules)
-    pinned = dataclasses.replace(rules, pinned=tuple(sorted((stored | pins).items())))
-    if pins := pins | splits.pin_empty_splits(groups, rules=pinned):
+    with_pins = dataclasses.replace(rules, pinned=tuple(sorted((stored | pins).items())))
+    if pins := pins | splits.pin_empty_splits(groups, rules=with_pins):
         with atomic_path(path) as temporary:
             temporary.write_text(
                 json.dumps(stored | pins, ensure_ascii=False, indent=1, sort_keys=True) + "\n"

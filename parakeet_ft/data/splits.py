@@ -131,7 +131,8 @@ def pin_empty_splits(groups: dict[str, float], *, rules: SplitRules) -> dict[str
     whose seconds come nearest to the share that was asked for (ties: the lower hash); train keeps
     at least one group, and is given the largest if it has none.
     """
-    total, pins = sum(groups.values()), {}
+    total = sum(groups.values())
+    pins: dict[str, str] = {}
 
     def split(group: str) -> str:
         return pins.get(group) or split_of(group, rules=rules)

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import re
 import unicodedata
+from typing import Literal
 
 from parakeet_ft.errors import UserError
 
@@ -63,7 +64,7 @@ class TextRules:
     punctuation: str = "keep"
     numbers: str | None = None
     replacements: tuple[tuple[str, str], ...] = ()
-    unicode_form: str = "NFC"
+    unicode_form: Literal["NFC", "NFD", "NFKC", "NFKD"] = "NFC"
     plain_quotes: bool = True
 
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import io
 import os
 import re
 import socket
+import struct
 import sys
 import threading
 import traceback
@@ -49,6 +51,17 @@ class Place:
     port: int = 0
 
 
+# What torchrun sets.
+TORCHRUN = {
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_RANK",
+    "LOCAL_WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+}
+
+
 def find_place(environment: Mapping[str, str] = os.environ) -> Place:
     """The place that torchrun or srun gives to this process by its environment; the only process
     where neither started it.
@@ -56,25 +69,18 @@ def find_place(environment: Mapping[str, str] = os.environ) -> Place:
     Under srun MASTER_ADDR and MASTER_PORT may be set; else rank 0 is on the step's first node, at a
     port made from the job's number.
     """
-    get = environment.get
-    if {
-        "RANK",
-        "WORLD_SIZE",
-        "LOCAL_RANK",
-        "LOCAL_WORLD_SIZE",
-        "MASTER_ADDR",
-        "MASTER_PORT",
-    } <= environment.keys():
-        num_ranks, per_node = int(get("WORLD_SIZE")), int(get("LOCAL_WORLD_SIZE"))
+    if environment.keys() >= TORCHRUN:
+        num_ranks, per_node = int(environment["WORLD_SIZE"]), int(environment["LOCAL_WORLD_SIZE"])
         return Place(
-            int(get("RANK")),
+            int(environment["RANK"]),
             num_ranks,
-            int(get("LOCAL_RANK")),
+            int(environment["LOCAL_RANK"]),
             per_node,
             num_ranks // per_node,
-            get("MASTER_ADDR"),
-            int(get("MASTER_PORT")),
+            environment["MASTER_ADDR"],
+            int(environment["MASTER_PORT"]),
         )
+    get = environment.get
     # Not SLURM_NTASKS: that is the job's, which a batch script has too that runs alone.
     num_ranks = int(get("SLURM_STEP_NUM_TASKS", 1))
     if num_ranks == 1:
@@ -85,11 +91,11 @@ def find_place(environment: Mapping[str, str] = os.environ) -> Place:
             f"srun started {num_ranks} tasks on {num_nodes} nodes; expected the same number on "
             f"each. Use --ntasks-per-node."
         )
-    port = 15000 + (7 * int(get("SLURM_JOB_ID")) + int(get("SLURM_STEP_ID", 0))) % 20000
+    port = 15000 + (7 * int(environment["SLURM_JOB_ID"]) + int(get("SLURM_STEP_ID", 0))) % 20000
     return Place(
-        int(get("SLURM_PROCID")),
+        int(environment["SLURM_PROCID"]),
         num_ranks,
-        int(get("SLURM_LOCALID")),
+        int(environment["SLURM_LOCALID"]),
         num_ranks // num_nodes,
         num_nodes,
         get("MASTER_ADDR") or first_host(get("SLURM_STEP_NODELIST", "")),
@@ -123,20 +129,19 @@ def one_voice() -> Iterator[None]:
 
 
 def join(*, timeout_minutes: float) -> None:
-    """Meet the other ranks, if there are any. A rank that does not answer for timeout_minutes ends
-    the run with an exception on every other.
+    """Meet the other ranks, if there are any and they have not met yet. A rank that does not answer
+    for timeout_minutes ends the run with an exception on every other.
     """
     place = find_place()
-    if place.num_ranks == 1:
+    if place.num_ranks == 1 or _group():
         return
     import datetime
 
     import torch
     from lightning_utilities.core.rank_zero import rank_zero_only
 
-    rank_zero_only.rank = (
-        place.rank
-    )  # Lightning looks at its first import only, which may be before a fork
+    # Lightning looks at its first import only, which may be before a fork.
+    rank_zero_only.rank = place.rank  # type: ignore[attr-defined]
     for key, value in {
         "RANK": place.rank,
         "WORLD_SIZE": place.num_ranks,
@@ -147,6 +152,9 @@ def join(*, timeout_minutes: float) -> None:
         "MASTER_PORT": place.port,
     }.items():
         os.environ[key] = str(value)
+    if place.num_nodes > 1 and (interface := interface_towards(place.address, place.port)):
+        # Else gloo takes the one of the host's own name, which many a host resolves to 127.0.1.1.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     gpu = torch.cuda.is_available()
     if gpu:
         if torch.cuda.device_count() < place.ranks_per_node:
@@ -169,6 +177,20 @@ def join(*, timeout_minutes: float) -> None:
             f"{_first_line(error)}. Expected all of them within {timeout_minutes:g} minutes "
             f"(trainer.timeout_minutes)."
         ) from None
+
+
+def interface_towards(address: str, port: int) -> str | None:
+    """The network interface from which another host is reached; None if that cannot be told."""
+    get_address = 0x8915  # SIOCGIFADDR of Linux
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
+        probe.connect((address, port))  # sends nothing
+        own = probe.getsockname()[0]
+        for _, name in socket.if_nameindex():
+            with contextlib.suppress(OSError):  # an interface without an address
+                found = fcntl.ioctl(probe, get_address, struct.pack("256s", name.encode()[:15]))
+                if socket.inet_ntoa(found[20:24]) == own:
+                    return name
+    return None
 
 
 def _group():
@@ -212,9 +234,36 @@ def on_first(function: Callable[[], Result]) -> Result:
         except Exception as error:
             outcome = [(None, error)]
     group.broadcast_object_list(outcome, 0)
-    value, error = outcome[0]
-    if error is not None:
-        raise error
+    value, raised = outcome[0]
+    if raised is not None:
+        raise raised
+    return value
+
+
+def once_a_node(function: Callable[[], Result]) -> Result | None:
+    """What function() returns where this process checks for its node, None elsewhere; its exception
+    is raised on every rank. The others wait, however long it takes.
+    """
+    group = _group()
+    mine = checks_for_its_node()
+    if not group:
+        return function() if mine else None
+    import datetime
+
+    # The group's own timeout is for what takes seconds. A rank that dies is noticed at once.
+    patient = group.new_group(backend="gloo", timeout=datetime.timedelta(days=7))
+    value: Result | None = None
+    error: Exception | None = None
+    if mine:
+        try:
+            value = function()
+        except Exception as raised:
+            error = raised
+    errors: list = [None] * num_ranks()
+    group.all_gather_object(errors, error, group=patient)
+    for found in errors:
+        if found is not None:
+            raise found
     return value
 
 

@@ -40,7 +40,7 @@ def sharded(model: torch.nn.Module, *, mesh: torch.distributed.DeviceMesh) -> to
     }
     model = copy.copy(model)
     model._modules = {**model._modules, **parts}
-    for layer in model.encoder.layers:
+    for layer in model.get_submodule("encoder.layers").children():
         fully_shard(layer, mesh=mesh)
     for name in ROOTS:
         module = model._modules.get(name)

@@ -85,7 +85,7 @@ def _lines(value: Any, *, key: str) -> tuple[str, ...]:
     try:
         found = tuple(
             line.strip()
-            for line in Path(bundled(value)).read_text(encoding="utf-8").splitlines()
+            for line in Path(bundled(value) or value).read_text(encoding="utf-8").splitlines()
             if line.strip()
         )
     except (OSError, UnicodeDecodeError) as error:
@@ -101,7 +101,7 @@ def _lines(value: Any, *, key: str) -> tuple[str, ...]:
 def _texts(value: str | None, *, key: str) -> tuple[str, ...]:
     """The texts of a manifest, or the lines of a file."""
     if value is not None and str(value).endswith(".jsonl"):
-        return tuple(u.text for u in read_manifest(bundled(value)) if u.text.strip())
+        return tuple(u.text for u in read_manifest(bundled(value) or value) if u.text.strip())
     return _lines(value, key=key)
 
 
@@ -121,7 +121,7 @@ def read_sets(config: dict[str, Any], *, normalizer: Normalizer) -> dict[str, li
     from parakeet_ft.data.audit import quick_check
     from parakeet_ft.evaluation.benchmark import fetch_set
 
-    paths = [bundled(path) for path in config["manifests"]]
+    paths = [bundled(path) or path for path in config["manifests"]]
     sets = dict(zip(labels(paths), map(read_manifest, paths), strict=True))
     for path, utterances in zip(paths, sets.values(), strict=True):
         for warning in quick_check(utterances, where=path):
@@ -176,7 +176,7 @@ def read_request(config: dict[str, Any]) -> Request:
     language_model = config["language_model"]
     lm_text = _texts(language_model["text"], key="language_model.text")
     tune_on, guard = (
-        tuple(read_manifest(bundled(language_model[key])))
+        tuple(read_manifest(bundled(language_model[key]) or ""))
         if lm_text and language_model[key]
         else ()
         for key in ("tune_on", "guard")

@@ -5,7 +5,7 @@ until write_comparison().
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,28 +33,21 @@ def assess(
     `scored`, raw or normalized, is what breakdowns, confusions and terms are of.
     """
     texts, references = transcribed["texts"], [u.text for u in utterances]
-    scorer, normalizer = normalizer, str if scored == "raw" else normalizer
+    form: Callable[[str], str] = str if scored == "raw" else normalizer
     by = {
-        "duration": breakdown.by_duration(utterances, texts, normalizer=normalizer),
-        "level": breakdown.by_level(
-            utterances, texts, transcribed["levels_dbfs"], normalizer=normalizer
-        ),
+        "duration": breakdown.by_duration(utterances, texts, normalizer=form),
+        "level": breakdown.by_level(utterances, texts, transcribed["levels_dbfs"], normalizer=form),
     }
-    by |= {
-        field: breakdown.by_field(utterances, texts, field, normalizer=normalizer)
-        for field in fields
-    }
+    by |= {field: breakdown.by_field(utterances, texts, field, normalizer=form) for field in fields}
     return {
-        "score": dataclasses.asdict(wer.score(references, texts, normalizer=scorer)),
+        "score": dataclasses.asdict(wer.score(references, texts, normalizer=normalizer)),
         "by": {name: rows for name, rows in by.items() if rows},
-        "confusions": breakdown.confusions(
-            references, texts, top=confusions, normalizer=normalizer
-        ),
+        "confusions": breakdown.confusions(references, texts, top=confusions, normalizer=form),
         "non_speech": breakdown.non_speech(utterances, texts),
         "terms": term_scores(
-            [normalizer(t) for t in references],
-            [normalizer(t) for t in texts],
-            [normalizer(t) for t in terms],
+            [form(t) for t in references],
+            [form(t) for t in texts],
+            [form(t) for t in terms],
         )
         if terms
         else None,
@@ -101,7 +94,7 @@ def compare_models(
     Errors of different sets are never added up: domain and guard are there to be told apart.
     """
     base = next(iter(transcribed))
-    how = {
+    how: dict[str, Any] = {
         "normalizer": normalizer,
         "scored": scored,
         "fields": fields,

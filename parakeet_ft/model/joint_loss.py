@@ -36,7 +36,8 @@ GPU_MOST_LOGITS = 1 << 28
 # Logits up to this size are kept for the backward pass after all: to make them again takes a third
 # of the time that a small batch takes.
 KEPT_BYTES = 64 << 20
-# Elements that one elementwise pass goes over at once: about what stays in a core's cache.
+# Elements that one elementwise pass goes over at once on a CPU: about what stays in a core's cache.
+# A GPU takes a whole piece, as each kernel costs it a start.
 CACHED = 1 << 17
 # A backward pass holds a piece's logits in their own type, in float32 and as a gradient.
 BYTES_PER_LOGIT = 12
@@ -275,7 +276,7 @@ class _Scores(NamedTuple):
         """Fill in the nodes of one piece."""
         kind, width = self.norm.dtype, logits.shape[2]
         tokens = logits[..., : arcs.num_tokens]
-        step = max(1, CACHED // (width * tokens.shape[-1]))
+        step = _frames_at_once(tokens)
         self.norm[place] = torch.cat(
             [rows.to(kind).logsumexp(-1) for rows in tokens.split(step, 1)], 1
         )
@@ -344,7 +345,7 @@ def _logit_gradients(logits, labels, norm, blanks, emissions, staying, lasting, 
     index = _next_labels(labels, width).expand(*norm.shape, 1)
     arc_blank, arc_label = blanks * factor, (emissions * factor).unsqueeze(-1)
     grad = logits if logits.dtype == kind else logits.to(kind)
-    step = max(1, CACHED // (width * grad.shape[-1]))
+    step = _frames_at_once(grad)
     for t in range(0, grad.shape[1], step):
         rows = slice(t, t + step)
         part = grad[:, rows].sub_(shift[:, rows]).exp_()
@@ -359,6 +360,13 @@ def _logit_gradients(logits, labels, norm, blanks, emissions, staying, lasting, 
         share = staying.sum(-1, keepdim=True) * lasting.exp() - staying
         grad[..., arcs.num_tokens :] = upstream.unsqueeze(-1) * share
     return grad.to(logits.dtype)
+
+
+def _frames_at_once(logits: torch.Tensor) -> int:
+    """Frames of logits (b, t, u, V) that one elementwise pass goes over."""
+    if logits.device.type != "cpu":
+        return logits.shape[1]
+    return max(1, CACHED // (logits.shape[2] * logits.shape[3]))
 
 
 def _lengths_are_near(lengths: torch.Tensor) -> bool:

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from nemo.collections.asr.models import ASRModel
@@ -94,13 +94,13 @@ def tiny(family: Family, *, vocab_size: int = 64) -> Architecture:
     )
 
 
-def config(architecture: Architecture, tokenizer_dir: Path) -> dict:
+def config(architecture: Architecture, tokenizer_dir: Path) -> dict[str, Any]:
     """The model section that NeMo's published YAML has for this architecture, with every
     interpolation resolved.
     """
     a = architecture
     asr = "nemo.collections.asr.modules."
-    ctc_head = {
+    ctc_head: dict[str, Any] = {
         "decoder": {
             "_target_": f"{asr}ConvASRDecoder",
             "feat_in": a.d_model,
@@ -109,7 +109,7 @@ def config(architecture: Architecture, tokenizer_dir: Path) -> dict:
         },
         "decoding": {"strategy": "greedy_batch"},
     }
-    cfg = {
+    cfg: dict[str, Any] = {
         "sample_rate": 16000,
         "compute_eval_loss": False,
         "log_prediction": False,

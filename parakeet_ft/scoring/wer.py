@@ -152,8 +152,9 @@ def compare(
     first, second = word_errors(references, before), word_errors(references, after)
     values = np.stack([second[:, :3].sum(axis=1) - first[:, :3].sum(axis=1), first[:, 3]], axis=1)
     resampled = "utterances"
-    if speakers is not None and all(speakers) and len(set(speakers)) > 1:
-        resampled, values = "speakers", np.stack(list(sum_by(speakers, values).values()))
+    named = [speaker for speaker in speakers or [] if speaker]
+    if len(named) == len(references) and len(set(named)) > 1:
+        resampled, values = "speakers", np.stack(list(sum_by(named, values).values()))
     count = len(values)
     difference = values[:, 0].sum() / max(values[:, 1].sum(), 1)
     known = {"difference": float(difference), "resampled": resampled, "units": count}
@@ -188,8 +189,8 @@ def resample(values: np.ndarray, *, replications: int, seed: int) -> np.ndarray:
         values[rng.integers(count, size=(min(at_once, replications - start), count))].sum(axis=1)
         for start in range(0, replications, at_once)
     ]
-    sums = np.concatenate(sums)
-    return sums[:, 0] / np.maximum(sums[:, 1], 1)
+    drawn = np.concatenate(sums)
+    return drawn[:, 0] / np.maximum(drawn[:, 1], 1)
 
 
 def interval(draws: np.ndarray, *, estimate: float, units: int) -> tuple[float, float]:

@@ -6,7 +6,6 @@ What each key means stands in conf/, beside its default.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from parakeet_ft.errors import UserError
@@ -93,17 +92,16 @@ class Model(Group):
     ctc_loss_weight: float | None = setting(optional(SHARE))
     spec_augment: SpecAugment
 
-
-def attention_arguments(model: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys of conf/model as arguments of parakeet_ft.model.attention.set_attention."""
-    left, right = model["attention_context"]
-    return {
-        "kind": model["attention"],
-        "left_context": left,
-        "right_context": right,
-        "global_tokens": model["global_tokens"],
-        "subsampling_chunking": model["subsampling_chunking"],
-    }
+    def attention_arguments(self) -> dict[str, Any]:
+        """Arguments of parakeet_ft.model.attention.set_attention."""
+        left, right = self.attention_context
+        return {
+            "kind": self.attention,
+            "left_context": left,
+            "right_context": right,
+            "global_tokens": self.global_tokens,
+            "subsampling_chunking": self.subsampling_chunking,
+        }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

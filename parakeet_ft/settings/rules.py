@@ -183,6 +183,14 @@ class Group:
             if rule and not rule.fits(value):
                 self.refuse(field.name, rule)
 
+    def arguments(self) -> dict[str, Any]:
+        """The fields as keyword arguments of the function that this group is for."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    def as_config(self) -> dict[str, Any]:
+        """The mapping that it was read from, for JSON."""
+        return dataclasses.asdict(self)
+
     def refuse(self, name: str, rule: Rule) -> typing.NoReturn:
         """Raise the UserError for the value of a key."""
         value = getattr(self, name)

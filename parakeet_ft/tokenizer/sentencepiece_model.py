@@ -235,7 +235,7 @@ def coverage(texts: Iterable[str], tokenizer: SentencePieceProcessor | bytes | A
     unknown, num_tokens, num_unknown, num_changed, number = processor.unk_id(), 0, 0, 0, 0
     characters: Counter[str] = Counter()
     examples: dict[str, tuple[int, str]] = {}
-    changed = []
+    changed: list[tuple[int, str, str]] = []
     for number, text in enumerate(texts, 1):
         ids = processor.encode(text)
         num_tokens += len(ids)

@@ -19,6 +19,7 @@ def num_steps(
         return int(steps)
     if hours is not None:
         epochs = hours / plan.hours_of_pass
+    assert epochs is not None, "settings hold one of the three"
     whole = int(epochs)
     batches = sum(plan.steps_of_pass(number) for number in range(whole)) + round(
         (epochs - whole) * plan.steps_of_pass(whole)

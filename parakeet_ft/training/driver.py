@@ -43,8 +43,8 @@ def torch_build() -> tuple[str, str | None] | None:
 def check(accelerator: str) -> None:
     """Raise UserError if there is a GPU that torch cannot use, unless a CPU was asked for."""
     driver = None if accelerator == "cpu" else driver_version()
-    build = driver and torch_build()
-    if not build:
+    build = torch_build() if driver else None
+    if not driver or not build:
         return
     version, cuda = build
     if cuda is None:
@@ -53,6 +53,7 @@ def check(accelerator: str) -> None:
             f"torch {version}, which is built without CUDA",
             "install torch from PyPI (pip install torch==" + version.partition("+")[0] + ")",
         )
+        return
     needed = FIRST_DRIVER.get(int(cuda.partition(".")[0]), 0)
     if int(driver.partition(".")[0]) < needed:
         _refuse(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import lightning.pytorch as pl
 import torch
@@ -43,6 +43,22 @@ PRECISIONS = {
 }
 
 
+class Devices(TypedDict):
+    """What runs where: `resolve`'s answer. devices are those of one node, devices_found what it
+    has.
+    """
+
+    accelerator: str
+    device: str
+    devices: int
+    num_nodes: int
+    num_ranks: int
+    devices_found: int
+    strategy: str
+    precision: str
+    timeout_minutes: float
+
+
 def resolve(
     *,
     accelerator: str,
@@ -51,27 +67,13 @@ def resolve(
     strategy: str,
     precision: str | int,
     timeout_minutes: float,
-) -> dict[str, Any]:
+) -> Devices:
     """What `auto` means here: accelerator, device, ranks, strategy and precision. Raises UserError
     for what this machine or these ranks are not.
     """
     place = ranks.find_place()
-    for key, value, valid in (
-        ("accelerator", accelerator, ("auto", "cpu", "gpu")),
-        ("strategy", strategy, ("auto", "ddp", "fsdp")),
-        ("precision", str(precision), ("auto", *PRECISIONS)),
-    ):
-        if value not in valid:
-            raise UserError(f"trainer.{key}={value}: expected one of {', '.join(valid)}.")
-    for key, value, found in (
-        ("devices", devices, place.ranks_per_node),
-        ("num_nodes", num_nodes, place.num_nodes),
-    ):
-        if value not in ("auto", found):
-            raise UserError(
-                f"trainer.{key}={value}, but srun, torchrun or the only process gives {found}. "
-                f"Leave it out, or start as many."
-            )
+    _check_started("devices", devices, place.ranks_per_node)
+    _check_started("num_nodes", num_nodes, place.num_nodes)
     if accelerator == "auto":
         driver.check_seen(accelerator)
         accelerator = "gpu" if torch.cuda.is_available() else "cpu"
@@ -107,6 +109,15 @@ def resolve(
         "precision": precision,
         "timeout_minutes": timeout_minutes,
     }
+
+
+def _check_started(key: str, asked: int | str, found: int) -> None:
+    """Raise UserError for another number of devices or nodes than what was started."""
+    if asked not in ("auto", found):
+        raise UserError(
+            f"trainer.{key}={asked}, but srun, torchrun or the only process gives {found}. "
+            f"Leave it out, or start as many."
+        )
 
 
 def use_loss_for(model, *, device: str, precision: str = "32-true") -> str | None:
@@ -215,7 +226,7 @@ class FineTuner(pl.LightningModule):
         if not self.bad_batches and reason:
             raise UserError(f"At step {self.global_step} {reason} (batch of {len(batch[1])}).")
         reasons = self.bad_batches.agree(reason) if self.bad_batches else [reason]
-        if any(reasons):
+        if losses is None or any(reasons):
             losses = None
             for buffer, before in statistics:
                 buffer.copy_(before)
@@ -244,6 +255,7 @@ class FineTuner(pl.LightningModule):
         self._drop_gradients()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+        assert self.bad_batches is not None, "without it the first bad batch has ended the run"
         self.bad_batches.skip(position, step=self.global_step, reasons=reasons, positions=positions)
 
     def _drop_gradients(self) -> None:
@@ -328,7 +340,7 @@ class FineTuner(pl.LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         if self._scales_gradients():
             # The fused kernel unscales inside, so Lightning 2.4 refuses to clip before it.
-            self.optimizer._step_supports_amp_scaling = False
+            self.optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
             for group in self.optimizer.param_groups:
                 group["fused"] = False
         return {
@@ -424,7 +436,7 @@ def fit(
     validations: int,
     gradient_clip: float,
     accumulate: int,
-    devices: dict[str, Any],
+    devices: Devices,
     loggers: list[pl.loggers.Logger],
     callbacks: list[pl.Callback],
     resume_from: Path | None,
@@ -459,9 +471,8 @@ def fit(
     with signals.restored():
         # Lightning runs its validation hooks only with a loader; one dummy batch serves, as the
         # tuner decodes whole sets.
-        trainer.fit(
-            tuner, loader, torch.utils.data.DataLoader([0], batch_size=None), ckpt_path=resume_from
-        )
+        dummy: Any = torch.utils.data.DataLoader([0], batch_size=None)  # type: ignore[arg-type]
+        trainer.fit(tuner, loader, dummy, ckpt_path=resume_from)
 
 
 def exclude_tables(tuner: FineTuner) -> None:
@@ -479,13 +490,13 @@ def exclude_tables(tuner: FineTuner) -> None:
     )
 
 
-def _strategy(devices: dict[str, Any]) -> Any:
+def _strategy(devices: Devices) -> Any:
     if devices["strategy"] == "fsdp":
         return sharding.strategy(devices["num_ranks"])
     return "ddp" if devices["strategy"] == "ddp" else "auto"
 
 
-def _plugins(devices: dict[str, Any]) -> list[Any]:
+def _plugins(devices: Devices) -> list[Any]:
     """Ranks as parakeet_ft.distributed.ranks found them, so that Lightning starts none, nor handles
     Slurm's signals; and the precision.
     """

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import zlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from parakeet_ft.errors import UserError
+
+if TYPE_CHECKING:
+    from nemo.collections.asr.models import ASRModel
 
 
 def learning_rate_factor(
@@ -118,7 +121,7 @@ def part_of(
 
 
 def build_optimizer(
-    model: torch.nn.Module,
+    model: ASRModel,
     *,
     lr: float,
     decoder_lr_ratio: float,
@@ -164,11 +167,11 @@ def build_optimizer(
         key=lambda group: (group["name"].startswith("decoder"), -group["lr"], group["name"]),
     )
     if rounding_seed is None:
-        optimizer = torch.optim.AdamW(
-            ordered, betas=tuple(betas), fused=ordered[0]["params"][0].is_cuda
+        optimizer: torch.optim.Optimizer = torch.optim.AdamW(
+            ordered, betas=(betas[0], betas[1]), fused=ordered[0]["params"][0].is_cuda
         )
     else:
-        optimizer = RoundingAdamW(ordered, betas=tuple(betas), seed=rounding_seed)
+        optimizer = RoundingAdamW(ordered, betas=(betas[0], betas[1]), seed=rounding_seed)
     return optimizer, torch.optim.lr_scheduler.LambdaLR(
         optimizer,
         lambda step: learning_rate_factor(
@@ -213,10 +216,12 @@ class RoundingAdamW(torch.optim.Optimizer):
             for parameter in group["params"]:
                 number += 1
                 if parameter.grad is not None:
-                    self._update(parameter, group, number)
+                    self._update(parameter, parameter.grad, group, number)
         return loss
 
-    def _update(self, parameter: torch.Tensor, group: dict[str, Any], number: int) -> None:
+    def _update(
+        self, parameter: torch.Tensor, grad: torch.Tensor, group: dict[str, Any], number: int
+    ) -> None:
         state = self.state[parameter]
         if not state:
             state["step"] = 0
@@ -225,7 +230,7 @@ class RoundingAdamW(torch.optim.Optimizer):
         state["step"] += 1
         step, (beta1, beta2) = state["step"], group["betas"]
         kept = [_local(tensor) for tensor in (parameter, state["exp_avg"], state["exp_avg_sq"])]
-        gradient = _local(parameter.grad).float()
+        gradient = _local(grad).float()
         weight, mean, square = (tensor.float() for tensor in kept)
         mean.lerp_(gradient, 1 - beta1)
         square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)

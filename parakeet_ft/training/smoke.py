@@ -120,7 +120,8 @@ def overfit(
         weight_decay=settings["weight_decay"],
         betas=tuple(settings["betas"]),
     )
-    references, losses, texts = [u.text for u in utterances], [], [""] * len(utterances)
+    losses: list[float] = []
+    references, texts = [u.text for u in utterances], [""] * len(utterances)
     while len(losses) < max_steps and (not losses or time.monotonic() - started < seconds):
         with torch.autocast(device.type, torch.bfloat16, enabled=precision.startswith("bf16")):
             loss = training_loss(model, *batch)["loss"]

@@ -5,6 +5,7 @@ often forget less than they lose: WiSE-FT, arXiv 2109.01903), the mean of the la
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -84,7 +85,7 @@ def candidates(
                 "description": f"{alpha:g} of the way from the checkpoint to the last step "
                 f"({last_step})",
             },
-            lambda alpha=alpha: interpolate(base, last, alpha),
+            functools.partial(interpolate, base, last, alpha),
         )
         for alpha in alphas
     ]

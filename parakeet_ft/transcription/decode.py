@@ -250,7 +250,9 @@ def transcribe(
 
     The rest is as for `transcribe_segments`, but that `on_audio` is told the number of the
     utterance. With CUDA graphs, shortest batches come first, as a graph serves what is no larger.
-    Raises UserError if an audio file cannot be read.
+    Nothing of this package asks for them: on the one GPU that was tried, restoring a checkpoint
+    failed in the same process afterwards (benchmarks/README.md). Raises UserError if an audio file
+    cannot be read.
     """
     owned = [(i, segment) for i, utterance in enumerate(utterances) for segment in cut(utterance)]
     texts = [""] * len(owned)
@@ -317,7 +319,6 @@ def transcribe_timed(
             [utterances[i] for batch in first for i in batch],
             batch_seconds=batch_seconds,
             cut=cut,
-            cuda_graphs=True,
         )
     levels = [Level() for _ in utterances]
     started = time.perf_counter()
@@ -327,7 +328,6 @@ def transcribe_timed(
         batch_seconds=batch_seconds,
         cut=cut,
         on_audio=lambda index, samples: levels[index].add(samples),
-        cuda_graphs=True,
     )
     seconds = time.perf_counter() - started
     return {

@@ -255,9 +255,7 @@ def transcribe_recordings(
     total = sum(segment.seconds for segment in segments)
     on_total(total)
     with _out_of_memory_told(batch_seconds):
-        for results in transcribe_segments(
-            model, segments, batch_seconds=batch_seconds, cuda_graphs=True
-        ):
+        for results in transcribe_segments(model, segments, batch_seconds=batch_seconds):
             folder.store_transcripts(
                 (*owners[index], result)
                 for index, result in results
@@ -290,9 +288,7 @@ def transcribe_files(
     ]
     segments = [segment for planned in plans for segment in planned]
     found: dict[int, Transcript] = {}
-    for results in transcribe_segments(
-        model, segments, batch_seconds=batch_seconds, cuda_graphs=True
-    ):
+    for results in transcribe_segments(model, segments, batch_seconds=batch_seconds):
         for index, result in results:
             if isinstance(result, AudioError):
                 raise result

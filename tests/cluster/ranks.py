@@ -113,43 +113,35 @@ def finetune(config: dict[str, Any], run_dir: Path, stop_before_batch: int | Non
 
     stop_before_batch: rank 1 gets SIGUSR1 then.
     """
+    import lightning.pytorch as pl
     import torch
 
     from parakeet_ft.batches import loaders
     from parakeet_ft.distributed import ranks
     from parakeet_ft.errors import exit_on_user_error
-    from parakeet_ft.training import fine_tuner
+    from parakeet_ft.settings.finetune import read_finetune
     from recipes import finetune as recipe
 
     seen: list[int] = []
-    read, step, end = (
-        loaders.BatchDataset.__getitem__,
-        fine_tuner.FineTuner.training_step,
-        fine_tuner.FineTuner.on_fit_end,
-    )
+    read = loaders.BatchDataset.__getitem__
 
     def read_and_note(self, indices):
-        seen.extend(
-            i % len(self.utterances) for i in indices
-        )  # indices count on through the passes
+        # Indices count on through the passes.
+        seen.extend(i % len(self.utterances) for i in indices)
         return read(self, indices)
 
-    def maybe_stop(self, batch, batch_index):
-        if batch_index == stop_before_batch and ranks.rank() == 1:
-            os.kill(os.getpid(), signal.SIGUSR1)
-        return step(self, batch, batch_index)
+    class Watching(pl.Callback):
+        def on_train_batch_start(self, trainer, module, batch, batch_index):
+            if batch_index == stop_before_batch and ranks.rank() == 1:
+                os.kill(os.getpid(), signal.SIGUSR1)
 
-    def end_and_save(self):
-        end(self)
-        torch.save(self.model.state_dict(), run_dir / f"{ranks.rank()}.pt")
+        def on_fit_end(self, trainer, module):
+            torch.save(module.whole.state_dict(), run_dir / f"{ranks.rank()}.pt")
 
-    (
-        loaders.BatchDataset.__getitem__,
-        fine_tuner.FineTuner.training_step,
-        fine_tuner.FineTuner.on_fit_end,
-    ) = read_and_note, maybe_stop, end_and_save
+    loaders.BatchDataset.__getitem__ = read_and_note
     with exit_on_user_error(), ranks.ending_together(run_dir):
-        recipe.finetune(config, run_dir=run_dir, command=["x"])
+        settings = read_finetune(config)
+        recipe.finetune(settings, run_dir=run_dir, command=["x"], callbacks=[Watching()])
         (run_dir / f"{ranks.rank()}.json").write_text(json.dumps(seen))
 
 

@@ -73,7 +73,7 @@ def torchrun(host, number, port, log, settings):
         stderr=subprocess.STDOUT,
         start_new_session=True,
         cwd=ranks.ROOT,
-        env=os.environ | {"GLOO_SOCKET_IFNAME": host, "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
 
 

@@ -263,6 +263,48 @@ def fail_on_first():
         os._exit(7)
 
 
+def test_ranks_wait_for_the_check_of_their_node_beyond_their_timeout(tmp_path):
+    assert ranks.on_ranks(check_slowly, outputs=tmp_path) == [7, 7], (
+        tmp_path / "0.txt"
+    ).read_text()
+
+
+def check_slowly():
+    import datetime
+    import time
+
+    import torch
+
+    from parakeet_ft.distributed import ranks
+
+    def slow():
+        time.sleep(8)
+        return ranks.rank()
+
+    def fail():
+        raise UserError(f"found by rank {ranks.rank()}")
+
+    torch.distributed.distributed_c10d._set_pg_timeout(datetime.timedelta(seconds=3))
+    assert ranks.once_a_node(slow) == (0 if ranks.rank() == 0 else None)
+    try:
+        ranks.once_a_node(fail)
+    except UserError as error:
+        assert str(error) == "found by rank 0"
+    try:
+        ranks.on_first(slow)  # as everything else, within the timeout
+    except RuntimeError:
+        os._exit(7)
+    time.sleep(8)  # rank 0, which was the slow one, until the other has gone
+    os._exit(7)
+
+
+def test_the_interface_towards_a_host_has_the_address_that_it_is_reached_from():
+    from parakeet_ft.distributed.ranks import interface_towards
+
+    assert interface_towards("127.0.0.1", 80) == "lo"
+    assert interface_towards("no such host", 80) is None
+
+
 def test_work_is_divided_and_comes_back_in_order(tmp_path):
     assert ranks.on_ranks(divide_and_check, outputs=tmp_path, count=3) == [0, 0, 0], (
         tmp_path / "0.txt"

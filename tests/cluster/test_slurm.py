@@ -48,8 +48,8 @@ def wait_for(condition, what, seconds=ranks.SECONDS):
 
 
 def tasks_of(run_dir):
-    """The processes that train in run_dir."""
-    found = []
+    """The processes that train in run_dir, without their loader workers."""
+    found = {}
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = path.read_bytes().split(b"\0")
@@ -60,8 +60,10 @@ def tasks_of(run_dir):
             and any(word.endswith(b"recipes/finetune.py") for word in words)
             and b"python" in words[0]
         ):
-            found.append(int(path.parent.name))
-    return found
+            with contextlib.suppress(OSError):
+                fields = path.with_name("stat").read_text().rpartition(")")[2].split()
+                found[int(path.parent.name)] = int(fields[1])
+    return [pid for pid, parent in found.items() if parent not in found]
 
 
 def is_pending_or_done(pid, number):
@@ -119,7 +121,8 @@ def test_a_job_requeued_by_hand_and_by_its_time_limit_ends_as_the_run_that_was_n
         f"--output={tmp_path / 'job.log'}",
         f"--chdir={ranks.ROOT}",
         str(ranks.ROOT / "recipes" / "slurm" / "finetune.sbatch"),
-        *settings,
+        *(setting for setting in settings if not setting.startswith("data.num_workers")),
+        "data.num_workers=2",
         "trainer=ddp_multinode",
         "trainer.accelerator=cpu",
         f"hydra.run.dir={run_dir}",

@@ -11,6 +11,7 @@ from parakeet_ft.model.objective import (
     training_loss,
 )
 from parakeet_ft.run import composition
+from parakeet_ft.settings.finetune import read_finetune
 from parakeet_ft.training.fine_tuner import use_loss_for
 from recipes.finetune import finetune
 
@@ -104,7 +105,7 @@ def test_a_run_of_a_hybrid_says_and_records_both_parts(tiny_model, speech, tmp_p
             ]
         ),
     )
-    finetune(config, run_dir=tmp_path / "e" / "r", command=["x"])
+    finetune(read_finetune(config), run_dir=tmp_path / "e" / "r", command=["x"])
     parts = json.loads((tmp_path / "e" / "r" / "run.json").read_text())["effective"]["loss_parts"]
     assert parts["ctc_loss_weight"] == 0.9 and parts["ctc_times_transducer"] > 10
     told = capfd.readouterr()

@@ -12,6 +12,7 @@ import pytest
 
 from parakeet_ft.data.manifest import read_manifest
 from parakeet_ft.run import composition
+from parakeet_ft.settings.finetune import read_finetune
 from recipes.finetune import finetune
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,7 +69,9 @@ def losses(run_dir):
 def run(tiny_nemo, manifest, tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("outputs") / "experiment" / "first"
     config = configure(*arguments(tiny_nemo("ctc"), manifest, "budget.steps=6"))
-    return run_dir, finetune(config, run_dir=run_dir, command=["recipes/finetune.py", "x=a b"])
+    return run_dir, finetune(
+        read_finetune(config), run_dir=run_dir, command=["recipes/finetune.py", "x=a b"]
+    )
 
 
 def test_a_run_leaves_exactly_these_files(run):
@@ -98,13 +101,13 @@ def test_the_last_step_is_validated_whatever_the_interval(run, tiny_nemo, manife
             "optim.accumulate=2",
         )
     )
-    report = finetune(config, run_dir=tmp_path / "e" / "r", command=["x"])
+    report = finetune(read_finetune(config), run_dir=tmp_path / "e" / "r", command=["x"])
     assert [point["step"] for point in report["history"]] == [0, 2, 4, 6, 7]
 
 
 def test_the_same_seed_gives_the_same_losses_twice(run, tiny_nemo, manifest, tmp_path):
     config = configure(*arguments(tiny_nemo("ctc"), manifest, "budget.steps=6"))
-    finetune(config, run_dir=tmp_path / "e" / "again", command=["x"])
+    finetune(read_finetune(config), run_dir=tmp_path / "e" / "again", command=["x"])
     assert losses(tmp_path / "e" / "again") == losses(run[0])
 
 
@@ -173,7 +176,7 @@ def test_a_model_overfits_two_clips(family, tiny_nemo, speech, tmp_path):
             "evaluation.guard_tolerance=null",
         )
     )
-    report = finetune(config, run_dir=tmp_path / "e" / "r", command=["x"])
+    report = finetune(read_finetune(config), run_dir=tmp_path / "e" / "r", command=["x"])
     assert report["tuned"]["domain"]["wer"] == 0 < report["baseline"]["domain"]["wer"]
 
 
@@ -182,7 +185,7 @@ def test_every_other_family_trains_and_exports(family, tiny_nemo, manifest, tmp_
     config = configure(
         *arguments(tiny_nemo(family), manifest, "budget.steps=2", "evaluation.validations=1")
     )
-    report = finetune(config, run_dir=tmp_path / "e" / "r", command=["x"])
+    report = finetune(read_finetune(config), run_dir=tmp_path / "e" / "r", command=["x"])
     assert report["steps"] == 2 and (tmp_path / "e" / "r" / "best.nemo").exists()
 
 
@@ -229,7 +232,7 @@ def test_a_run_that_made_the_model_worse_writes_its_report_and_is_not_latest(
 
     monkeypatch.setattr(report, "problem", lambda *texts: "The run made the model worse.")
     config = configure(*arguments(tiny_nemo("ctc"), manifest, "budget.steps=1"))
-    result = finetune(config, run_dir=tmp_path / "e" / "r", command=["x"])
+    result = finetune(read_finetune(config), run_dir=tmp_path / "e" / "r", command=["x"])
     assert result["problem"] == result["notes"][0] == "The run made the model worse."
     assert "made the model worse" in (tmp_path / "e" / "r" / "report.md").read_text()
     assert not (tmp_path / "e" / "latest").exists()

@@ -8,14 +8,14 @@ import json
 import runpy
 import sys
 import textwrap
-from collections.abc import Mapping
 
 import pytest
 
 from parakeet_ft import preflight
 from parakeet_ft.model import attention, vocabulary
-from parakeet_ft.report import report
 from parakeet_ft.run import composition
+from parakeet_ft.settings.finetune import read_finetune
+from parakeet_ft.settings.rules import Group
 from parakeet_ft.training import (
     adaptation,
     budget,
@@ -30,27 +30,20 @@ from parakeet_ft.training import (
 from recipes import finetune as recipe
 
 
-class Recording(Mapping):
-    """A configuration that remembers which of its keys were read."""
+@pytest.fixture
+def keys_read(monkeypatch):
+    """Which keys of the settings were read, from when on the set is asked for."""
+    read, get = set(), object.__getattribute__
 
-    def __init__(self, content, read, prefix=""):
-        self.content, self.read, self.prefix = content, read, prefix
-
-    def __getitem__(self, key):
-        value = self.content[key]
-        if isinstance(value, dict) and value:
-            return Recording(value, self.read, f"{self.prefix}{key}.")
-        self.read.add(f"{self.prefix}{key}")
+    def note(self, name):
+        value = get(self, name)
+        if name in get(self, "__dataclass_fields__") and not isinstance(value, Group):
+            key = get(self, "KEY")
+            read.add(f"{key}.{name}" if key else name)
         return value
 
-    def __or__(self, other):
-        return Recording(self.content | other, self.read, self.prefix)
-
-    def __iter__(self):
-        return iter(self.content)
-
-    def __len__(self):
-        return len(self.content)
+    monkeypatch.setattr(Group, "__getattribute__", note)
+    return read
 
 
 @pytest.fixture(scope="module")
@@ -82,35 +75,30 @@ def configure(*given):
 
 
 def test_every_key_of_the_configuration_is_read_by_a_run(
-    tiny_nemo, manifest, tmp_path, monkeypatch
+    tiny_nemo, manifest, tmp_path, monkeypatch, keys_read
 ):
-    monkeypatch.setattr(
-        report, "write_report", lambda *given, **more: None
-    )  # it prints the configuration, which is no use of a key
-    config, read = (
-        configure(
-            tiny_nemo("ctc"),
-            manifest,
-            "budget.steps=2",
-            "evaluation.validations=1",
-            "evaluation.ema_decay=0.5",
-        ),
-        set(),
+    config = configure(
+        tiny_nemo("ctc"),
+        manifest,
+        "budget.steps=2",
+        "evaluation.validations=1",
+        "evaluation.ema_decay=0.5",
     )
-    result = recipe.finetune(Recording(config, read), run_dir=tmp_path / "e" / "r", command=["x"])
+    settings = read_finetune(config)
+    # What is stored whole is no use of a key.
+    monkeypatch.setattr(Group, "as_config", lambda self: config)
+    keys_read.clear()
+    result = recipe.finetune(settings, run_dir=tmp_path / "e" / "r", command=["x"])
     before_a_run = {
         key
         for key in composition.flatten(config)
         if key.startswith("launcher.") or key in ("resume", "data.allow_overlap", "data.name")
     }
-    assert set(composition.flatten(config)) - read == before_a_run
+    assert set(composition.flatten(config)) - keys_read == before_a_run
     # Those are read before the run begins, or by the configuration itself.
-    source = inspect.getsource(preflight.prepare)
-    assert (
-        'config["launcher"]' in source
-        and 'config["resume"]' in source
-        and config["name"] == config["data"]["name"]
-    )
+    source = inspect.getsource(preflight)
+    assert "settings.launcher" in source and "settings.resume" in source
+    assert "data.allow_overlap" in source and config["name"] == config["data"]["name"]
     assert [row["weights"] for row in result["candidates"]].count("moving average") == 1
 
 
@@ -150,7 +138,7 @@ def test_an_early_stop_ends_the_run_and_is_in_the_report_and_the_history(
         "evaluation.average_last=2",
     )
     run_dir = tmp_path / "e" / "r"
-    result = recipe.finetune(config, run_dir=run_dir, command=["x"])
+    result = recipe.finetune(read_finetune(config), run_dir=run_dir, command=["x"])
     assert result["steps"] == 4 and [point["step"] for point in result["history"]] == [0, 2, 4]
     assert any(
         "stopped early: domain worse for 2 validations in a row" in note for note in result["notes"]
@@ -170,7 +158,10 @@ def test_an_early_stop_ends_the_run_and_is_in_the_report_and_the_history(
 
     (run_dir / "report.json").unlink()  # killed after the early stop: it stays stopped
     monkeypatch.setattr(fine_tuner.FineTuner, "training_step", lambda *_: 1 / 0)
-    assert recipe.finetune(config, run_dir=run_dir, command=["x"])["history"] == result["history"]
+    assert (
+        recipe.finetune(read_finetune(config), run_dir=run_dir, command=["x"])["history"]
+        == result["history"]
+    )
 
 
 def test_an_export_that_is_not_what_was_chosen_is_reported_and_not_latest(
@@ -190,7 +181,7 @@ def test_an_export_that_is_not_what_was_chosen_is_reported_and_not_latest(
         "evaluation.validations=1",
         "evaluation.interpolation=[]",
     )
-    result = recipe.finetune(config, run_dir=tmp_path / "e" / "r", command=["x"])
+    result = recipe.finetune(read_finetune(config), run_dir=tmp_path / "e" / "r", command=["x"])
     assert "not the model that was chosen" in result["problem"]
     assert (tmp_path / "e" / "r" / "report.html").exists()
     assert not (tmp_path / "e" / "latest").exists()

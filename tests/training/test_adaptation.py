@@ -15,6 +15,7 @@ import torch
 from parakeet_ft import preflight
 from parakeet_ft.errors import UserError
 from parakeet_ft.run import composition
+from parakeet_ft.settings.finetune import read_finetune
 from parakeet_ft.training import adapters, fine_tuner, lora
 from parakeet_ft.training.adaptation import (
     Unfreezing,
@@ -593,7 +594,7 @@ def test_the_recipe_exports_what_plain_nemo_restores(
             ]
         ),
     )
-    report = finetune(config, run_dir=tmp_path / "e" / "r", command=["x"])
+    report = finetune(read_finetune(config), run_dir=tmp_path / "e" / "r", command=["x"])
     effective = report["effective"]
     assert effective["learned"]["moved"] > 0 and effective["adaptation"]["mode"] == {
         "gradual": "weights"
@@ -651,7 +652,7 @@ def test_a_run_stopped_and_continued_exports_the_same_weights(
             ]
         ),
     )
-    finetune(config, run_dir=tmp_path / "e" / "whole", command=["x"])
+    finetune(read_finetune(config), run_dir=tmp_path / "e" / "whole", command=["x"])
     original = fine_tuner.FineTuner.training_step
 
     def step(self, batch, batch_index):
@@ -662,8 +663,8 @@ def test_a_run_stopped_and_continued_exports_the_same_weights(
     with monkeypatch.context() as patch:
         patch.setattr(fine_tuner.FineTuner, "training_step", step)
         with pytest.raises(Stopped):
-            finetune(config, run_dir=tmp_path / "e" / "stopped", command=["x"])
-    finetune(config, run_dir=tmp_path / "e" / "stopped", command=["x"])
+            finetune(read_finetune(config), run_dir=tmp_path / "e" / "stopped", command=["x"])
+    finetune(read_finetune(config), run_dir=tmp_path / "e" / "stopped", command=["x"])
     for name in ("last.nemo", "best.nemo"):
         one, other = (
             copy_state(restore(str(tmp_path / "e" / run / name))) for run in ("whole", "stopped")
@@ -704,5 +705,5 @@ def test_a_violation_ends_the_recipe_before_anything_is_exported(
     with pytest.raises(
         UserError, match=r"stayed as they were, but changed: decoder\.decoder_layers\.0\.bias"
     ):
-        finetune(config, run_dir=tmp_path / "e" / "r", command=["x"])
+        finetune(read_finetune(config), run_dir=tmp_path / "e" / "r", command=["x"])
     assert not list((tmp_path / "e" / "r").glob("*.nemo"))

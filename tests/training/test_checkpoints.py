@@ -13,6 +13,7 @@ import torch
 
 from parakeet_ft.errors import Stopped, UserError
 from parakeet_ft.run import composition
+from parakeet_ft.settings.finetune import read_finetune
 from parakeet_ft.training import checkpoints
 from recipes.finetune import finetune
 
@@ -49,7 +50,7 @@ def config(tiny_nemo, speech):
 def whole(config, tmp_path_factory):
     """The run that is never stopped."""
     run_dir = tmp_path_factory.mktemp("outputs") / "e" / "whole"
-    return run_dir, finetune(config, run_dir=run_dir, command=["x"])
+    return run_dir, finetune(read_finetune(config), run_dir=run_dir, command=["x"])
 
 
 def weights(run_dir):
@@ -93,9 +94,9 @@ def test_a_run_stopped_by_a_signal_continues_to_the_same_weights_losses_and_repo
     with monkeypatch.context() as patch:
         stop_at(patch, batches, signal.SIGTERM if batches == 6 else signal.SIGUSR1)
         with pytest.raises(Stopped, match="The same command continues"):
-            finetune(config, run_dir=run_dir, command=["x"])
+            finetune(read_finetune(config), run_dir=run_dir, command=["x"])
     assert not (run_dir / "report.json").exists()
-    report = finetune(config, run_dir=run_dir, command=["x"])
+    report = finetune(read_finetune(config), run_dir=run_dir, command=["x"])
     assert equal(weights(run_dir), weights(whole[0]))
     assert rows(run_dir) == rows(whole[0])
     assert report["history"] == whole[1]["history"] and report["tuned"] == whole[1]["tuned"]
@@ -122,9 +123,9 @@ def test_a_run_killed_between_saves_repeats_the_steps_since(whole, config, tmp_p
             lambda self, batch, index: 1 / 0 if index == 11 else original(self, batch, index),
         )
         with pytest.raises(ZeroDivisionError):
-            finetune(config, run_dir=tmp_path / "e" / "r", command=["x"])
+            finetune(read_finetune(config), run_dir=tmp_path / "e" / "r", command=["x"])
     assert checkpoints.step_of(checkpoints.newest(tmp_path / "e" / "r" / "checkpoints")[0]) == 4
-    finetune(config, run_dir=tmp_path / "e" / "r", command=["x"])
+    finetune(read_finetune(config), run_dir=tmp_path / "e" / "r", command=["x"])
     assert equal(weights(tmp_path / "e" / "r"), weights(whole[0])) and rows(
         tmp_path / "e" / "r"
     ) == rows(whole[0])
@@ -138,7 +139,7 @@ def test_a_run_killed_after_training_does_not_train_again(whole, config, tmp_pat
     for name in ("best.nemo", "report.json"):
         (run_dir / name).unlink()
     monkeypatch.setattr(fine_tuner.FineTuner, "training_step", lambda *_: 1 / 0)
-    report = finetune(config, run_dir=run_dir, command=["x"])
+    report = finetune(read_finetune(config), run_dir=run_dir, command=["x"])
     assert report["tuned"] == whole[1]["tuned"] and report["history"] == whole[1]["history"]
 
 
@@ -149,7 +150,7 @@ def test_another_number_of_ranks_is_refused_in_words(whole, config, tmp_path):
         content = checkpoints.read(path)
         checkpoints.write(content | {"random_states": 2 * content["random_states"]}, path)
     with pytest.raises(UserError, match=r"saved by 2 rank\(s\), and 1 continue it"):
-        finetune(config, run_dir=run_dir, command=["x"])
+        finetune(read_finetune(config), run_dir=run_dir, command=["x"])
 
 
 def test_a_truncated_checkpoint_is_passed_over_with_a_line(whole, config, tmp_path):

@@ -7,6 +7,7 @@ import torch
 
 from parakeet_ft.model.objective import runs_bfloat16_lstm
 from parakeet_ft.run import composition
+from parakeet_ft.settings.finetune import read_finetune
 from recipes.finetune import finetune
 
 
@@ -56,7 +57,7 @@ def test_every_family_learns_in_bfloat16(
             ]
         ),
     )
-    report = finetune(config, run_dir=tmp_path / "e" / "r", command=["x"])
+    report = finetune(read_finetune(config), run_dir=tmp_path / "e" / "r", command=["x"])
     assert report["steps"] == 3 and audio == {torch.float32}
     # The prediction network stays in float32 where the CPU has no bfloat16 LSTM.
     small = {torch.float32} if family != "ctc" and not runs_bfloat16_lstm("cpu") else set()
@@ -101,7 +102,9 @@ def test_a_validation_utterance_of_a_minute_trains(precision, tiny_nemo, speech,
             ]
         ),
     )
-    assert finetune(config, run_dir=tmp_path / "e" / "r", command=["x"])["steps"] == 2
+    assert (
+        finetune(read_finetune(config), run_dir=tmp_path / "e" / "r", command=["x"])["steps"] == 2
+    )
 
 
 def test_a_reserved_table_of_positions_serves_the_longest_utterance(tiny_model):

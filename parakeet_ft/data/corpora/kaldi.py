@@ -25,9 +25,9 @@ def read_kaldi(
     root = Path(folder)
     wav_scp = existing_file(root / "wav.scp", what="wav.scp of a Kaldi data directory")
     recordings = _once_each(wav_scp)
-    if not allow_pipes and (pipe := next(filter(_is_command, recordings.values()), None)):
+    if not allow_pipes and (command := next(filter(_is_command, recordings.values()), None)):
         raise UserError(
-            f"{root / 'wav.scp'} holds commands, the first: {pipe!r}. They would be run by a "
+            f"{root / 'wav.scp'} holds commands, the first: {command!r}. They would be run by a "
             f"shell: read them, then use "
             f"--allow-pipes."
         )
@@ -39,7 +39,8 @@ def read_kaldi(
         recording, offset, duration, extra = key, 0.0, 0.0, {"id": key}
         if segments is not None:
             recording, offset, duration = _segment(segments.get(key), extra)
-        path, pipe = recordings.get(recording), None
+        path = recordings.get(recording)
+        pipe: KaldiPipe | None = None
         if path is None:
             extra.setdefault("bad_row", f"{recording} is not in wav.scp")
             path = str(root / recording)
@@ -68,14 +69,15 @@ def _segment(fields: list[str] | None, extra: dict) -> tuple[str, float, float]:
     """(recording, offset, duration) of the value of a segments line: recording, begin, end in
     seconds; an end of -1 is the recording's.
     """
+    if not fields or len(fields) < 3:
+        extra["bad_row"] = "no usable line in segments" + (
+            f": {' '.join(fields)}" if fields else ""
+        )
+        return "", 0.0, 0.0
     try:
         if float(fields[2]) == -1:
             return fields[0], parse_seconds(fields[1], "begin"), 0.0
         return fields[0], *stretch(fields[1], fields[2])
-    except (TypeError, IndexError):
-        extra["bad_row"] = "no usable line in segments" + (
-            f": {' '.join(fields)}" if fields else ""
-        )
     except ValueError as error:
         extra["bad_row"] = f"no usable line in segments: {' '.join(fields)}: {error}"
     return "", 0.0, 0.0

@@ -88,13 +88,12 @@ def merge_lines(
     """
     current: tuple[float, float, str] | None = None
     for begin, end, text in lines:
-        joins = (
+        if (
             current is not None
             and not current[2].endswith(SENTENCE_END)
             and begin - current[1] < gap_seconds
             and end - current[0] <= merge_seconds
-        )
-        if joins:
+        ):
             current = (current[0], max(end, current[1]), f"{current[2]} {text}")
             continue
         if current is not None:

@@ -10,9 +10,9 @@ import itertools
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 from parakeet_ft.data.manifest import Utterance, parse_json
 from parakeet_ft.data.seconds import parse_seconds
@@ -63,11 +63,17 @@ def read_table(
     columns: tuple[str, str, str | None] | None = None
     for record in _records(path, encoding, path_column):
         if columns is None:
-            columns = _find_columns(list(record), path, path_column, text_column, speaker_column)
+            names = [name for name in record if name is not None]
+            columns = _find_columns(names, path, path_column, text_column, speaker_column)
         yield _utterance(record, columns, root)
 
 
-def _records(path: Path, encoding: str, path_column: str | None) -> Iterator[dict[str, Any]]:
+# Cells by column; those beyond the header are under None.
+Record = dict[str | None, Any]
+Quoting = Literal[0, 1, 2, 3]  # csv's constants
+
+
+def _records(path: Path, encoding: str, path_column: str | None) -> Iterator[Record]:
     suffix = path.suffix.lower()
     if suffix in (".parquet", ".pq"):
         yield from _parquet_records(path)
@@ -92,9 +98,7 @@ def _records(path: Path, encoding: str, path_column: str | None) -> Iterator[dic
         ) from None
 
 
-def _csv_records(
-    lines: TextIO, path: Path, path_column: str | None
-) -> Iterator[dict[str | None, Any]]:
+def _csv_records(lines: TextIO, path: Path, path_column: str | None) -> Iterator[Record]:
     """A dict a row as csv.DictReader gives them; the key bad_row says what was not readable.
 
     A quotation mark that nothing closes would swallow the rows below it, so such a line is a bad
@@ -105,14 +109,12 @@ def _csv_records(
     tabs = suffix in (".tsv", ".tab") or (suffix != ".csv" and "\t" in first)
     delimiter = "\t" if tabs else ";" if first.count(";") > first.count(",") else ","
     # Tab-separated files as a rule do not quote.
-    quoting = csv.QUOTE_NONE if tabs and first.count('"') < 2 else csv.QUOTE_MINIMAL
+    quoting: Quoting = csv.QUOTE_NONE if tabs and first.count('"') < 2 else csv.QUOTE_MINIMAL
     reader = RowReader(itertools.chain([first], lines), delimiter=delimiter, quoting=quoting)
     yield from _dicts(reader, path, path_column)
 
 
-def _dicts(
-    reader: RowReader, path: Path, path_column: str | None = None
-) -> Iterator[dict[str | None, Any]]:
+def _dicts(reader: RowReader, path: Path, path_column: str | None = None) -> Iterator[Record]:
     header: list[str] = []
     for number, row in reader:
         if not header:
@@ -120,13 +122,12 @@ def _dicts(
             wanted = [path_column] if path_column else PATH_COLUMNS
             reader.path_at = next((at for at, name in enumerate(header) if name in wanted), None)
         elif isinstance(row, str):
-            yield dict.fromkeys(header) | {"bad_row": f"line {number}: {row}"}
+            yield _bad_row(header, f"line {number}: {row}")
         elif len(row) < len(header) and row and not reader.taken[-1].endswith(("\n", "\r")):
-            yield dict.fromkeys(header) | {
-                "bad_row": f"line {number}: the table ends within this row, after {row[-1][:60]!r}"
-            }
+            ends = f"the table ends within this row, after {row[-1][:60]!r}"
+            yield _bad_row(header, f"line {number}: {ends}")
         elif row:
-            record: dict[str | None, Any] = dict(zip(header, row, strict=False))
+            record: Record = dict(zip(header, row, strict=False))
             record |= dict.fromkeys(header[len(row) :])
             yield record | ({None: row[len(header) :]} if len(row) > len(header) else {})
 
@@ -149,6 +150,12 @@ def _twice(column: str, path: Path) -> UserError:
     return UserError(f"{path} has the column {column!r} twice: which one is meant? Rename one.")
 
 
+def _bad_row(header: list[str], why: str) -> Record:
+    record: Record = dict.fromkeys(header)
+    record["bad_row"] = why
+    return record
+
+
 class RowReader:
     """Yields (number of the first line, cells or what is wrong with them) of delimited text.
 
@@ -157,10 +164,11 @@ class RowReader:
     in that column was not meant to.
     """
 
-    def __init__(self, lines: Iterable[str], *, delimiter: str, quoting: int) -> None:
-        self.lines, self.again = iter(lines), collections.deque()
+    def __init__(self, lines: Iterable[str], *, delimiter: str, quoting: Quoting) -> None:
+        self.lines = iter(lines)
+        self.again: collections.deque[str] = collections.deque()
         self.taken: list[str] = []
-        self.format = {"delimiter": delimiter, "quoting": quoting, "strict": True}
+        self.delimiter, self.quoting = delimiter, quoting
         self.path_at: int | None = None
 
     def __iter__(self) -> Iterator[tuple[int, list[str] | str]]:
@@ -168,7 +176,7 @@ class RowReader:
         while True:
             self.taken.clear()
             try:
-                row: list[str] | str = next(csv.reader(self._feed(), **self.format))
+                row: list[str] | str = next(self._rows())
             except StopIteration:
                 return
             except csv.Error as error:
@@ -181,6 +189,9 @@ class RowReader:
                 del self.taken[1:]
             yield number, row
             number += len(self.taken)
+
+    def _rows(self) -> Iterator[list[str]]:
+        return csv.reader(self._feed(), delimiter=self.delimiter, quoting=self.quoting, strict=True)
 
     def _feed(self) -> Iterator[str]:
         while True:
@@ -196,14 +207,14 @@ class RowReader:
             return False
         suffix = os.path.splitext(row[at])[1].lower()
         for line in self.taken[1:]:
-            cells = line.split(self.format["delimiter"])
+            cells = line.split(self.delimiter)
             path = cells[at].strip(' "\r\n') if len(cells) > at else ""
             if suffix and os.path.splitext(path)[1].lower() == suffix:
                 return True
         return False
 
 
-def _json_records(lines: TextIO, path: Path) -> Iterator[dict[str, Any]]:
+def _json_records(lines: TextIO, path: Path) -> Iterator[Record]:
     columns: list[str] = []
     waiting: list[str] = []  # what is wrong with lines before the first that shows the columns
     for number, line in enumerate(lines, 1):
@@ -219,7 +230,7 @@ def _json_records(lines: TextIO, path: Path) -> Iterator[dict[str, Any]]:
         else:
             waiting.append(f"line {number} {wrong}: {line[:60]!r}")
         if columns:
-            yield from (dict.fromkeys(columns) | {"bad_row": message} for message in waiting)
+            yield from (_bad_row(columns, message) for message in waiting)
             waiting.clear()
         if isinstance(record, dict):
             yield record
@@ -229,7 +240,7 @@ def _json_records(lines: TextIO, path: Path) -> Iterator[dict[str, Any]]:
         raise UserError(f"{path} {waiting[0]}. Expected one object a line, as in a NeMo manifest.")
 
 
-def _parquet_records(path: Path) -> Iterator[dict[str, Any]]:
+def _parquet_records(path: Path) -> Iterator[Record]:
     import pyarrow
     import pyarrow.parquet
 
@@ -251,12 +262,7 @@ def _find_columns(
     text_column: str | None,
     speaker_column: str | None,
 ) -> tuple[str, str, str | None]:
-    found: list[str | None] = []
-    for what, wanted, known in (
-        ("path", path_column, PATH_COLUMNS),
-        ("text", text_column, TEXT_COLUMNS),
-        ("speaker", speaker_column, SPEAKER_COLUMNS),
-    ):
+    def find(what: str, wanted: str | None, known: Sequence[str]) -> str | None:
         if wanted is not None and wanted not in names:
             raise UserError(
                 f"{path} has no column {wanted!r}; it has {', '.join(map(repr, names))}."
@@ -267,20 +273,24 @@ def _find_columns(
                 f"{path} has no column for the {what}; it has {', '.join(map(repr, names))}. Name "
                 f"it with --{what}-column."
             )
-        found.append(column)
-    return found[0], found[1], found[2]
+        return column
+
+    path_found = find("path", path_column, PATH_COLUMNS)
+    text_found = find("text", text_column, TEXT_COLUMNS)
+    assert path_found and text_found
+    return path_found, text_found, find("speaker", speaker_column, SPEAKER_COLUMNS)
 
 
-def _utterance(
-    record: dict[str, Any], columns: tuple[str, str, str | None], root: Path
-) -> Utterance:
+def _utterance(record: Record, columns: tuple[str, str, str | None], root: Path) -> Utterance:
     path_column, text_column, speaker_column = columns
     # Cells beyond the header are under the key None; None are those that a short row lacks.
     overflow = record.pop(None, None)
     extra = {
         k: _storable(v)
         for k, v in record.items()
-        if k not in (*columns, "offset", "duration", "language") and not _is_absent(v)
+        if k is not None
+        and k not in (*columns, "offset", "duration", "language")
+        and not _is_absent(v)
     }
     if not _is_absent(language := record.get("language")):
         extra["lang"] = language if isinstance(language, str) else str(language)

@@ -100,7 +100,8 @@ def parse_textgrid(text: str, *, where: str) -> list[tuple[str, list[tuple[float
     try:
         if values[:2] != ["ooTextFile", "TextGrid"] or values[4] != "exists":
             raise ValueError("the header is another one")
-        at, tiers = 6, []
+        at = 6
+        tiers: list[tuple[str, list[tuple[float, float, str]]]] = []
         for _ in range(int(values[5])):
             kind, name, count = values[at], values[at + 1], int(values[at + 4])
             at += 5
@@ -108,7 +109,7 @@ def parse_textgrid(text: str, *, where: str) -> list[tuple[str, list[tuple[float
             rows = [tuple(values[at + width * i : at + width * (i + 1)]) for i in range(count)]
             at += width * count
             if kind == "IntervalTier":
-                tiers.append((name, [(float(b), float(e), str(t)) for b, e, t in rows]))
+                tiers.append((str(name), [(float(b), float(e), str(t)) for b, e, t in rows]))
         return tiers
     except (IndexError, ValueError, TypeError, OverflowError) as error:
         raise UserError(f"{where} is not a TextGrid that can be read ({error}).") from None

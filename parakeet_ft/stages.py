@@ -1,0 +1,527 @@
+"""The stages of a fine-tuning run, each from what the one before it found.
+
+recipes/finetune.py calls them in order. What only rank 0 does is inside the stage that does it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+
+from parakeet_ft import preflight
+from parakeet_ft.batches import augmentation, loaders
+from parakeet_ft.data.manifest import Utterance
+from parakeet_ft.distributed import ranks
+from parakeet_ft.export import nemo
+from parakeet_ft.model import attention, objective, restore, spec_augment, vocabulary
+from parakeet_ft.report import report
+from parakeet_ft.run.console import Narrator, link_latest
+from parakeet_ft.run.provenance import Run
+from parakeet_ft.scoring import normalization, wer
+from parakeet_ft.settings.finetune import Finetune
+from parakeet_ft.training import (
+    adaptation,
+    adapters,
+    bad_batches,
+    batch_size,
+    budget,
+    callbacks,
+    checkpoints,
+    distillation,
+    fine_tuner,
+    loggers,
+    lora,
+    memory,
+    optim,
+    smoke,
+    weight_selection,
+)
+from parakeet_ft.transcription import decode
+
+if TYPE_CHECKING:
+    from nemo.collections.asr.models import ASRModel
+
+Sets = dict[str, list[Utterance]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What every stage needs: the settings, the run's directory and its record, who speaks."""
+
+    settings: Finetune
+    run_dir: Path
+    run: Run
+    say: Narrator
+    resume_from: Path | None
+
+    @property
+    def own_dir(self) -> Path:
+        """Where this rank writes what it does not share."""
+        return ranks.own_directory(self.run_dir)
+
+    @property
+    def checkpoint_dir(self) -> Path:
+        return self.run_dir / "checkpoints"
+
+
+@dataclasses.dataclass(frozen=True)
+class Student:
+    """The restored model on its device, and where it learns."""
+
+    model: ASRModel
+    devices: fine_tuner.Devices
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """Transcripts and scores by set."""
+
+    texts: dict[str, list[str]]
+    scores: dict[str, wer.Score]
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """What was changed of the student before it learns, and how it was until then."""
+
+    change: vocabulary.VocabularyChange
+    learning: adaptation.Learning
+    teacher: distillation.Teacher | None
+    base_state: weight_selection.State
+    loss: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Course:
+    """What is learnt from, in which batches, for how long and at which rates."""
+
+    utterances: list[Utterance]
+    plan: loaders.Plan
+    batching: dict[str, Any]
+    num_steps: int
+    optimizer: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """The trained model in its Lightning module, and its moving average where one was kept."""
+
+    tuner: fine_tuner.FineTuner
+    moving: callbacks.MovingAverage | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """What was tried for best.nemo, the winner first; the student holds its weights."""
+
+    candidates: list[dict[str, Any]]
+    best_step: int
+
+
+def begin(settings: Finetune, *, run_dir: Path, command: list[str], say: Narrator) -> Job:
+    """The run's record, and the checkpoint that it continues from, if there is one."""
+    ranks.on_first(lambda: checkpoints.clear_half_written(run_dir))
+    resume_from, damaged = ranks.on_first(lambda: checkpoints.newest(run_dir / "checkpoints"))
+    say.lines(damaged)
+    run = Run(
+        run_dir,
+        command=command,
+        config=settings.as_config(),
+        manifests=preflight.manifest_paths(settings.data),
+        identity=preflight.identity_of(settings),
+        resumed_at_step=checkpoints.step_of(resume_from) if resume_from else None,
+    )
+    fine_tuner.seed_everything(settings.seed)
+    return Job(settings, run_dir, run, say, resume_from)
+
+
+def restore_student(job: Job, sets: Sets) -> Student:
+    """The checkpoint as a model on its device, with the attention and masks of the settings."""
+    settings, say = job.settings.model, job.say
+    say.phase(f"restoring {settings.source}")
+    model = restore.restore(settings.source)
+    say.lines([f"decoding: {model.cfg.decoding.strategy}"])
+    attention.set_attention(model, **settings.attention_arguments())
+    objective.set_ctc_loss_weight(model, settings.ctc_loss_weight)
+    spec_augment.set_spec_augment(model, **settings.spec_augment.arguments())
+    devices = fine_tuner.resolve(**job.settings.trainer.arguments())
+    model.to(devices["device"])
+    attention.reserve_positions(model, seconds=preflight.longest_seconds(job.settings.data, sets))
+    return Student(model, devices)
+
+
+def score_before(job: Job, student: Student, sets: Sets) -> Scored:
+    """The checkpoint as it is; decoded once, also for a run that is continued."""
+    job.say.phase("scoring the checkpoint as it is")
+    texts = job.run.once("baseline", lambda: _decode(job, student.model, sets))
+    found = _score(job, texts, sets)
+    job.say.scores(found.scores)
+    return found
+
+
+def _decode(job: Job, model: ASRModel, sets: Sets) -> dict[str, list[str]]:
+    return decode.transcribe_sets(model, sets, batch_seconds=job.settings.evaluation.batch_seconds)
+
+
+def _score(job: Job, texts: dict[str, list[str]], sets: Sets) -> Scored:
+    normalizer = normalization.Normalizer(job.settings.evaluation.language)
+    scores = {
+        key: wer.score([u.text for u in sets[key]], found, normalizer=normalizer)
+        for key, found in texts.items()
+    }
+    return Scored(texts, scores)
+
+
+def prepare_student(job: Job, student: Student, sets: Sets) -> Prepared:
+    """Vocabulary, what learns and the loss, in place.
+
+    The order matters: the teacher is a copy of the untouched checkpoint; what learns is decided on
+    the new vocabulary's layers; the state that is interpolated with has all of them, and is the one
+    before any step; the loss reads the final size of the joint.
+    """
+    settings, model = job.settings, student.model
+    job.say.phase(f"preparing: tokenizer {settings.tokenizer.mode}, what learns, data")
+    teacher = distillation.build_teacher(model, **settings.distillation.arguments())
+    change = vocabulary.adapt_vocabulary(
+        model,
+        texts=[u.text for u in sets["train"]],
+        workdir=job.own_dir,
+        **settings.tokenizer.arguments(),
+    )
+    job.say.lines(change.lines())
+    learning = adaptation.set_learning(
+        model, num_new_pieces=len(change.new), **settings.adaptation.arguments()
+    )
+    base_state = weight_selection.copy_state(model)
+    loss = fine_tuner.use_loss_for(
+        model, device=student.devices["device"], precision=student.devices["precision"]
+    )
+    return Prepared(change, learning, teacher, base_state, loss)
+
+
+def plan_course(job: Job, student: Student, prepared: Prepared, sets: Sets) -> Course:
+    """Batches, steps and rates."""
+    settings, model, devices = job.settings, student.model, student.devices
+    utterances = sets["train"] + sets.get("replay", [])
+    augment = augmentation.build(seed=settings.seed, **settings.data.augmentation.arguments())
+    copies = [prepared.teacher, settings.evaluation.ema_decay, devices["num_ranks"] > 1]
+    batching = batch_size.choose(
+        model,
+        utterances,
+        batch_seconds=settings.data.batch_seconds,
+        effective_batch_seconds=settings.data.effective_batch_seconds,
+        accumulate=settings.optim.accumulate,
+        augmentation=augment,
+        devices=devices,
+        once=job.run.once,
+        copies=sum(map(bool, copies)),
+    )
+    plan = loaders.Plan(
+        utterances,
+        num_domain=len(sets["train"]),
+        replay_ratio=settings.data.replay.ratio,
+        batch_seconds=batching["batch_seconds"],
+        seed=settings.seed,
+        num_ranks=devices["num_ranks"],
+        augmentation=augment,
+    )
+    accumulate = batching["accumulate"]
+    num_steps = budget.num_steps(plan, accumulate=accumulate, **settings.budget.arguments())
+    optimizer = optim.settings(
+        model,
+        hours_per_pass=plan.hours_of_pass,
+        num_new_pieces=len(prepared.change.new),
+        num_steps=num_steps,
+        **settings.optim.arguments() | {"accumulate": accumulate},
+    )
+    return Course(utterances, plan, batching, num_steps, optimizer)
+
+
+def smoke_test(job: Job, student: Student, course: Course, sets: Sets) -> dict[str, Any]:
+    """One small batch by heart, instead of a run; returns what was found."""
+    job.say.phase("smoke test: learning one small batch by heart")
+    found = smoke.overfit(
+        student.model,
+        smoke.choose(sets["train"]),
+        settings=course.optimizer,
+        precision=student.devices["precision"],
+    )
+    return smoke.tell(found, say=job.say, run=job.run)
+
+
+def fit(
+    job: Job,
+    student: Student,
+    prepared: Prepared,
+    course: Course,
+    before: Scored,
+    sets: Sets,
+    extra_callbacks: Sequence[pl.Callback] = (),
+) -> Fitted:
+    """Training, from where it was stopped if it was."""
+    settings, devices = job.settings, student.devices
+    tuner = _build_tuner(job, student, prepared, course, before, sets)
+    loader = loaders.train_loader(
+        course.plan,
+        student.model,
+        num_batches=course.num_steps * course.optimizer["accumulate"],
+        num_workers=settings.data.num_workers,
+        rank=ranks.rank(),
+        start=checkpoints.position_of(job.resume_from),
+    )
+    _record_course(job, student, prepared, course, tuner, loader)
+    job.say.phase("fine-tuning")
+    if job.resume_from:
+        checkpoints.check_same_model(job.resume_from, student.model)
+        job.say.lines([f"continuing from {job.resume_from.name}"])
+    decay = settings.evaluation.ema_decay
+    moving = callbacks.MovingAverage(decay=decay) if decay else None
+    checkpointer = checkpoints.Checkpointer(
+        job.checkpoint_dir,
+        **settings.checkpoint.arguments(),
+        keep_weights=settings.evaluation.average_last or 1,
+    )
+    fine_tuner.fit(
+        tuner,
+        loader,
+        num_steps=course.num_steps,
+        validations=settings.evaluation.validations,
+        gradient_clip=settings.optim.gradient_clip,
+        accumulate=course.optimizer["accumulate"],
+        devices=devices,
+        callbacks=[
+            adaptation.Unfreezing(prepared.learning),
+            *([moving] if moving else []),
+            *_watching(job, prepared, course, before, sets),
+            *extra_callbacks,
+            checkpointer,
+        ],
+        loggers=loggers.build(
+            **settings.logger.arguments(),
+            run_dir=job.run_dir,
+            experiment=settings.name,
+            resume_step=checkpoints.step_of(job.resume_from) if job.resume_from else 0,
+        ),
+        resume_from=job.resume_from,
+    )
+    return Fitted(tuner, moving)
+
+
+def _build_tuner(
+    job: Job, student: Student, prepared: Prepared, course: Course, before: Scored, sets: Sets
+) -> fine_tuner.FineTuner:
+    settings = job.settings
+    bad = bad_batches.BadBatches(
+        job.run_dir / "bad_batches.jsonl",
+        course.plan,
+        most=settings.optim.max_bad_batches,
+        say=job.say.lines,
+    )
+    return fine_tuner.FineTuner(
+        student.model,
+        settings=course.optimizer,
+        sets=sets,
+        base=before.scores,
+        guard_tolerance=settings.evaluation.guard_tolerance,
+        batch_seconds=settings.evaluation.batch_seconds,
+        teacher=prepared.teacher,
+        bad_batches=bad,
+        precision=student.devices["precision"],
+        seed=settings.seed,
+    )
+
+
+def _record_course(
+    job: Job,
+    student: Student,
+    prepared: Prepared,
+    course: Course,
+    tuner: fine_tuner.FineTuner,
+    loader: Any,
+) -> None:
+    """Store and print the effective settings, read back from the live objects."""
+    plan, num_steps, teacher = course.plan, course.num_steps, prepared.teacher
+    job.run.record(
+        model=restore.describe(student.model),
+        vocabulary=dataclasses.asdict(prepared.change),
+        adaptation=prepared.learning.facts(num_steps=num_steps),
+        loss=prepared.loss,
+        distillation=teacher and teacher.follow(student.model),
+        trainer=student.devices,
+        batching=course.batching | plan.describe(),
+        augmentation=loaders.augmentation_facts(loader),
+        optimizer=course.optimizer | {"groups": optim.describe(tuner.optimizer)},
+        budget=budget.describe(
+            plan, num_steps=num_steps, accumulate=course.optimizer["accumulate"]
+        ),
+    )
+    job.say.facts(job.run.content["effective"])
+
+
+def _watching(
+    job: Job, prepared: Prepared, course: Course, before: Scored, sets: Sets
+) -> list[pl.Callback]:
+    """What looks on and tells, and may end the run early."""
+    evaluation, change = job.settings.evaluation, prepared.change
+    return [
+        callbacks.LossParts(job.say, job.run.record),
+        callbacks.ProgressBar(job.say, num_steps=course.num_steps),
+        callbacks.Watch(
+            job.say,
+            alarm_after=evaluation.alarm_after,
+            patience=evaluation.patience,
+            settling=len(change.new) > change.num_kept or before.scores["validation"].wer >= 1,
+        ),
+        callbacks.Hypotheses(
+            job.run_dir / "hypotheses.jsonl", sets["validation"], before=before.texts["validation"]
+        ),
+    ]
+
+
+def choose_weights(
+    job: Job, student: Student, prepared: Prepared, course: Course, fitted: Fitted
+) -> Chosen:
+    """The weights of the best validation, the base, or between; in the student afterwards.
+
+    last.nemo is saved first: whatever is chosen, the end of training is kept.
+    """
+    say, model, tuner = job.say, student.model, fitted.tuner
+    say.phase("choosing between checkpoints and interpolations with the base")
+    _record_training(job, student, prepared, course, tuner)
+    plain = lora.merge(model)
+    ranks.on_first(lambda: nemo.save_nemo(model, job.run_dir / "last.nemo"))
+    model.to(student.devices["device"])  # Lightning leaves it on the CPU
+    best_step = checkpoints.best_step(tuner.history)
+    candidates = weight_selection.choose_weights(
+        model,
+        _candidates(job, prepared, fitted, plain, weight_selection.copy_state(model), best_step),
+        evaluate=tuner.evaluate,
+    )
+    say.candidates(candidates)
+    if prepared.change.new and job.settings.evaluation.interpolation:
+        say.lines(
+            [
+                "interpolation of checkpoints with new pieces works like a switch: the base "
+                "never wrote them, so one alpha may write",
+                "them all and the next none; if best.nemo lost what last.nemo has, compare "
+                "both with recipes/evaluate.py",
+            ]
+        )
+    return Chosen(candidates, best_step)
+
+
+def _record_training(
+    job: Job,
+    student: Student,
+    prepared: Prepared,
+    course: Course,
+    tuner: fine_tuner.FineTuner,
+) -> None:
+    """Store what training moved, skipped and took. Raises UserError if it moved too little."""
+    learned = adaptation.check_learned(
+        prepared.base_state,
+        student.model.state_dict(),
+        learning=prepared.learning,
+        step=tuner.global_step,
+        num_steps=course.num_steps,
+        precision=student.devices["precision"],
+    )
+    assert tuner.bad_batches is not None
+    job.run.record(
+        learned=learned,
+        bad_batches=tuner.bad_batches.facts(),
+        memory=memory.facts(
+            job.settings.as_config(),
+            course.utterances,
+            num_ranks=student.devices["num_ranks"],
+            peak_gb=callbacks.memory_gb(),
+        ),
+    )
+    job.say.lines([adaptation.learned_line(learned)])
+
+
+def _candidates(
+    job: Job,
+    prepared: Prepared,
+    fitted: Fitted,
+    plain: Callable[[weight_selection.State], weight_selection.State],
+    last: weight_selection.State,
+    best_step: int,
+) -> Any:
+    """All weights that could be best.nemo. plain: gives what was added for learning its place in
+    the checkpoint's own weights.
+    """
+    evaluation, moving = job.settings.evaluation, fitted.moving
+    recent = [checkpoints.step_of(path) for path in checkpoints.find(job.checkpoint_dir, "weights")]
+    return weight_selection.candidates(
+        base=plain(prepared.base_state),
+        last=last,
+        last_step=fitted.tuner.global_step,
+        alphas=evaluation.interpolation,
+        best_step=best_step,
+        recent_steps=recent[-(evaluation.average_last or 1) :],
+        read=lambda step: plain(checkpoints.read_weights(job.checkpoint_dir, step)),
+        moving_average=moving and (moving.describe(), lambda: last | plain(moving.weights())),
+    )
+
+
+def export_and_rescore(job: Job, student: Student, sets: Sets) -> Scored:
+    """best.nemo, restored from disk and scored as anyone would find it."""
+    job.say.phase("exporting and scoring best.nemo, restored from disk")
+    best = job.run_dir / "best.nemo"
+    ranks.on_first(lambda: nemo.save_nemo(student.model, best))
+    ranks.on_first(lambda: adapters.save(student.model, job.run_dir / "adapters.pt"))
+    exported = restore.restore(str(best)).to(student.devices["device"])
+    return _score(job, _decode(job, exported, sets), sets)
+
+
+def write_report(
+    job: Job, fitted: Fitted, chosen: Chosen, before: Scored, after: Scored, sets: Sets
+) -> dict[str, Any]:
+    """The report, `latest`, and the end of the run's record; returns what report.json holds.
+
+    A run that is worse than its checkpoint, or whose export is not what was chosen, is reported but
+    does not become `latest`.
+    """
+    evaluation, run, say = job.settings.evaluation, job.run, job.say
+    result = ranks.on_first(
+        lambda: report.build_report(
+            name=job.settings.name,
+            command=shlex.join(["python", *run.content["command"]]),
+            run=run.content,
+            sets=sets,
+            before=before.texts,
+            after=after.texts,
+            base=before.scores,
+            tuned=after.scores,
+            history=fitted.tuner.history,
+            candidates=chosen.candidates,
+            best_step=chosen.best_step,
+            steps=fitted.tuner.global_step,
+            guard_tolerance=evaluation.guard_tolerance,
+            problem=_problem(chosen, before, after, sets),
+        )
+    )
+    ranks.on_first(lambda: report.write_report(result, job.run_dir, examples=evaluation.examples))
+    say.end_phase()
+    if not result["problem"]:
+        ranks.on_first(lambda: link_latest(job.run_dir))
+    run.finish(say.phases)  # last: a run that is finished is not continued
+    say.finish(result, job.run_dir)
+    return result
+
+
+def _problem(chosen: Chosen, before: Scored, after: Scored, sets: Sets) -> str | None:
+    """Why the exported model shall not be used, or None."""
+    worse = report.problem(
+        sets["validation"], before.texts["validation"], after.texts["validation"]
+    )
+    found = after.scores["validation"]
+    return worse or nemo.irreproducible(
+        found.wer, chosen.candidates[0]["val_wer"], words=found.words
+    )
