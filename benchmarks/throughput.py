@@ -287,7 +287,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--model", default="tiny", help="tiny, or a name of conf/model such as parakeet_tdt_0.6b_v3"
+        "--model",
+        default="tiny",
+        help="tiny, or a published checkpoint such as parakeet_tdt_0.6b_v3",
     )
     parser.add_argument("--hours", type=float, default=0.5, help="of audio")
     parser.add_argument("--steps", type=int, default=60)

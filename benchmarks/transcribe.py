@@ -68,7 +68,8 @@ def main() -> None:
     torch.set_num_threads(args.threads or len(os.sched_getaffinity(0)))
     from parakeet_ft.model.restore import restore
     from parakeet_ft.scoring.wer import score
-    from parakeet_ft.transcription.long_audio import set_decoding, transcribe_files
+    from parakeet_ft.transcription.decoding import set_decoding
+    from parakeet_ft.transcription.long_audio import transcribe_files
 
     model = restore(args.model).eval()
     set_decoding(model)

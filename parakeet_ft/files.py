@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import filelock
 
 PACKAGE = Path(__file__).resolve().parent
 DEMO = PACKAGE / "demo"
@@ -41,6 +43,22 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def hold(path: Path) -> filelock.BaseFileLock | None:
+    """A lock file, held until it is released or this process ends, however it ends; None if another
+    has it. Raises OSError if it cannot be written.
+    """
+    import filelock
+
+    path.open("a").close()  # filelock takes a file that it may not write for one that is held
+    # A soft lock would outlive a killed process.
+    lock = filelock.FileLock(path, timeout=0, thread_local=False, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        return None
+    return lock
+
+
 WORKSPACE = ".unfinished-"
 
 
@@ -55,19 +73,21 @@ def workspace(folder: Path) -> Iterator[Path]:
     for left in folder.glob(f"{WORKSPACE}*"):
         _remove_abandoned(left)
     own = Path(tempfile.mkdtemp(prefix=WORKSPACE, dir=folder))
+    lock = hold(own / "lock")
     try:
-        with (own / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield own
+        yield own
     finally:
         shutil.rmtree(own, ignore_errors=True)
+        if lock:
+            lock.release()
 
 
 def _remove_abandoned(left: Path) -> None:
     """Remove a workspace that no process holds any more."""
-    with contextlib.suppress(OSError), (left / "lock").open("r+") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(left, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        if lock := hold(left / "lock"):
+            shutil.rmtree(left, ignore_errors=True)
+            lock.release()
 
 
 def plain_modes(path: Path) -> None:

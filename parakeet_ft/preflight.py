@@ -118,8 +118,9 @@ def check_data(data: Data, sets: dict[str, list[Utterance]]) -> None:
 def check_checkpoint(settings: Finetune, sets: dict[str, list[Utterance]]) -> None:
     """Raise UserError for a checkpoint that is none, or whose tokenizer cannot write the texts."""
     # Brings numpy and SentencePiece.
-    from parakeet_ft.model.source import check_source, locate, read_tokenizer
+    from parakeet_ft.model.source import check_source, locate
     from parakeet_ft.model.vocabulary import plan_tokenizer
+    from parakeet_ft.tokenizer.sentencepiece_model import read_tokenizer
 
     check_source(settings.model.source)
     archive = locate(settings.model.source)

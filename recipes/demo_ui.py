@@ -29,8 +29,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "base",
         nargs="?",
-        help="the model to compare with: a .nemo, a hub id or a bundled name; default: what "
-        "run.json names",
+        help="the model to compare with: a .nemo, a hub id or a name; default: what run.json names",
     )
     parser.add_argument(
         "--host",

@@ -1,7 +1,7 @@
 """Fetch checkpoints into the Hugging Face cache, for machines that have no
 network.
 
-    python recipes/download.py parakeet_ctc_0.6b      an option of conf/model
+    python recipes/download.py parakeet_ctc_0.6b      a name that every recipe knows
     python recipes/download.py nvidia/parakeet-tdt-1.1b  a hub id
 
 Run it once where there is a network, such as a login node. HF_HOME names the
@@ -13,7 +13,6 @@ import argparse
 
 from parakeet_ft.errors import exit_on_user_error
 from parakeet_ft.model import source
-from parakeet_ft.run import composition
 
 
 def main() -> None:
@@ -23,10 +22,7 @@ def main() -> None:
     parser.add_argument("models", nargs="+", metavar="MODEL")
     with exit_on_user_error():
         for model in parser.parse_args().models:
-            name = model
-            if model in composition.options_of("model"):
-                name = composition.compose("finetune", [f"model={model}"])["model"]["source"]
-            path = source.fetch(name)
+            path = source.fetch(model)
             source.check_archive(path)
             print(f"{model}: {path} ({path.stat().st_size / 1e9:.2f} GB)")
 

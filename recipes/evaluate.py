@@ -42,13 +42,14 @@ def evaluate(cfg: dict[str, Any], *, run_dir: Path, command: list[str]) -> dict[
             cfg["decoding"] | {"phrases": list(asked.phrases)},
             asked.language_model(cfg["language_model"]),
         )
-        heard, digests = {}, {}
+        transcribed, digests = {}, {}
         for model, archive in archives.items():
             recognizer = Recognizer(
                 archive,
                 label=model,
                 decoding=decoding,
                 language_model=texts,
+                long_audio=cfg["long_audio"],
                 folder=run_dir / "language_models",
                 device=cfg["device"],
                 batch_seconds=cfg["batch_seconds"],
@@ -56,14 +57,14 @@ def evaluate(cfg: dict[str, Any], *, run_dir: Path, command: list[str]) -> dict[
                 say=say,
             )
             digests[model] = recognizer.digest
-            heard[model] = {
+            transcribed[model] = {
                 name: hypotheses.once(
                     run_dir / "hypotheses",
                     utterances,
                     model=model,
                     name=name,
                     identity=recognizer.identity,
-                    hear=recognizer.hear,
+                    transcribe=recognizer.transcribe,
                     say=say,
                 )
                 for name, utterances in asked.sets.items()
@@ -81,7 +82,7 @@ def evaluate(cfg: dict[str, Any], *, run_dir: Path, command: list[str]) -> dict[
             },
         }
         result |= tables.compare_models(
-            heard,
+            transcribed,
             asked.sets,
             normalizer=asked.normalizer,
             scored=cfg["scored"],

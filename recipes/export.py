@@ -75,7 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", help="a .nemo, a hub id, tiny or tiny_tdt_ctc")
+    parser.add_argument("model", help="a .nemo, a hub id or a name such as parakeet_ctc_0.6b")
     parser.add_argument(
         "--to",
         required=True,
@@ -92,9 +92,9 @@ def main() -> None:
     )
     parser.add_argument(
         "--head",
-        choices=("default", "ctc", "transducer"),
-        default="default",
-        help="of a hybrid; default: its transducer, for transformers its CTC head",
+        choices=("auto", "ctc", "transducer"),
+        default="auto",
+        help="of a hybrid; auto: its transducer, for transformers its CTC head",
     )
     parser.add_argument(
         "--max-wer-rise",

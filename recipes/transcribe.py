@@ -31,7 +31,7 @@ from parakeet_ft.transcription.recordings import Recording, collect_recordings
 
 ON_CPU = "to transcribe on the CPU, give --device cpu"
 NAMED = 5  # of recordings without a word
-WAYS, HEADS = ("auto", "full", "local", "chunked"), ("default", "ctc", "transducer")
+WAYS, HEADS = ("auto", "full", "local", "chunked"), ("auto", "ctc", "transducer")
 
 
 def transcribe(args: argparse.Namespace, recordings: list[Recording]) -> int:
@@ -77,19 +77,19 @@ def decode(
     from rich.console import Console
     from rich.progress import Progress, TextColumn
 
-    from parakeet_ft.model import restore
-    from parakeet_ft.transcription.long_audio import set_decoding, transcribe_recordings, way_lines
+    from parakeet_ft.model import parts
+    from parakeet_ft.model.restore import restore
+    from parakeet_ft.transcription.decoding import set_decoding
+    from parakeet_ft.transcription.long_audio import transcribe_recordings, way_lines
 
     console = Console(file=terminal, highlight=False, soft_wrap=not terminal.isatty())
     driver.check_seen(args.device or "auto", cpu=ON_CPU)
     if (args.device or "").startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"--device {args.device}, but torch sees no GPU here. Leave --device out.")
-    model = restore.restore(args.model).to(
-        args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    )
-    head = set_decoding(model, head=args.head, words=folder.with_words)
+    model = restore(args.model).to(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    head = set_decoding(model, head=args.head, words=folder.with_words)["head"]
     console.print(
-        f"{args.model}: {restore.family(model)}, {head} head, on {next(model.parameters()).device}",
+        f"{args.model}: {parts.family(model)}, {head} head, on {parts.device(model)}",
         markup=False,
     )
     columns = (
@@ -152,7 +152,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", help="a .nemo, a hub id, tiny or tiny_tdt_ctc")
+    parser.add_argument("model", help="a .nemo, a hub id or a name such as parakeet_ctc_0.6b")
     parser.add_argument("inputs", nargs="+", metavar="FILE|FOLDER|MANIFEST.jsonl")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument(
@@ -169,7 +169,7 @@ def main() -> None:
         help="how recordings of more than a minute are heard; default %(default)s",
     )
     parser.add_argument(
-        "--head", choices=HEADS, default="default", help="of a hybrid; default: its transducer"
+        "--head", choices=HEADS, default="auto", help="of a hybrid; auto: its transducer"
     )
     parser.add_argument(
         "--batch-seconds",

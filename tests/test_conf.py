@@ -30,7 +30,6 @@ EXPERIMENTS = composition.options_of("experiment")
 def test_every_option_composes_and_has_the_keys_of_its_group(group, option):
     given = {
         "manifests": ["data.train=a", "data.validation=b"],
-        "checkpoint": ["model.source=x.nemo"],
     }.get(option, [])
     config = composition.compose("finetune", [f"{group}={option}", *given])
     default = composition.compose("finetune", [])
@@ -68,7 +67,7 @@ def test_the_keys_of_a_group_are_the_arguments_of_its_function(
 def test_the_keys_of_a_part_are_the_arguments_of_its_function(
     group, key, function, filled_by_the_recipe
 ):
-    for option in ("demo", "manifests") if group == "data" else ("tiny",):
+    for option in ("demo", "manifests") if group == "data" else ("checkpoint",):
         part = composition.compose(
             "finetune", [f"{group}={option}", "data.train=a", "data.validation=b"]
         )[group][key]

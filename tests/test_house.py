@@ -73,6 +73,7 @@ ROOMS = (
     "tokenizer",
     "distributed",
     "settings",
+    "memory",
     "files",
     "errors",
 )
@@ -113,6 +114,30 @@ def test_imports_point_down():
         if floor[module.split(".")[1]] <= floor[target.split(".")[1]]
     ]
     assert up == []
+
+
+def asks_a_model(node):
+    """Whether a node of a syntax tree asks a NeMo model what only model/parts.py asks."""
+    text = ast.unparse(node)
+    if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("hasattr", "getattr"):
+        return bool(re.match(r"(\w+\.)*_?model\b", ast.unparse(node.args[0])))
+    if isinstance(node, ast.Attribute):
+        return node.attr in ("_sample_rate", "cur_decoder", "window_stride") or bool(
+            re.fullmatch(r"next\(.*model\.parameters\(\)\)\.device", text)
+        )
+    return False
+
+
+def test_one_module_asks_a_model_what_it_is():
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}"
+        for folder in ("parakeet_ft", "recipes")
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        if path != ROOT / "parakeet_ft/model/parts.py"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if asks_a_model(node)
+    ]
+    assert found == []
 
 
 def test_no_line_is_longer_than_100_columns():

@@ -10,6 +10,7 @@ import pytest
 from parakeet_ft import preflight
 from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.errors import UserError
+from parakeet_ft.model.checkpoints import CHECKPOINTS
 from parakeet_ft.run import composition
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -99,6 +100,7 @@ def test_a_path_or_hub_id_is_a_model():
         composed("model=nvidia/parakeet-ctc-0.6b")["model"]["source"] == "nvidia/parakeet-ctc-0.6b"
     )
     assert composed("model=parakeet_ctc_0.6b")["model"]["source"] == "nvidia/parakeet-ctc-0.6b"
+    assert composed("model=tiny")["model"]["source"] == "tiny"
 
 
 def test_own_manifests_bring_nothing_of_the_demo():
@@ -188,4 +190,5 @@ def test_help_names_every_group_option_and_key(capsys):
     shown = capsys.readouterr().out
     for group in composition.groups():
         assert all(option in shown for option in composition.options_of(group)), group
+    assert all(name in shown for name in CHECKPOINTS)
     assert "optim.warmup_ratio" in shown and "what it does" in shown

@@ -19,6 +19,7 @@ from parakeet_ft.batches import READY_BATCHES
 from parakeet_ft.batches.augmentation import Augmentation
 from parakeet_ft.data.audio import read_audio
 from parakeet_ft.data.manifest import Utterance
+from parakeet_ft.model import parts
 from parakeet_ft.run import signals
 
 
@@ -246,7 +247,7 @@ def train_loader(
         BatchDataset(
             plan.utterances,
             model.tokenizer.text_to_ids,
-            rate_hz=model.preprocessor._sample_rate,
+            rate_hz=parts.rate_hz(model),
             augmentation=plan.augmentation,
         ),
         sampler=BatchSequence(plan, rank=rank, start=start, stop=num_batches),

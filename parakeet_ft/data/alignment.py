@@ -29,7 +29,7 @@ SENTENCE_END = re.compile(r"[.!?…。]['\"»”)]*$")
 
 
 @dataclasses.dataclass(frozen=True)
-class Word:
+class TranscriptWord:
     """A word of the transcript, as written, and its tokens; `ends_sentence` where an utterance may
     end first of all.
     """
@@ -40,7 +40,7 @@ class Word:
 
 
 @dataclasses.dataclass(frozen=True)
-class Segment:
+class AlignedUtterance:
     """An utterance of a recording: times in seconds, score in nats a frame (0 is certain, below -2
     seldom right).
     """
@@ -53,7 +53,7 @@ class Segment:
 
 def transcript_words(
     text: str, *, encode: Callable[[str], Sequence[int]], unknown_id: int
-) -> list[Word]:
+) -> list[TranscriptWord]:
     """Words with tokens. Line ends and sentence marks end sentences.
 
     A word that the tokenizer cannot write is tried in lower case and then without punctuation; one
@@ -71,7 +71,9 @@ def transcript_words(
                     tokens = found
                     break
             words.append(
-                Word(part, tokens, number == len(parts) - 1 or bool(SENTENCE_END.search(part)))
+                TranscriptWord(
+                    part, tokens, number == len(parts) - 1 or bool(SENTENCE_END.search(part))
+                )
             )
     return words
 
@@ -143,7 +145,7 @@ def best_path(
 
 
 def align_words(
-    log_probs: np.ndarray, words: Sequence[Word], *, blank: int, frame_seconds: float
+    log_probs: np.ndarray, words: Sequence[TranscriptWord], *, blank: int, frame_seconds: float
 ) -> list[tuple[float, float, float]]:
     """(begin, end, score) of each word: times in seconds, score the worst mean log-probability (see
     SCORE_FRAMES) of the stretch around it.
@@ -197,13 +199,13 @@ def _stretch(sums: np.ndarray, begin: int, end: int) -> float:
 
 
 def cut_utterances(
-    words: Sequence[Word],
+    words: Sequence[TranscriptWord],
     times: Sequence[tuple[float, float, float]],
     *,
     max_seconds: float,
     total_seconds: float,
     pad_seconds: float = 0.3,
-) -> list[Segment]:
+) -> list[AlignedUtterance]:
     """Utterances: sentences, and those longer than `max_seconds` parted at their longest pauses.
 
     Each takes half of the pause to its neighbour, at most `pad_seconds`; its score is that of its
@@ -229,7 +231,7 @@ def cut_utterances(
             (times[i][2] for i in range(low, high) if times[i][1] > times[i][0]), default=-99.0
         )
         segments.append(
-            Segment(
+            AlignedUtterance(
                 round(padded_begin, 3),
                 round(padded_end, 3),
                 " ".join(w.text for w in words[low:high]),

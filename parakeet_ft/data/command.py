@@ -274,33 +274,25 @@ def load_encoder(path: Path | None) -> tuple[Callable[[str], Sequence[int]] | No
     """
     if path is None:
         return None, 0
-    from parakeet_ft.tokenizer.sentencepiece_model import load_sentencepiece, read_tokenizer_dir
+    from parakeet_ft.tokenizer.sentencepiece_model import (
+        load_sentencepiece,
+        read_tokenizer,
+        read_tokenizer_dir,
+    )
 
     if path.suffix == ".nemo":
-        model = _tokenizer_of_nemo(path)
+        model = read_tokenizer(path)
+        if model is None:
+            raise UserError(
+                f"{path} holds no tokenizer.model, or several; expected a NeMo checkpoint with one "
+                f"SentencePiece tokenizer."
+            )
     elif path.is_file():
         model = path.read_bytes()
     else:
         model = read_tokenizer_dir(path)
     processor = load_sentencepiece(model, where=str(path))
     return processor.encode, processor.unk_id()
-
-
-def _tokenizer_of_nemo(path: Path) -> bytes:
-    import tarfile
-
-    try:
-        with tarfile.open(path) as archive:
-            for member in archive:
-                if member.name.endswith("tokenizer.model"):
-                    file = archive.extractfile(member)
-                    return file.read() if file else b""
-    except (OSError, tarfile.TarError) as error:
-        raise UserError(f"Cannot read {path}: {error}") from None
-    raise UserError(
-        f"{path} holds no tokenizer.model; expected a NeMo checkpoint with a SentencePiece "
-        f"tokenizer."
-    )
 
 
 def window_of(args: argparse.Namespace) -> int:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import dataclasses
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Iterable
 
 from parakeet_ft.data.audio import Measured
 from parakeet_ft.data.manifest import Utterance
@@ -125,14 +124,6 @@ class Summary:
 
 def _keep(heap: list[tuple], entry: tuple) -> None:
     (heapq.heappush if len(heap) < EXTREMES else heapq.heappushpop)(heap, entry)
-
-
-def summarise(utterances: Iterable[Utterance], *, split: str = "train") -> Summary:
-    """The summary of utterances whose audio was not looked at."""
-    summary = Summary()
-    for utterance in utterances:
-        summary.add(utterance, split=split)
-    return summary
 
 
 def print_summary(summary: Summary, *, title: str) -> None:

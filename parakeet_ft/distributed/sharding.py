@@ -31,13 +31,9 @@ def sharded(model: torch.nn.Module, *, mesh: torch.distributed.DeviceMesh) -> to
     from torch.distributed.tensor import DTensor
 
     # NeMo's models cannot be copied whole. Losses and metrics, which hold no weights, are shared.
-    shared = {
-        id(part): part
-        for part in (
-            getattr(getattr(model, "joint", None), name, None) for name in ("_loss", "_wer")
-        )
-        if part is not None
-    }
+    joint = model._modules.get("joint")
+    losses = [getattr(joint, name, None) for name in ("_loss", "_wer")]
+    shared = {id(part): part for part in losses if part is not None}
     parts = {
         name: copy.deepcopy(part, dict(shared)) if any(True for _ in part.parameters()) else part
         for name, part in model.named_children()
@@ -47,9 +43,8 @@ def sharded(model: torch.nn.Module, *, mesh: torch.distributed.DeviceMesh) -> to
     for layer in model.get_submodule("encoder.layers").children():
         fully_shard(layer, mesh=mesh)
     for name in ROOTS:
-        if isinstance(module := getattr(model, name, None), torch.nn.Module) and any(
-            True for _ in module.parameters()
-        ):
+        module = model._modules.get(name)
+        if module is not None and any(True for _ in module.parameters()):
             # The small parts are used several times a step: they stay whole after the forward pass.
             fully_shard(module, mesh=mesh, reshard_after_forward=name == "encoder")
     left = [name for name, weight in model.named_parameters() if not isinstance(weight, DTensor)]

@@ -1,4 +1,4 @@
-"""What a model heard in a set, kept in a folder, so that the same question is never asked of a
+"""What a model made of a set, kept in a folder, so that the same question is never asked of a
 model twice.
 """
 
@@ -86,11 +86,11 @@ def once(
     model: str,
     name: str,
     identity: dict[str, Any],
-    hear: Callable[[str, Sequence[Utterance]], dict[str, Any]],
+    transcribe: Callable[[str, Sequence[Utterance]], dict[str, Any]],
     say: Any,
 ) -> dict[str, Any]:
-    """What `hear` returns for the set `name`, from the folder if the same model decoded the same
-    set in the same way before.
+    """What `transcribe` returns for the set `name`, from the folder if the same model decoded the
+    same set in the same way before.
     """
     key = key_of(set=set_hash(utterances), **identity)
     path = path_of(folder, model=model, name=name, key=key)
@@ -98,5 +98,5 @@ def once(
     if found:
         say.lines([f"{model} on {name}: already in {path}"])
         return found
-    write_hypotheses(path, utterances, key=key, **hear(name, utterances))
+    write_hypotheses(path, utterances, key=key, **transcribe(name, utterances))
     return read_hypotheses(path, key=key, num_utterances=len(utterances))

@@ -35,6 +35,7 @@ class Recognizer:
         label: str,
         decoding: dict[str, Any],
         language_model: dict[str, Any] | None,
+        long_audio: str,
         folder: Path,
         device: str,
         batch_seconds: float,
@@ -48,6 +49,7 @@ class Recognizer:
             language_model,
             say,
         )
+        self.long_audio = long_audio
         self.folder, self.device, self.batch_seconds, self.warm_up_batches = (
             folder,
             device,
@@ -68,16 +70,18 @@ class Recognizer:
             "model": self.digest,
             "decoding": self.decoding,
             "language_model": language_model,
+            "long_audio": self.long_audio,
             "device": self.device,
             "batch_seconds": self.batch_seconds,
             "warm_up_batches": self.warm_up_batches,
         }
 
-    def hear(self, name: str, utterances: Sequence[Utterance]) -> dict[str, Any]:
+    def transcribe(self, name: str, utterances: Sequence[Utterance]) -> dict[str, Any]:
         """texts, levels_dbfs, seconds, rtfx, decoding and device. Raises UserError, also if the
         device is not there.
         """
         from parakeet_ft.transcription.decode import transcribe_timed
+        from parakeet_ft.transcription.long_audio import cut_like_a_recording
 
         cold = self._model is None
         if cold:
@@ -88,6 +92,7 @@ class Recognizer:
             utterances,
             batch_seconds=self.batch_seconds,
             warm_up_batches=self.warm_up_batches if cold else 0,
+            cut=cut_like_a_recording(self._model, long_audio=self.long_audio),
         )
 
     def _open(self) -> None:
@@ -95,6 +100,7 @@ class Recognizer:
         import torch
 
         from parakeet_ft.errors import UserError
+        from parakeet_ft.model import parts
         from parakeet_ft.model.restore import restore
         from parakeet_ft.transcription.decoding import set_decoding
         from parakeet_ft.transcription.language_model import fuse_language_model
@@ -129,7 +135,7 @@ class Recognizer:
                 ]
             )
         else:
-            live = set_decoding(self._model, **self.decoding, lm_path=None, lm_weight=0.0)
+            live = set_decoding(self._model, **self.decoding)
         self.say.lines(
             [
                 f"{live['class']}, {live['head']} head"
@@ -137,7 +143,7 @@ class Recognizer:
                 + "".join(f", {name} x {weight:g}" for name, weight in live["fused"].items())
             ]
         )
-        self._facts = {"decoding": live, "device": str(next(self._model.parameters()).device)}
+        self._facts = {"decoding": live, "device": str(parts.device(self._model))}
 
     def _tell(self, row: dict[str, Any]) -> None:
         guard = f", guard {100 * row['guard_wer']:.1f} %" if row["guard_wer"] is not None else ""

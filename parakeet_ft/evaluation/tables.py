@@ -1,4 +1,4 @@
-"""What models heard in sets to evaluation.json, evaluation.md and the tables on the terminal. Pure
+"""What models made of sets to evaluation.json, evaluation.md and the tables on the terminal. Pure
 until write_comparison().
 """
 
@@ -17,12 +17,12 @@ from parakeet_ft.scoring import breakdown, wer
 from parakeet_ft.scoring.normalization import Normalizer
 from parakeet_ft.scoring.terms import term_scores
 
-Heard = dict[str, dict[str, dict[str, Any]]]
+Transcribed = dict[str, dict[str, dict[str, Any]]]
 
 
 def assess(
     utterances: Sequence[Utterance],
-    heard: dict[str, Any],
+    transcribed: dict[str, Any],
     *,
     normalizer: Normalizer,
     scored: str,
@@ -30,14 +30,14 @@ def assess(
     terms: Sequence[str],
     confusions: int,
 ) -> dict[str, Any]:
-    """All figures of one model on one set. `heard` has texts, levels_dbfs, seconds and rtfx;
+    """All figures of one model on one set. `transcribed` has texts, levels_dbfs, seconds and rtfx;
     `scored`, raw or normalized, is what breakdowns, confusions and terms are of.
     """
-    texts, references = heard["texts"], [u.text for u in utterances]
+    texts, references = transcribed["texts"], [u.text for u in utterances]
     form: Callable[[str], str] = str if scored == "raw" else normalizer
     by = {
         "duration": breakdown.by_duration(utterances, texts, normalizer=form),
-        "level": breakdown.by_level(utterances, texts, heard["levels_dbfs"], normalizer=form),
+        "level": breakdown.by_level(utterances, texts, transcribed["levels_dbfs"], normalizer=form),
     }
     by |= {field: breakdown.by_field(utterances, texts, field, normalizer=form) for field in fields}
     return {
@@ -52,7 +52,7 @@ def assess(
         )
         if terms
         else None,
-        **{key: heard[key] for key in ("seconds", "rtfx", "decoding", "device")},
+        **{key: transcribed[key] for key in ("seconds", "rtfx", "decoding", "device")},
     }
 
 
@@ -80,7 +80,7 @@ def against(
 
 
 def compare_models(
-    heard: Heard,
+    transcribed: Transcribed,
     sets: dict[str, list[Utterance]],
     *,
     normalizer: Normalizer,
@@ -89,11 +89,12 @@ def compare_models(
     terms: Sequence[str],
     confusions: int,
 ) -> dict[str, Any]:
-    """Figures of heard[model][set], each model against the first, and the plain mean over the sets.
+    """Figures of transcribed[model][set], each model against the first, and the plain mean over
+    the sets.
 
     Errors of different sets are never added up: domain and guard are there to be told apart.
     """
-    base = next(iter(heard))
+    base = next(iter(transcribed))
     how: dict[str, Any] = {
         "normalizer": normalizer,
         "scored": scored,
@@ -103,22 +104,22 @@ def compare_models(
     }
     results = [
         {"model": model, "set": name}
-        | assess(utterances, heard[model][name], **how)
+        | assess(utterances, transcribed[model][name], **how)
         | {
             "against_base": None
             if model == base
             else against(
                 utterances,
-                heard[base][name]["texts"],
-                heard[model][name]["texts"],
+                transcribed[base][name]["texts"],
+                transcribed[model][name]["texts"],
                 normalizer=normalizer,
             )
         }
         for name, utterances in sets.items()
-        for model in heard
+        for model in transcribed
     ]
     pooled = []
-    for model in heard:
+    for model in transcribed:
         own = [row for row in results if row["model"] == model]
         audio, seconds = (
             sum(row["rtfx"] * row["seconds"] for row in own),

@@ -12,7 +12,8 @@ from typing import Any
 from parakeet_ft.errors import UserError
 from parakeet_ft.export.onnx import onnx_kind
 from parakeet_ft.export.transformers import check_convertible
-from parakeet_ft.model.source import check_archive, read_tokenizer
+from parakeet_ft.model.source import check_archive
+from parakeet_ft.tokenizer.sentencepiece_model import read_tokenizer
 
 TARGETS = ("nemo", "onnx", "onnx-int8", "transformers")
 ONNX_PACKAGES = ("onnx", "onnxruntime", "onnx_asr")
@@ -21,7 +22,7 @@ ONNX_PACKAGES = ("onnx", "onnxruntime", "onnx_asr")
 def check_formats(archive: Path, targets: Sequence[str], *, head: str) -> dict[str, str]:
     """The head, "ctc" or "transducer", that each format will hold.
 
-    `head` may be "default" too: a hybrid's transducer, but its CTC head where the format holds no
+    `head` may be "auto" too: a hybrid's transducer, but its CTC head where the format holds no
     other. Raises UserError for a format that cannot hold the model or the head.
     """
     config = resolved(check_archive(archive))
@@ -43,7 +44,7 @@ def check_formats(archive: Path, targets: Sequence[str], *, head: str) -> dict[s
 def choose_head(config: Mapping[str, Any], target: str, *, head: str) -> str:
     """The head of a model that `target` will hold. Raises UserError for one that it has not."""
     own = "transducer" if config.get("joint") else "ctc"
-    if head == "default":
+    if head == "auto":
         only_ctc = target == "transformers" and config.get("aux_ctc")
         return "ctc" if only_ctc else own
     if head != own and not config.get("aux_ctc"):

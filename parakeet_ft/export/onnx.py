@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from parakeet_ft.errors import UserError
+from parakeet_ft.model import parts
 
 # Protobuf's limit is 2 GiB; the graph itself needs some of it.
 MAX_SINGLE_FILE_BYTES = 1_900_000_000
@@ -86,7 +87,7 @@ def write_onnx(model: Any, folder: Path, *, head: str) -> str:
     The model cannot be trained afterwards: NeMo prepares it for export in place.
     """
     kind = onnx_kind(model.cfg, head=head)
-    if hasattr(model, "ctc_decoder"):
+    if parts.is_hybrid(model):
         model.set_export_config({"decoder_type": "ctc" if head == "ctc" else "rnnt"})
     work = folder / "networks"
     work.mkdir()
@@ -95,9 +96,10 @@ def write_onnx(model: Any, folder: Path, *, head: str) -> str:
     for name in NETWORKS[kind]:
         move_network(work / f"{name}.onnx", folder / f"{name}.onnx")
     shutil.rmtree(work)
-    pieces = model.tokenizer.ids_to_tokens(list(range(model.tokenizer.vocab_size)))
     (folder / "vocab.txt").write_text(
-        "".join(f"{piece} {index}\n" for index, piece in enumerate([*pieces, "<blk>"])),
+        "".join(
+            f"{piece} {index}\n" for index, piece in enumerate([*parts.pieces(model), "<blk>"])
+        ),
         encoding="utf-8",
     )
     config = {
@@ -106,14 +108,9 @@ def write_onnx(model: Any, folder: Path, *, head: str) -> str:
         "subsampling_factor": int(model.encoder.subsampling_factor),
     }
     if kind != "ctc":
-        config["max_tokens_per_step"] = max_symbols(model)
+        config["max_tokens_per_step"] = parts.max_symbols(model)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     return kind
-
-
-def max_symbols(model: Any) -> int:
-    """Pieces that greedy transducer decoding writes at most in one frame."""
-    return int(getattr(model.decoding.decoding, "max_symbols", None) or 10)
 
 
 def move_network(source: Path, target: Path, *, max_bytes: int = MAX_SINGLE_FILE_BYTES) -> None:

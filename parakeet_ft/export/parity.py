@@ -140,33 +140,18 @@ def greedy_model(source: str, *, head: str) -> tuple[Any, str]:
     """(the model on the CPU with greedy decoding, its head): exports decode greedily whatever the
     checkpoint's strategy.
     """
-    from omegaconf import open_dict
-
     from parakeet_ft.model.restore import restore
-    from parakeet_ft.transcription.long_audio import set_decoding
+    from parakeet_ft.transcription.decoding import set_decoding
 
     model = restore(source)
-    for config in (model.cfg.get("decoding"), (model.cfg.get("aux_ctc") or {}).get("decoding")):
-        if config is not None:
-            with open_dict(config):
-                config.strategy = "greedy_batch"
-    return model, set_decoding(model, head=head)
+    return model, set_decoding(model, strategy="greedy", head=head)["head"]
 
 
 def transcribe_clips(model: Any, clips: Sequence[Utterance]) -> list[str]:
     """Texts of the clips in order, as the model stands."""
-    from parakeet_ft.data.audio import AudioError
-    from parakeet_ft.transcription.long_audio import Piece, transcribe_pieces
+    from parakeet_ft.transcription.decode import transcribe
 
-    texts = [""] * len(clips)
-    for results in transcribe_pieces(
-        model, [Piece(clip.audio_filepath, clip.offset, clip.duration, False) for clip in clips]
-    ):
-        for index, result in results:
-            if isinstance(result, AudioError):
-                raise result
-            texts[index] = result.text
-    return texts
+    return transcribe(model, clips, batch_seconds=120.0)
 
 
 def _one_by_one(recognize: Callable[[Any], str]) -> Callable[[Sequence[Utterance]], list[str]]:
@@ -209,7 +194,8 @@ def _write_transformers(
     source: str, folder: Path, head: str
 ) -> Callable[[Sequence[Utterance]], list[str]]:
     from parakeet_ft.export.transformers import transformers_recognizer, write_transformers
-    from parakeet_ft.model.source import fetch, read_tokenizer
+    from parakeet_ft.model.source import fetch
+    from parakeet_ft.tokenizer.sentencepiece_model import read_tokenizer
 
     tokenizer = read_tokenizer(fetch(source))
     assert tokenizer is not None  # formats.check_formats has looked

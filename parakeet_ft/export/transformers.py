@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from parakeet_ft.errors import UserError
+from parakeet_ft.model import parts
 
 # NeMo 3.0.0's names to those of transformers 5 (models/parakeet/modeling_parakeet.py), applied in
 # this order.
@@ -108,7 +109,7 @@ def write_transformers(model: Any, folder: Path, *, tokenizer: bytes, head: str 
             max_position_embeddings=encoder.get("pos_emb_max_len", 5000),
         ),
     )
-    prefix = "ctc_decoder." if hasattr(model, "ctc_decoder") else "decoder."
+    prefix = f"{parts.ctc_decoder_name(model)}."
     state = {
         rename(key): value.float().contiguous()
         for key, value in model.state_dict().items()

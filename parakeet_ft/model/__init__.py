@@ -1,8 +1,9 @@
 """Models: NeMo checkpoints in, NeMo checkpoints out. Nothing here imports torch or NeMo until a
 function is called.
 
-    source.py            paths, bundled names, hub ids -> a checked .nemo
-    restore.py           .nemo -> model; facts.py: what a live model is
+    checkpoints.py       the checkpoints that have a name
+    source.py            paths, names, hub ids -> a checked .nemo
+    restore.py           .nemo -> model; parts.py: what a live model has and is
     vocabulary.py        keep, extend, replace the tokenizer; rows.py moves rows by piece and
                          rebuilds the loss
     transducer_loss.py   exact RNNT and TDT losses as wavefronts

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from parakeet_ft.errors import UserError
+from parakeet_ft.model.parts import stride_seconds
 
 if TYPE_CHECKING:
     from nemo.collections.asr.models import ASRModel
@@ -109,7 +110,7 @@ def reserve_positions(model: ASRModel, *, seconds: float) -> None:
     Made before training, it is alike on all ranks and gets the type that the precision gives it;
     made anew while a bfloat16 model is scored in float32, it would stay in float32.
     """
-    mel_frames = int((seconds + 1) / float(model.cfg.preprocessor.window_stride))
+    mel_frames = int((seconds + 1) / stride_seconds(model))
     if mel_frames > model.encoder.max_audio_length:
         model.encoder.set_max_audio_length(mel_frames)
 

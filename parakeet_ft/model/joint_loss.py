@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from parakeet_ft.memory import free_bytes
 from parakeet_ft.model.transducer_loss import NEVER, Lattice, _forward_backward
 
 if TYPE_CHECKING:
@@ -374,7 +375,7 @@ def _lengths_are_near(lengths: torch.Tensor) -> bool:
 
 
 def _free_bytes(device: torch.device) -> int:
-    return torch.cuda.mem_get_info(device)[0]
+    return free_bytes(device)
 
 
 def _pieces(joint: _Joint, act_lens: torch.Tensor, label_lens: torch.Tensor) -> list[Place]:

@@ -8,7 +8,7 @@ import functools
 import torch
 
 from parakeet_ft.errors import UserError
-from parakeet_ft.model import joint_loss
+from parakeet_ft.model import joint_loss, parts
 from parakeet_ft.model.transducer_loss import TransducerLoss
 
 
@@ -30,7 +30,7 @@ def runs_bfloat16_lstm(device_type: str) -> bool:
 
 def prediction_network_runs_in_float32(model, *, device_type: str, precision: str) -> bool:
     """Whether `training_loss` leaves autocast for this model's prediction network."""
-    has_one = hasattr(model, "joint")
+    has_one = parts.is_transducer(model)
     return has_one and precision.startswith("bf16") and not runs_bfloat16_lstm(device_type)
 
 
@@ -62,7 +62,7 @@ def training_loss(
     """
     outputs = model.forward(input_signal=audio, input_signal_length=lengths)
     encoded, frames = outputs[0], outputs[1]
-    if not hasattr(model, "joint"):
+    if not parts.is_transducer(model):
         return {
             "loss": model.loss(
                 log_probs=encoded.float(),
@@ -92,7 +92,7 @@ def training_loss(
         loss = model.loss(
             log_probs=joint, targets=tokens, input_lengths=frames, target_lengths=target_lengths
         )
-    weight = getattr(model, "ctc_loss_weight", 0.0)
+    weight = parts.ctc_loss_weight(model)
     if not weight:
         return {"loss": loss}
     log_probs = model.ctc_decoder(encoder_output=encoded)
@@ -116,7 +116,7 @@ def set_ctc_loss_weight(model, weight: float | None) -> None:
     """
     if weight is None:
         return
-    if not hasattr(model, "ctc_decoder"):
+    if not parts.is_hybrid(model):
         raise UserError(
             f"model.ctc_loss_weight={weight}, but this {type(model).__name__} has one head and "
             "one loss. Leave it out."

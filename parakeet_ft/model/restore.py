@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from parakeet_ft.errors import UserError, disk_told
-from parakeet_ft.model.facts import describe, family
+from parakeet_ft.model import parts
+from parakeet_ft.model.parts import describe, family
 from parakeet_ft.model.source import check_archive, check_source, fetch
 
 if TYPE_CHECKING:
@@ -89,19 +90,14 @@ def decode_batches(model: ASRModel) -> bool:
     `greedy` goes through a batch utterance by utterance, with a Python loop over each one's frames;
     `greedy_batch` finds the same texts. The exported file keeps it.
     """
-    hybrid = hasattr(model, "ctc_decoder")
-    heads = [("rnnt", model.cfg.get("decoding"))]
-    if hybrid:
-        heads.append(("ctc", model.cfg.aux_ctc.get("decoding")))
-    current, changed = getattr(model, "cur_decoder", None), False
-    for head, config in heads:
+    current, changed = parts.decoding_head(model), False
+    for head in parts.heads(model):
+        config = parts.decoding_config(model, head)
         if config is None or config.get("strategy") != "greedy":
             continue
         config.strategy, changed = "greedy_batch", True
-        which = {"decoder_type": head} if hybrid else {}
-        model.change_decoding_strategy(config, verbose=False, **which)
-    if hybrid:
-        model.cur_decoder = current
+        parts.change_decoding(model, config, head=head)
+    parts.use_head(model, current)
     return changed
 
 
@@ -145,6 +141,5 @@ def forget_training(model: ASRModel) -> None:
         model.cfg.validation_ds = {}
         model.cfg.test_ds = None
         model.cfg.log_prediction = False
-    for name in ("wer", "ctc_wer"):
-        if hasattr(model, name):
-            getattr(model, name).log_prediction = False
+    for metric in parts.metrics(model):
+        metric.log_prediction = False

@@ -15,12 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from parakeet_ft.model.facts import loss_facts
+from parakeet_ft.model import parts
 
 if TYPE_CHECKING:
     import torch
-
-MODULES = ("decoder", "joint", "ctc_decoder")
 
 
 def row_tensors(model: Any) -> set[str]:
@@ -31,12 +29,11 @@ def row_tensors(model: Any) -> set[str]:
     and (V+1+durations).
     """
     names = []
-    if hasattr(model, "joint"):
+    if parts.is_transducer(model):
         output = f"joint.joint_net.{len(model.joint.joint_net) - 1}"
         names = ["decoder.prediction.embed.weight", f"{output}.weight", f"{output}.bias"]
-    for head in MODULES:
-        if hasattr(getattr(model, head, None), "decoder_layers"):
-            names += [f"{head}.decoder_layers.0.weight", f"{head}.decoder_layers.0.bias"]
+    if head := parts.ctc_decoder_name(model):
+        names += [f"{head}.decoder_layers.0.weight", f"{head}.decoder_layers.0.bias"]
     return set(names)
 
 
@@ -78,24 +75,23 @@ def swap_tokenizer(
     """
     import torch
 
-    modules = [name for name in MODULES if hasattr(model, name)]
+    modules = parts.vocabulary_modules(model)
     old = {
         f"{name}.{key}": value.detach().clone()
-        for name in modules
-        for key, value in getattr(model, name).state_dict().items()
+        for name, module in modules.items()
+        for key, value in module.state_dict().items()
     }
     learns = {
         f"{name}.{key}": p.requires_grad
-        for name in modules
-        for key, p in getattr(model, name).named_parameters()
+        for name, module in modules.items()
+        for key, p in module.named_parameters()
     }
-    training = {name: getattr(model, name).training for name in modules}
+    training = {name: module.training for name, module in modules.items()}
     like = next(iter(old.values()))
     with torch.random.fork_rng(devices=[]):
         model.change_vocabulary(str(folder), "bpe")
     per_piece = row_tensors(model)
-    for name in modules:
-        module = getattr(model, name)
+    for name, module in parts.vocabulary_modules(model).items():
         module.to(device=like.device, dtype=like.dtype).train(training[name])
         for key, p in module.named_parameters():
             p.requires_grad_(learns[f"{name}.{key}"])
@@ -122,7 +118,7 @@ def swap_tokenizer(
 
     if "labels" in model.cfg:
         with open_dict(model.cfg):
-            model.cfg.labels = ListConfig(list(model.tokenizer.tokenizer.get_vocab()))
+            model.cfg.labels = ListConfig(list(parts.sentencepiece_of(model).get_vocab()))
 
 
 def rebuild_loss(model: Any) -> None:
@@ -132,7 +128,7 @@ def rebuild_loss(model: Any) -> None:
     With one difference: NeMo 3.0.0 counts the durations into the blank's index for `tdt_pytorch`.
     CTC losses stay: `change_vocabulary` makes them right.
     """
-    if not hasattr(model, "joint"):
+    if not parts.is_transducer(model):
         return
     from nemo.collections.asr.losses.rnnt import RNNTLoss
 
@@ -155,13 +151,13 @@ def check_loss(model: Any, expected: dict[str, Any], *, num_pieces: int) -> None
     expected = expected | {"blank": num_pieces}
     if "ctc" in expected:
         expected["ctc"] = expected["ctc"] | {"blank": num_pieces}
-    found = loss_facts(model)
+    found = parts.loss_facts(model)
     if found != expected:
         raise RuntimeError(
             f"The loss after the change of vocabulary is {found}, expected {expected} as in the "
             f"checkpoint."
         )
-    if not hasattr(model, "joint"):
+    if not parts.is_transducer(model):
         if (
             model.decoder.num_classes_with_blank != num_pieces + 1
             or model.decoding.blank_id != num_pieces

@@ -20,8 +20,8 @@ from typing import IO, Any
 
 from parakeet_ft.errors import UserError
 from parakeet_ft.files import DEMO
+from parakeet_ft.model.checkpoints import BUNDLED, CHECKPOINTS, resolve
 
-BUNDLED = {"tiny": "tiny.nemo", "tiny_tdt_ctc": "tiny_tdt_ctc.nemo"}
 CLASSES = {
     "EncDecCTCModelBPE": "CTC",
     "EncDecRNNTBPEModel": "RNNT or TDT",
@@ -47,7 +47,7 @@ def check_source(source: str) -> None:
     """
     path = locate(source)
     if path is None:
-        _check_network(source)
+        _check_network(resolve(source))
     else:
         check_archive(path)
 
@@ -56,7 +56,7 @@ def locate(source: str) -> Path | None:
     """The .nemo file of `source`, or None for a hub id that is not in the cache. Raises UserError
     if a local file is missing.
 
-    `source` is a name of BUNDLED, a path of a .nemo, a folder with one .nemo (such as a hub
+    `source` is a name of `CHECKPOINTS`, a path of a .nemo, a folder with one .nemo (such as a hub
     snapshot), or a hub id.
     """
     if source in BUNDLED:
@@ -67,6 +67,7 @@ def locate(source: str) -> Path | None:
                 f"give a .nemo or a hub id."
             )
         return path
+    source = resolve(source)
     path = Path(source).expanduser()
     if path.is_dir():
         found = sorted(path.glob("*.nemo"))
@@ -82,7 +83,7 @@ def locate(source: str) -> Path | None:
         return _cached(source)
     raise UserError(
         f"No model at {source}. Expected a .nemo file, a hub id such as nvidia/parakeet-ctc-0.6b, "
-        f"or {' or '.join(BUNDLED)}."
+        f"or a name: {', '.join(CHECKPOINTS)}."
     )
 
 
@@ -92,7 +93,7 @@ def identity(source: str) -> dict[str, Any]:
     """
     path = locate(source)
     if path is None:
-        return {"source": source}
+        return {"source": resolve(source)}
     status = path.stat()
     return {"source": str(path.resolve()), "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
 
@@ -221,19 +222,6 @@ def _expanded_size(value: Any, sizes: dict[int, int] | None = None) -> int:
     return sizes[id(value)]
 
 
-def read_tokenizer(path: Path) -> bytes | None:
-    """The SentencePiece model inside a .nemo, without restoring it; None if it has another kind of
-    tokenizer.
-    """
-    config, members = _read_config(path)
-    tokenizer = _section(config, "tokenizer", path)
-    name = str(tokenizer.get("model_path", "")).removeprefix("nemo:")
-    if name not in members:
-        return None
-    with tarfile.open(path) as tar:
-        return _file_in(tar, members[name], path).read()
-
-
 def fetch(source: str) -> Path:
     """The .nemo file of `source`, downloaded into the cache if need be: once a node, whichever
     process comes first, while others wait.
@@ -242,6 +230,7 @@ def fetch(source: str) -> Path:
     """
     if path := locate(source):
         return path
+    source = resolve(source)
     _check_network(source)
     import filelock
     from huggingface_hub import constants, hf_hub_download
@@ -301,8 +290,8 @@ def _check_network(source: str) -> None:
     if reason:
         raise UserError(
             f"{source} is not in the cache ({constants.HF_HUB_CACHE}) and cannot be downloaded: "
-            f"{reason}. Give a local file "
-            f"(model=path/to/{_file_name(source)}); or run `hf download {source} "
+            f"{reason}; give a local file "
+            f"(model=path/to/{_file_name(source)}), or run `hf download {source} "
             f"{_file_name(source)}` (older: `huggingface-cli "
             "download`) on a machine with network and copy its cache here (HF_HOME names the "
             "folder)" + ("; or unset HF_HUB_OFFLINE." if constants.HF_HUB_OFFLINE else ".")

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from parakeet_ft.errors import UserError
-from parakeet_ft.model.facts import spec_augment_facts
+from parakeet_ft.model import parts
 
 
 def set_spec_augment(
@@ -37,7 +37,9 @@ def set_spec_augment(
     if given:
         from nemo.collections.asr.modules import SpectrogramAugmentation
 
-        wanted = {"freq_masks": 0, "time_masks": 0} | (spec_augment_facts(model) or {}) | given
+        wanted = (
+            {"freq_masks": 0, "time_masks": 0} | (parts.spec_augment_facts(model) or {}) | given
+        )
         mels = model.preprocessor.featurizer.nfilt
         for masks, width in (("freq_masks", "freq_width"), ("time_masks", "time_width")):
             if wanted[masks] and width not in wanted:
@@ -50,7 +52,5 @@ def set_spec_augment(
                 f"model.spec_augment.freq_width={wanted['freq_width']}: the model has {mels} mels; "
                 f"expected at most as many."
             )
-        model.spec_augmentation = SpectrogramAugmentation(**wanted).to(
-            next(model.parameters()).device
-        )
-    return spec_augment_facts(model)
+        model.spec_augmentation = SpectrogramAugmentation(**wanted).to(parts.device(model))
+    return parts.spec_augment_facts(model)

@@ -414,7 +414,9 @@ def use_wavefront_loss(model: ASRModel) -> str | None:
     from nemo.collections.asr.losses.rnnt import RNNTLoss
     from omegaconf import OmegaConf
 
-    if not hasattr(model, "joint"):
+    from parakeet_ft.model import parts
+
+    if not parts.is_transducer(model):
         return None
     name, kwargs = model.extract_rnnt_loss_cfg(model.cfg.get("loss", None))
     if name not in ("default", "warprnnt_numba", "pytorch", "tdt", "tdt_pytorch"):
@@ -445,7 +447,7 @@ def use_wavefront_loss(model: ASRModel) -> str | None:
     # Halves are converted piece by piece, not as a whole; and the joint need not normalise what the
     # loss normalises (as on CUDA).
     loss._force_float32 = False
-    if model.joint.log_softmax is None and getattr(model.joint, "temperature", 1.0) == 1.0:
+    if model.joint.log_softmax is None and parts.joint_temperature(model) == 1.0:
         model.joint.log_softmax = False
     model.loss = loss
     if model.joint.fuse_loss_wer:

@@ -12,7 +12,7 @@ from typing import Any
 
 from parakeet_ft.errors import UserError
 from parakeet_ft.model import rows
-from parakeet_ft.model.facts import family, loss_facts
+from parakeet_ft.model.parts import family, loss_facts, sentencepiece_of
 from parakeet_ft.tokenizer import pieces as new_pieces
 from parakeet_ft.tokenizer import sentencepiece_model as sentencepieces
 from parakeet_ft.tokenizer.sentencepiece_model import WORD_START, Coverage
@@ -260,7 +260,7 @@ def adapt_vocabulary(
             f"SentencePiece model; "
             "aggregate and WordPiece tokenizers are not supported."
         )
-    old = model.tokenizer.tokenizer.serialized_model_proto()
+    old = sentencepiece_of(model).serialized_model_proto()
     plan = plan_tokenizer(
         old,
         texts=texts,
@@ -311,7 +311,7 @@ def adapt_vocabulary(
         coverage_after=plan.coverage_after,
         loss=loss_facts(model),
         notes=plan.notes
-        + _notes_on_use(new, model.tokenizer.tokenizer)
+        + _notes_on_use(new, sentencepiece_of(model))
         + _notes_on_spaces(model, texts),
     )
 

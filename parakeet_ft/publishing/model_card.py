@@ -11,28 +11,14 @@ from typing import Any
 
 from parakeet_ft.data.manifest import ManifestError, manifest_hash, stream_manifest
 from parakeet_ft.errors import UserError
-from parakeet_ft.model.source import BUNDLED, HUB_ID
+from parakeet_ft.model import checkpoints
+from parakeet_ft.model.checkpoints import BUNDLED, CHECKPOINTS, PUBLISHED
+from parakeet_ft.model.source import HUB_ID
 from parakeet_ft.report.markdown import code, plain
 from parakeet_ft.report.report import num_speakers
 from parakeet_ft.scoring.wer import joined
 from parakeet_ft.scoring.words import interval_words, percent
 
-# As the files in conf/model name them (tests/publishing/test_hub.py compares); the bundled ones are
-# this repository's own.
-LICENCES = {
-    f"nvidia/parakeet-{name}": "cc-by-4.0"
-    for name in (
-        "ctc-0.6b",
-        "ctc-1.1b",
-        "rnnt-0.6b",
-        "rnnt-1.1b",
-        "tdt-0.6b-v2",
-        "tdt-0.6b-v3",
-        "tdt-1.1b",
-        "tdt_ctc-1.1b",
-        "tdt_ctc-110m",
-    )
-} | dict.fromkeys(BUNDLED, "apache-2.0")
 ROLES = {
     "train": "training",
     "replay": "replay (general speech mixed in)",
@@ -47,12 +33,12 @@ def licence_of(source: str, given: str | None) -> str:
     """The licence under which the tuned model is published: `given`, else that of the base. Raises
     UserError if neither is known.
     """
-    if licence := given or LICENCES.get(source):
-        return licence
+    if known := given or checkpoints.licence(source):
+        return known
     raise UserError(
         f"The licence of the base ({Path(source).name}) is not known, and a tuned model is bound "
         f"by it. Look it up and give it, "
-        f"such as --licence cc-by-4.0. Known: {', '.join(LICENCES)}."
+        f"such as --licence cc-by-4.0. Known: {', '.join(CHECKPOINTS)}."
     )
 
 
@@ -60,6 +46,7 @@ def base_model_of(source: str, given: str | None) -> str | None:
     """The base's hub id: `given`, else the source if it is one; None for a local file or a bundled
     name.
     """
+    given = given and checkpoints.resolve(given)
     if given is not None and not HUB_ID.fullmatch(given):
         raise UserError(
             f"--base-model {given!r}: expected a hub id such as nvidia/parakeet-ctc-0.6b."
@@ -99,11 +86,11 @@ def public_command(command: str) -> str:
     """The command with `...` for every value that is a path, so that it shows the settings and not
     where things lie.
     """
-    words = []
+    words, known = [], {*CHECKPOINTS, *PUBLISHED.values()}
     for word in shlex.split(command):
         key, equals, value = word.partition("=")
         is_path = "/" in value or value.endswith((".jsonl", ".nemo"))
-        if equals and is_path and not value.startswith("bundled:") and value not in LICENCES:
+        if equals and is_path and not value.startswith("bundled:") and value not in known:
             word = f"{key}=..."
         elif not equals and Path(word).is_absolute():
             word = Path(word).name

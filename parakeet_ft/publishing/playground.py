@@ -4,7 +4,6 @@ side. It asks the network for nothing.
 
 from __future__ import annotations
 
-import dataclasses
 import html
 import json
 import os
@@ -15,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 from parakeet_ft.data import audio
 from parakeet_ft.errors import UserError
 from parakeet_ft.scoring import wer
+from parakeet_ft.transcription.words import Word
 
 if TYPE_CHECKING:
     import gradio
 
-# Full attention takes memory by the square of the length: 10 minutes are 7,500 frames of 80 ms, 2
-# GB in a layer of a 0.6B encoder.
+# Longer ones keep a visitor waiting.
 MAX_SECONDS = 600.0
 CSS = """
 .transcript { font-size: 1.15rem; line-height: 1.9; padding: .25rem .1rem;
@@ -35,15 +34,6 @@ CSS = """
 """
 
 
-@dataclasses.dataclass(frozen=True)
-class Word:
-    """A word and when it is said, in seconds from the beginning."""
-
-    text: str
-    start: float
-    end: float
-
-
 def base_beside(tuned: Path) -> str | None:
     """The checkpoint from which the run that wrote `tuned` began, as its run.json names it; None if
     there is no such file.
@@ -56,35 +46,28 @@ def base_beside(tuned: Path) -> str | None:
         return None
 
 
-def load_recording(path: str, *, rate_hz: int):
-    """Samples (samples,) as float32 mono at rate_hz, of a file of any format, rate and number of
-    channels.
+def check_length(path: str) -> None:
+    """Raise UserError if a recording cannot be read or lasts longer than MAX_SECONDS."""
+    from parakeet_ft.transcription.long_audio import measure
+    from parakeet_ft.transcription.recordings import Recording
 
-    Raises UserError if it cannot be read or lasts longer than MAX_SECONDS.
-    """
-    samples = audio.read_audio(path, rate_hz=rate_hz)
-    seconds = len(samples) / rate_hz
+    seconds = measure(Recording(path, path))
     if seconds > MAX_SECONDS:
         raise UserError(
             f"This recording lasts {seconds / 60:.1f} minutes; this page takes at most "
-            f"{MAX_SECONDS / 60:.0f}. Cut a piece out of it."
+            f"{MAX_SECONDS / 60:.0f}. Cut a segment out of it."
         )
-    return samples
 
 
-def hear(model, samples) -> list[Word]:
-    """What `model` hears in float32 mono samples (samples,) at its own rate, in NeMo's word
-    timestamps.
+def words_of(model: Any, path: str) -> tuple[Word, ...]:
+    """What `model` hears in a file of any format, rate and number of channels, as transcribe.py
+    writes it.
     """
-    hypothesis = model.transcribe([samples], timestamps=True, verbose=False, num_workers=0)[0]
-    entries = (
-        (entry | {"word": "".join(entry["word"].split())}) for entry in hypothesis.timestamp["word"]
-    )
-    return [
-        Word(entry["word"], float(entry["start"]), float(entry["end"]))
-        for entry in entries
-        if entry["word"]
-    ]
+    from parakeet_ft.transcription.decoding import set_decoding
+    from parakeet_ft.transcription.long_audio import transcribe_files
+
+    set_decoding(model, words=True)
+    return transcribe_files(model, [path])[0].words
 
 
 def transcript_html(words: Sequence[Word], other: Sequence[Word], *, kind: str) -> str:
@@ -96,9 +79,9 @@ def transcript_html(words: Sequence[Word], other: Sequence[Word], *, kind: str) 
     pairs = wer.word_diff(" ".join(w.text for w in other), " ".join(w.text for w in words))
     marked = [theirs != ours for theirs, ours in pairs if ours]
     shown = "".join(
-        f'<span><ruby class="{"only" if only else "same"}" title="{word.start:.2f} to '
+        f'<span><ruby class="{"only" if only else "same"}" title="{word.begin:.2f} to '
         f'{word.end:.2f} s">{html.escape(word.text)}'
-        f"<rt>{word.start:.2f}</rt></ruby></span>"
+        f"<rt>{word.begin:.2f}</rt></ruby></span>"
         for word, only in zip(words, marked, strict=True)
     )
     return f'<div class="transcript {kind}">{shown}</div>'
@@ -110,10 +93,8 @@ def compare(path: str | None, *, models: dict[str, Any]) -> tuple[str, ...]:
     """
     if path is None:
         return ("", *("" for _ in models))
-    heard = {
-        kind: hear(model, load_recording(path, rate_hz=model.preprocessor._sample_rate))
-        for kind, model in models.items()
-    }
+    check_length(path)
+    heard = {kind: words_of(model, path) for kind, model in models.items()}
     info = audio.probe(path)
     told = (
         f"{info.duration:.1f} s, {info.rate_hz:,} Hz, {info.channels} "

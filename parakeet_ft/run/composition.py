@@ -11,6 +11,7 @@ from typing import Any
 
 from parakeet_ft.errors import UserError
 from parakeet_ft.files import DEMO, project_folder
+from parakeet_ft.model.checkpoints import CHECKPOINTS, resolve
 from parakeet_ft.settings.rules import shown
 
 CONF = project_folder("conf")
@@ -65,15 +66,15 @@ def split_options(argv: list[str]) -> tuple[list[str], list[str]]:
 def expand_shorthand(overrides: list[str]) -> list[str]:
     """Rewrite what users type into Hydra's terms.
 
-    `model=path/to/x.nemo` and `model=org/name` become model=checkpoint model.source=...;
+    `model=path/to/x.nemo`, `model=org/name` and `model=NAME` become model.source=...;
     data.train=... without data= implies data=manifests, so that nothing of the demo is mixed into a
     real job; a budget of hours or steps replaces that of epochs.
     """
     given, out = _given(overrides), []
     for override in overrides:
         key, _, value = override.partition("=")
-        if key == "model" and ("/" in value or value.endswith(".nemo")):
-            out += ["model=checkpoint", f"model.source='{value}'"]
+        if key == "model" and value not in options_of("model"):
+            out.append(f"model.source='{_source(value)}'")
         else:
             out.append(override)
     if "data" not in given and any(f"data.{key}" in given for key in ("train", "validation")):
@@ -94,6 +95,16 @@ def expand_shorthand(overrides: list[str]) -> list[str]:
             if f"budget.{key}" not in given
         ]
     return out
+
+
+def _source(model: str) -> str:
+    """The source that `model=...` stands for. Raises UserError for a name that nothing has."""
+    if "/" in model or model.endswith(".nemo") or model in CHECKPOINTS:
+        return resolve(model)
+    raise UserError(
+        f"model={model}: no checkpoint has this name. {_nearest(model, list(CHECKPOINTS))} Or give "
+        f"a .nemo by its path, or a hub id such as nvidia/parakeet-ctc-0.6b."
+    )
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -197,6 +208,11 @@ def show_help(name: str, text: str) -> None:
     for group in groups(name):
         line = f"  {group:<14} {' | '.join(options_of(group))}"
         print(textwrap.fill(line, 80, subsequent_indent=" " * 17))
+    if "model" in groups(name):
+        print("\nCheckpoints (model=NAME; or the path of a .nemo, or a hub id):")
+        for checkpoint, known in CHECKPOINTS.items():
+            line = f"  {checkpoint:<22} {known.what} ({known.licence})"
+            print(textwrap.fill(line, 80, subsequent_indent=" " * 25))
     print("\nKeys (key=value), each with its default and what it means:")
     said = comments(name)
     for key, value in flatten(compose(name, [])).items():

@@ -248,7 +248,7 @@ def devices_line(devices: dict[str, Any]) -> str:
 
 
 def augmentation_line(masks: dict[str, float] | None, audio: dict[str, Any] | None) -> str:
-    """What training does to spectrograms and audio, from model.facts.spec_augment_facts and
+    """What training does to spectrograms and audio, from model.parts.spec_augment_facts and
     Augmentation.facts.
     """
     parts = ["no SpecAugment"]

@@ -4,14 +4,13 @@ continues.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 from parakeet_ft.errors import UserError
+from parakeet_ft.files import hold
 from parakeet_ft.run.composition import flatten
 
 # What may differ between a run and its continuation: it changes neither weights nor scores.
@@ -24,7 +23,7 @@ FREE = (
     "data.num_workers",
     "evaluation.examples",
 )
-_held: list[int] = []
+_held: list[Any] = []
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -44,19 +43,14 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 def lock(directory: Path) -> bool:
     """Hold the directory until this process ends; False if a living process holds it."""
     try:
-        descriptor = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        held = hold(directory / ".lock")
     except OSError as error:
         raise UserError(
             f"{directory} cannot be written to: {error.strerror}. Expected a writable directory; "
             f"name another with hydra.run.dir=DIR."
         ) from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        return False
-    _held.append(descriptor)
-    return True
+    _held.extend([held] if held else [])
+    return held is not None
 
 
 def unfinished(parent: Path) -> list[tuple[Path, dict[str, Any]]]:

@@ -97,6 +97,7 @@ class Evaluate(Group):
     general: str | None = setting(optional(PATH))
     confusions: int = setting(whole(low=0, most=1_000_000))
     device: str = setting(choice("auto", "cpu", "cuda"))
+    long_audio: str = setting(choice("auto", "full", "local", "chunked"))
     batch_seconds: float = setting(number(above=0, most=1_000_000))
     warm_up_batches: int = setting(whole(low=0, most=1000))
 

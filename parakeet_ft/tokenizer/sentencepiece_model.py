@@ -7,6 +7,8 @@ from __future__ import annotations
 import dataclasses
 import io
 import re
+import tarfile
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -100,6 +102,23 @@ def load_sentencepiece(model: bytes, *, where: str = "The tokenizer") -> Sentenc
         raise UserError(
             f"{where} is not a SentencePiece model ({len(model)} bytes). "
             "Expected the tokenizer.model that SentencePiece writes."
+        ) from None
+
+
+def read_tokenizer(archive: Path) -> bytes | None:
+    """The serialised model inside a .nemo, without restoring it; None if it has another kind of
+    tokenizer. Raises UserError if it cannot be read.
+    """
+    try:
+        with tarfile.open(archive) as tar:
+            models = [m for m in tar if m.isfile() and m.name.endswith("tokenizer.model")]
+            # An aggregate tokenizer has one for each language.
+            found = tar.extractfile(models[0]) if len(models) == 1 else None
+            return found.read() if found else None
+    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
+        raise UserError(
+            f"{archive} cannot be read: {error}. Expected a .nemo file: download or export it "
+            f"again."
         ) from None
 
 

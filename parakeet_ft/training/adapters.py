@@ -9,6 +9,7 @@ from typing import Any
 
 from parakeet_ft.errors import UserError
 from parakeet_ft.files import atomic_path
+from parakeet_ft.model import parts
 
 
 def add(model: Any, *, dim: int, name: str) -> None:
@@ -39,7 +40,7 @@ def add(model: Any, *, dim: int, name: str) -> None:
         f"encoder:{name}",
         LinearAdapterConfig(in_features=encoder.d_model, dim=dim, norm_position="pre"),
     )
-    model.encoder.to(next(model.parameters()).device)
+    model.encoder.to(parts.device(model))
 
 
 def names(model: Any) -> list[str]:

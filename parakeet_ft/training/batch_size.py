@@ -26,11 +26,11 @@ from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.distributed import ranks
 from parakeet_ft.errors import UserError
 from parakeet_ft.files import atomic_path
-from parakeet_ft.model.facts import describe
+from parakeet_ft.memory import free_bytes
+from parakeet_ft.model import parts
 from parakeet_ft.model.objective import training_loss
 from parakeet_ft.training.bad_batches import is_out_of_memory
 from parakeet_ft.training.checkpoints import random_states, restore_random_states
-from parakeet_ft.training.memory import available_bytes
 
 # of what fits on a GPU: real batches are cut otherwise than the worst one, and fragment its memory
 MARGIN = 0.9
@@ -122,7 +122,7 @@ def find(
     """Seconds per batch for this model and data on its device, the smallest of all ranks'; from the
     cache, or tried out.
     """
-    device, texts = next(model.parameters()).device, list(dict.fromkeys(u.text for u in utterances))
+    device, texts = parts.device(model), list(dict.fromkeys(u.text for u in utterances))
     slowest = min(augmentation.speeds) if augmentation else 1.0
     longest, tokens = (
         max(u.duration for u in utterances) / slowest,
@@ -164,7 +164,7 @@ class Trial:
             precision,
             copies,
         )
-        self.device = next(model.parameters()).device
+        self.device = parts.device(model)
         self.optimizer: torch.optim.Optimizer | None = None
 
     def facts(self) -> dict[str, Any]:
@@ -175,7 +175,7 @@ class Trial:
             name, memory = properties.name, properties.total_memory
         learning = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         return {
-            "model": describe(self.model),
+            "model": parts.describe(self.model),
             "learning": learning,
             "device": name,
             "memory": memory,
@@ -193,7 +193,7 @@ class Trial:
         """
         rows, rate_hz = (
             max(1, int(batch_seconds / self.seconds + 1e-9)),
-            self.model.preprocessor._sample_rate,
+            parts.rate_hz(self.model),
         )
         audio = 0.1 * torch.randn(rows, round(self.seconds * rate_hz), device=self.device)
         tokens = torch.randint(
@@ -283,9 +283,7 @@ class Trial:
             return speed, peak
 
         self.step(self.seconds)  # the first step is slower, and makes the optimiser's states
-        found = fastest(
-            measure, least=self.seconds, most=most, memory=CPU_SHARE * available_bytes()
-        )
+        found = fastest(measure, least=self.seconds, most=most, memory=CPU_SHARE * free_bytes())
         speed = max(trial["audio_per_second"] for trial in tried)
         return {
             "batch_seconds": round(found, 2),

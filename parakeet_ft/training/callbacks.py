@@ -24,6 +24,7 @@ from rich.progress import (
 
 from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.files import atomic_path
+from parakeet_ft.model import parts
 from parakeet_ft.model.objective import compare_parts, parts_lines
 from parakeet_ft.run.console import Narrator
 from parakeet_ft.training import watch
@@ -63,7 +64,7 @@ class ProgressBar(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.started, self.first_step = time.monotonic(), trainer.global_step
-        self.rate_hz = module.model.preprocessor._sample_rate
+        self.rate_hz = parts.rate_hz(module.model)
         self.progress = Progress(
             TextColumn("fine-tuning"),
             BarColumn(bar_width=10),

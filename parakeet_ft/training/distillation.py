@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from parakeet_ft.errors import UserError
-from parakeet_ft.model.facts import family
+from parakeet_ft.model import parts
 
 
 def divergence(
@@ -67,10 +67,10 @@ class Teacher:
         self.weight, self.temperature = weight, temperature
         self.parts = [
             copy.deepcopy(part).eval().requires_grad_(False)
-            for part in (model.preprocessor, model.encoder, _ctc_head(model))
+            for part in (model.preprocessor, model.encoder, parts.ctc_decoder(model))
             if part is not None
         ]
-        self.pieces = _pieces(model)
+        self.pieces = parts.pieces(model)
         self.caught: dict[str, Any] = {}
 
     def follow(self, model: Any) -> dict[str, Any]:
@@ -81,8 +81,8 @@ class Teacher:
         have no effect.
         """
         head, pieces = (
-            _ctc_head(model),
-            {piece: number for number, piece in enumerate(_pieces(model))},
+            parts.ctc_decoder(model),
+            {piece: number for number, piece in enumerate(parts.pieces(model))},
         )
         missing = [piece for piece in self.pieces if piece not in pieces]
         if missing:
@@ -94,8 +94,8 @@ class Teacher:
             )
         if head is None and self.temperature != 1:
             raise UserError(
-                f"distillation.temperature={self.temperature:g} has no effect on {family(model)} "
-                f"models: without a CTC head the encoders' outputs "
+                f"distillation.temperature={self.temperature:g} has no effect on "
+                f"{parts.family(model)} models: without a CTC head the encoders' outputs "
                 "are compared, not probabilities. Leave it at 1."
             )
         if head is not None and head is not model.decoder and not model.ctc_loss_weight:
@@ -148,11 +148,3 @@ def build_teacher(model: Any, *, weight: float, temperature: float) -> Teacher |
     before anything changes the model.
     """
     return Teacher(model, weight=weight, temperature=temperature) if weight else None
-
-
-def _ctc_head(model: Any) -> torch.nn.Module | None:
-    return getattr(model, "ctc_decoder", None) if hasattr(model, "joint") else model.decoder
-
-
-def _pieces(model: Any) -> list[str]:
-    return list(model.tokenizer.ids_to_tokens(list(range(model.tokenizer.vocab_size))))

@@ -13,6 +13,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment, TorchEl
 from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.distributed import ranks, sharding
 from parakeet_ft.errors import UserError
+from parakeet_ft.model import parts
 from parakeet_ft.model.objective import (
     prediction_network_runs_in_float32,
     runs_bfloat16_lstm,
@@ -123,7 +124,7 @@ def use_loss_for(model, *, device: str, precision: str = "32-true") -> str | Non
     """Transducers get this project's exact loss (see model.joint_loss). Returns what was done, None
     for CTC.
     """
-    if not hasattr(model, "joint"):
+    if not parts.is_transducer(model):
         return None
     from parakeet_ft.model.transducer_loss import use_wavefront_loss
 
@@ -527,7 +528,7 @@ class BFloat16Weights(HalfPrecision):
             name: buffer.clone() for name, buffer in preprocessor.named_buffers() if buffer.numel()
         }
         module = super().convert_module(module)
-        if hasattr(module.model, "joint") and not runs_bfloat16_lstm(self.device_type):
+        if parts.is_transducer(module.model) and not runs_bfloat16_lstm(self.device_type):
             module.model.decoder.float()
         for name, buffer in kept.items():
             owner, _, key = name.rpartition(".")

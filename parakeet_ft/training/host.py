@@ -80,7 +80,7 @@ def needs(
             Need(
                 f"copies of the weights in memory, {ranks_per_node} rank(s) on this machine",
                 ranks_per_node * copies,
-                memory.available_bytes(),
+                memory.free_bytes(),
                 "Use fewer GPUs of this machine (trainer.devices), or adaptation=lora.",
             )
         )

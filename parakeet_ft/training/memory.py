@@ -15,11 +15,12 @@ import math
 import os
 import subprocess
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.errors import UserError
+from parakeet_ft.memory import free_bytes
+from parakeet_ft.model.checkpoints import resolve
 from parakeet_ft.model.replicas import REPLICAS, Architecture
 from parakeet_ft.model.source import check_archive, locate
 
@@ -225,22 +226,8 @@ def architecture_at(source: str) -> Architecture | None:
     archive = locate(source)
     if archive:
         return architecture_of(check_archive(archive))
-    return REPLICAS.get(source.rpartition("/")[2].replace("-", "_"))
-
-
-def available_bytes() -> int:
-    """Memory that a process can still take here: free memory, within the limit of its control
-    group.
-    """
-    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    free = int(lines["MemAvailable"].split()[0]) * 1024
-    try:
-        limit, used = (
-            int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current")
-        )
-    except (OSError, ValueError):  # another version of control groups, or no limit
-        return free
-    return min(free, limit - used)
+    by_source = {resolve(name): architecture for name, architecture in REPLICAS.items()}
+    return by_source.get(resolve(source))
 
 
 def gpu_bytes() -> int | None:
@@ -294,7 +281,7 @@ def estimate_run(
         learning_share=learning_share(architecture, adaptation),
         full_attention=config["model"]["attention"] == "full",
     )
-    return found, "gpu" if gpu else "cpu", (gpu or available_bytes()) / 1e9
+    return found, "gpu" if gpu else "cpu", (gpu or free_bytes()) / 1e9
 
 
 def facts(

@@ -13,6 +13,7 @@ import torch
 
 from parakeet_ft.batches.loaders import BatchDataset
 from parakeet_ft.data.manifest import Utterance
+from parakeet_ft.model import parts
 from parakeet_ft.model.objective import training_loss
 from parakeet_ft.run.console import Narrator
 from parakeet_ft.run.provenance import Run
@@ -109,10 +110,8 @@ def overfit(
     With the run's optimiser (`settings` of parakeet_ft.training.optim) at its peak learning rate
     throughout. Nothing random: no augmentation, no dropout, BatchNorm with its statistics.
     """
-    device, started = next(model.parameters()).device, time.monotonic()
-    dataset = BatchDataset(
-        utterances, model.tokenizer.text_to_ids, rate_hz=model.preprocessor._sample_rate
-    )
+    device, started = parts.device(model), time.monotonic()
+    dataset = BatchDataset(utterances, model.tokenizer.text_to_ids, rate_hz=parts.rate_hz(model))
     batch = [tensor.to(device) for tensor in dataset[list(range(len(utterances)))][:4]]
     still(model)
     optimizer = torch.optim.AdamW(

@@ -7,9 +7,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from parakeet_ft.transcription.word_times import METHOD
+from parakeet_ft.transcription.words import Transcript, Word
 
 # Two lines of 42 characters and seven seconds are what guidelines for subtitles agree on.
 LINE_CHARS, CUE_LINES, CUE_SECONDS = 42, 2, 7.0
@@ -19,57 +20,12 @@ SENTENCE_ENDS = (".", "?", "!", "。", "？", "！", "؟", "।")
 
 
 @dataclasses.dataclass(frozen=True)
-class Word:
-    """A word and its begin and end in seconds from the begin of the recording."""
-
-    text: str
-    begin: float
-    end: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Transcript:
-    """What was said in `duration` seconds; `words` is empty where no times were asked for."""
-
-    text: str
-    words: tuple[Word, ...] = ()
-    duration: float = 0.0
-
-
-@dataclasses.dataclass(frozen=True)
 class Cue:
     """One subtitle; times in seconds."""
 
     text: str
     begin: float
     end: float
-
-
-def join(parts: Iterable[tuple[float, Transcript]], *, duration: float) -> Transcript:
-    """One transcript out of those of consecutive parts, each with the second where it begins; word
-    times are kept inside the recording.
-    """
-    parts = list(parts)
-    words = [
-        Word(word.text, begin + word.begin, begin + word.end)
-        for begin, part in parts
-        for word in part.words
-    ]
-    return Transcript(
-        " ".join(part.text for _, part in parts if part.text),
-        tuple(clip(words, duration)),
-        duration,
-    )
-
-
-def clip(words: Iterable[Word], duration: float) -> list[Word]:
-    """Words that begin and end between 0 and `duration`, none before the one before it."""
-    clipped, earliest = [], 0.0
-    for word in words:
-        begin = min(max(word.begin, earliest), duration)
-        clipped.append(Word(word.text, begin, min(max(word.end, begin), duration)))
-        earliest = begin
-    return clipped
 
 
 def cues(words: Sequence[Word]) -> list[Cue]:
@@ -115,24 +71,12 @@ def to_txt(transcript: Transcript, *, name: str, path: str) -> str:
 
 def to_srt(transcript: Transcript, *, name: str, path: str) -> str:
     """SubRip."""
-    return "".join(
-        f"{number}\n{_clock(cue.begin, ',')} --> {_clock(cue.end, ',')}\n{_wrap(cue.text)}\n\n"
-        for number, cue in enumerate(cues(transcript.words), 1)
-    )
+    return _subtitles(cues(transcript.words), kind="srt")
 
 
 def to_vtt(transcript: Transcript, *, name: str, path: str) -> str:
     """WebVTT (https://www.w3.org/TR/webvtt1/)."""
-    escaped = [
-        dataclasses.replace(
-            cue,
-            text=_wrap(cue.text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"),
-        )
-        for cue in cues(transcript.words)
-    ]
-    return "WEBVTT\n\n" + "".join(
-        f"{_clock(cue.begin, '.')} --> {_clock(cue.end, '.')}\n{cue.text}\n\n" for cue in escaped
-    )
+    return _subtitles(cues(transcript.words), kind="vtt", escape=_escape_vtt)
 
 
 def to_ctm(transcript: Transcript, *, name: str, path: str) -> str:
@@ -176,13 +120,21 @@ FORMATS: dict[str, Callable[..., str]] = {
 TEXT_ONLY = frozenset(["txt"])
 
 
-def _clock(seconds: float, point: str) -> str:
-    milliseconds = round(1000 * seconds)
-    seconds, rest = divmod(milliseconds, 1000)
-    minutes, seconds = divmod(seconds, 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours:02d}:{minutes:02d}:{seconds:02d}{point}{rest:03d}"
+def _subtitles(
+    found: Sequence[Cue], *, kind: str, escape: Callable[[str], str] = lambda text: text
+) -> str:
+    """Cues as pysubs2 writes them."""
+    import pysubs2
+
+    subtitles = pysubs2.SSAFile()
+    for cue in found:
+        event = pysubs2.SSAEvent(start=round(1000 * cue.begin), end=round(1000 * cue.end))
+        event.plaintext = escape("\n".join(textwrap.wrap(cue.text, LINE_CHARS)) or cue.text)
+        subtitles.append(event)
+    # Braces are what somebody said, and no tags of SubStation Alpha.
+    return subtitles.to_string(kind, keep_ssa_tags=True)
 
 
-def _wrap(text: str) -> str:
-    return "\n".join(textwrap.wrap(text, LINE_CHARS)) or text
+def _escape_vtt(text: str) -> str:
+    """Not html.escape: WebVTT has no reference for quotation marks."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -1,8 +1,9 @@
-"""Audio to texts with a NeMo model: the only place of the package that decodes speech."""
+"""Audio to transcripts with a NeMo model: the only place of the package that decodes speech."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -10,10 +11,25 @@ from typing import Any
 import numpy as np
 import torch
 
-from parakeet_ft.data.audio import read_audio
+from parakeet_ft.data.audio import AudioError
 from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.distributed import ranks
+from parakeet_ft.model import parts
+from parakeet_ft.model.attention import attention, set_attention
 from parakeet_ft.transcription.decoding import disable_cuda_graphs, fresh_cuda_graphs
+from parakeet_ft.transcription.nemo_words import transcript_of
+from parakeet_ft.transcription.segments import (
+    Segment,
+    is_silent,
+    length_batches,
+    read_ahead,
+    read_segment,
+    segment_batches,
+    segment_of,
+)
+from parakeet_ft.transcription.words import Transcript
+
+Counter = Callable[[int, int], None]
 
 
 @contextlib.contextmanager
@@ -39,58 +55,108 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def length_batches(durations: Sequence[float], *, batch_seconds: float) -> list[list[int]]:
-    """Indices sorted by duration, longest first, in batches whose padded length is at most
-    batch_seconds (or one utterance).
+@contextlib.contextmanager
+def _exact_features(model: Any) -> Iterator[None]:
+    """No dither and no padding of features, as NeMo's transcribe() (parts/mixins/transcription.py,
+    3.0.0).
     """
-    batches: list[list[int]] = []
-    for index in sorted(range(len(durations)), key=lambda i: (-durations[i], i)):
-        if batches and durations[batches[-1][0]] * (len(batches[-1]) + 1) <= batch_seconds:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
-    return batches
+    featurizer = model.preprocessor.featurizer
+    before = featurizer.dither, featurizer.pad_to
+    featurizer.dither, featurizer.pad_to = 0.0, 0
+    try:
+        yield
+    finally:
+        featurizer.dither, featurizer.pad_to = before
+
+
+@contextlib.contextmanager
+def ready_to_decode(model: Any, *, cuda_graphs: bool) -> Iterator[None]:
+    """All that a model needs to decode alike wherever it is asked to; as it was after."""
+    if cuda_graphs:
+        graphs: contextlib.AbstractContextManager = fresh_cuda_graphs(model)
+    else:
+        disable_cuda_graphs(model)
+        graphs = contextlib.nullcontext()
+    # Not inference_mode: the encoder makes its table of positions anew for longer audio
+    # (update_max_seq_length, NeMo 3.0.0), and what is made in inference mode cannot be trained
+    # with.
+    with (
+        evaluating(model),
+        graphs,
+        _exact_features(model),
+        torch.no_grad(),
+        torch.autocast(parts.device(model).type, enabled=False),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def _own_attention_after(model: Any, segments: Sequence[Segment]) -> Iterator[Callable]:
+    """A function that gives the model the attention of a segment; the checkpoint's after."""
+    if all(segment.attention is None for segment in segments):
+        yield lambda segment: None
+        return
+    own = attention(model)
+
+    def use(segment: Segment) -> None:
+        wanted = segment.attention or own["kind"]
+        if attention(model)["kind"] != wanted:
+            set_attention(model, **(own if wanted == own["kind"] else {"kind": wanted}))
+
+    try:
+        yield use
+    finally:
+        if attention(model) != own:
+            set_attention(model, **own)
 
 
 def decode(
-    model,
+    model: Any,
     audio: torch.Tensor,
     lengths: torch.Tensor,
     *,
-    on_frames: Callable[[int, int], None] = lambda silent, frames: None,
-) -> list[str]:
-    """Texts of a batch: audio (B, T) at the model's rate, lengths (B) in samples. Decodes in
-    float32 with the model's own decoding.
+    on_frames: Counter = lambda silent, frames: None,
+) -> list[Transcript]:
+    """Transcripts of a batch: audio (B, T) at the model's rate, lengths (B) in samples. Decodes in
+    float32 as `set_decoding` has set the model.
 
-    `on_frames` is told how many of the encoder's frames yield no piece (CTC: their best label is
+    `on_frames` is told how many of the encoder's frames yield no token (CTC: their best label is
     blank), and how many there are.
     """
     outputs = model.forward(input_signal=audio, input_signal_length=lengths)
-    frames = int(outputs[1].sum())
-    if getattr(model, "cur_decoder", None) == "ctc":
-        log_probs = model.ctc_decoder(encoder_output=outputs[0]).float()
-        on_frames(_silent_frames(log_probs, outputs[1]), frames)
-        hypotheses = model.ctc_decoding.ctc_decoder_predictions_tensor(
-            log_probs, decoder_lengths=outputs[1]
+    encoded, frames = outputs[0].float(), outputs[1]
+    decoding = parts.decoding(model)
+    if parts.decoding_head(model) == "ctc":
+        # A pure CTC model's forward pass gives log-probabilities, a hybrid's its encoder's output.
+        log_probs = encoded
+        if parts.is_hybrid(model):
+            log_probs = parts.ctc_decoder(model)(encoder_output=encoded).float()
+        found = decoding.ctc_decoder_predictions_tensor(
+            log_probs, decoder_lengths=frames, return_hypotheses=True
         )
-    elif hasattr(model, "joint"):
-        hypotheses = model.decoding.rnnt_decoder_predictions_tensor(
-            encoder_output=outputs[0].float(), encoded_lengths=outputs[1]
-        )
-        on_frames(
-            max(
-                0,
-                frames
-                - sum(len((h[0] if isinstance(h, list) else h).y_sequence) for h in hypotheses),
-            ),
-            frames,
-        )
+        silent = _silent_frames(log_probs, frames)
     else:
-        on_frames(_silent_frames(outputs[0], outputs[1]), frames)
-        hypotheses = model.decoding.ctc_decoder_predictions_tensor(
-            outputs[0].float(), decoder_lengths=outputs[1]
+        found = decoding.rnnt_decoder_predictions_tensor(
+            encoder_output=encoded, encoded_lengths=frames, return_hypotheses=True
         )
-    return [(h[0] if isinstance(h, list) else h).text for h in hypotheses]
+        silent = max(0, int(frames.sum()) - sum(len(_best(h).y_sequence) for h in found))
+    on_frames(silent, int(frames.sum()))
+    return [
+        transcript_of(
+            _best(hypothesis),
+            decoding,
+            samples[:length],
+            frame_seconds=parts.frame_seconds(model),
+            rate_hz=parts.rate_hz(model),
+        )
+        for hypothesis, samples, length in zip(
+            found, audio.cpu().numpy(), lengths.tolist(), strict=True
+        )
+    ]
+
+
+def _best(hypothesis: Any) -> Any:
+    return hypothesis[0] if isinstance(hypothesis, list) else hypothesis
 
 
 def _silent_frames(log_probs: torch.Tensor, lengths: torch.Tensor) -> int:
@@ -99,58 +165,114 @@ def _silent_frames(log_probs: torch.Tensor, lengths: torch.Tensor) -> int:
     return int(((log_probs.argmax(-1) == log_probs.shape[-1] - 1) & valid).sum())
 
 
+def transcribe_segments(
+    model: Any,
+    segments: Sequence[Segment],
+    *,
+    batch_seconds: float = 120.0,
+    num_threads: int | None = None,
+    cuda_graphs: bool = False,
+    shortest_first: bool = False,
+    on_frames: Counter = lambda silent, frames: None,
+    on_audio: Callable[[int, np.ndarray], None] = lambda index, samples: None,
+) -> Iterator[list[tuple[int, Transcript | AudioError]]]:
+    """Yield (index of the segment, its transcript or why it has none), batch by batch: sorted by
+    length, longest first (which shows early whether memory suffices) unless `shortest_first`, the
+    checkpoint's attention before any other.
+
+    `num_threads` decode audio while the model works on the batch before; two batches of audio are
+    in memory at most. Silence has no words, and the model is not asked. `on_frames` is told what
+    `decode` tells it, `on_audio` the number of a segment and its samples at the model's rate.
+    cuda_graphs: for weights that stay as they are meanwhile.
+    """
+    rate_hz = parts.rate_hz(model)
+    batches = segment_batches(segments, batch_seconds=batch_seconds)
+    if shortest_first:
+        batches.reverse()
+    with (
+        ready_to_decode(model, cuda_graphs=cuda_graphs),
+        _own_attention_after(model, segments) as use_attention,
+    ):
+        for indices, audio in read_ahead(
+            batches,
+            lambda i: read_segment(segments[i], rate_hz=rate_hz),
+            num_threads=num_threads or min(4, os.cpu_count() or 1),
+        ):
+            use_attention(segments[indices[0]])
+            results: list[tuple[int, Transcript | AudioError]] = []
+            audible: list[tuple[int, np.ndarray]] = []
+            for index, samples in zip(indices, audio, strict=True):
+                if isinstance(samples, AudioError):
+                    results.append((index, samples))
+                    continue
+                on_audio(index, samples)
+                if is_silent(samples):
+                    seconds = len(samples) / rate_hz
+                    frames = round(seconds / parts.frame_seconds(model))
+                    on_frames(frames, frames)
+                    results.append((index, Transcript("", (), seconds)))
+                else:
+                    audible.append((index, samples))
+            if audible:
+                results += zip(
+                    (index for index, _ in audible),
+                    decode(
+                        model,
+                        *_padded([samples for _, samples in audible], device=parts.device(model)),
+                        on_frames=on_frames,
+                    ),
+                    strict=True,
+                )
+            yield results
+
+
+def _padded(
+    audio: Sequence[np.ndarray], *, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B, T) and lengths (B)."""
+    lengths = torch.tensor([len(samples) for samples in audio], device=device)
+    rows = [torch.from_numpy(samples) for samples in audio]
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device), lengths
+
+
 def transcribe(
-    model,
+    model: Any,
     utterances: Sequence[Utterance],
     *,
     batch_seconds: float = 240.0,
-    on_batch: Callable[[float], None] = lambda seconds: None,
-    on_frames: Callable[[int, int], None] = lambda silent, frames: None,
+    cut: Callable[[Utterance], list[Segment]] = lambda utterance: [segment_of(utterance)],
+    on_frames: Counter = lambda silent, frames: None,
     on_audio: Callable[[int, np.ndarray], None] = lambda index, samples: None,
     cuda_graphs: bool = False,
 ) -> list[str]:
-    """Transcripts in the order of `utterances`; `on_batch` is told the seconds of audio just done,
-    `on_frames` what `decode` tells it, `on_audio` the number of an utterance and its samples at the
-    model's rate.
+    """Texts in the order of `utterances`, each of which `cut` makes segments of: in one piece, as
+    training reads it, if nothing else is asked for.
 
-    Each utterance is read as training reads it: `duration` seconds from `offset`. cuda_graphs: for
-    weights that stay as they are during the call; captured anew, shortest batches first, as a graph
-    serves what is no larger. Nothing of this package asks for them: on the one GPU that was tried,
-    restoring a checkpoint failed in the same process afterwards (benchmarks/README.md). Raises
-    UserError if an audio file cannot be read.
+    The rest is as for `transcribe_segments`, but that `on_audio` is told the number of the
+    utterance. With CUDA graphs, shortest batches come first, as a graph serves what is no larger.
+    Nothing of this package asks for them: on the one GPU that was tried, restoring a checkpoint
+    failed in the same process afterwards (benchmarks/README.md). Raises UserError if an audio file
+    cannot be read.
     """
-    device, rate_hz = next(model.parameters()).device, model.preprocessor._sample_rate
-    texts = [""] * len(utterances)
-    batches = length_batches([u.duration for u in utterances], batch_seconds=batch_seconds)
-    if cuda_graphs:
-        batches.reverse()
-        graphs = fresh_cuda_graphs(model)
-    else:
-        disable_cuda_graphs(model)
-        graphs = contextlib.nullcontext()
-    # Not inference_mode: the encoder makes its table of positions anew for longer audio
-    # (update_max_seq_length, NeMo 3.0.0), and what is made in inference mode cannot be trained
-    # with.
-    with evaluating(model), graphs, torch.no_grad(), torch.autocast(device.type, enabled=False):
-        for batch in batches:
-            audio = [
-                torch.from_numpy(
-                    read_audio(
-                        u.audio_filepath, offset=u.offset, duration=u.duration, rate_hz=rate_hz
-                    )
-                )
-                for u in (utterances[i] for i in batch)
-            ]
-            for index, samples in zip(batch, audio, strict=True):
-                on_audio(index, samples.numpy())
-            lengths = torch.tensor([len(a) for a in audio], device=device)
-            padded = torch.nn.utils.rnn.pad_sequence(audio, batch_first=True).to(device)
-            for index, text in zip(
-                batch, decode(model, padded, lengths, on_frames=on_frames), strict=True
-            ):
-                texts[index] = text
-            on_batch(sum(utterances[i].duration for i in batch))
-    return texts
+    owned = [(i, segment) for i, utterance in enumerate(utterances) for segment in cut(utterance)]
+    texts = [""] * len(owned)
+    for results in transcribe_segments(
+        model,
+        [segment for _, segment in owned],
+        batch_seconds=batch_seconds,
+        cuda_graphs=cuda_graphs,
+        shortest_first=cuda_graphs,
+        on_frames=on_frames,
+        on_audio=lambda index, samples: on_audio(owned[index][0], samples),
+    ):
+        for index, result in results:
+            if isinstance(result, AudioError):
+                raise result
+            texts[index] = result.text
+    joined: list[list[str]] = [[] for _ in utterances]
+    for (owner, _), text in zip(owned, texts, strict=True):
+        joined[owner] += [text] if text else []
+    return [" ".join(found) for found in joined]
 
 
 def transcribe_sets(
@@ -174,7 +296,12 @@ def transcribe_sets(
 
 
 def transcribe_timed(
-    model, utterances: Sequence[Utterance], *, batch_seconds: float, warm_up_batches: int
+    model: Any,
+    utterances: Sequence[Utterance],
+    *,
+    batch_seconds: float,
+    warm_up_batches: int,
+    cut: Callable[[Utterance], list[Segment]] = lambda utterance: [segment_of(utterance)],
 ) -> dict[str, Any]:
     """texts, levels_dbfs of each utterance, seconds and rtfx: seconds of audio for each second from
     file to text.
@@ -191,24 +318,37 @@ def transcribe_timed(
             model,
             [utterances[i] for batch in first for i in batch],
             batch_seconds=batch_seconds,
+            cut=cut,
         )
-    levels = [0.0] * len(utterances)
-
-    def measure(index: int, samples: np.ndarray) -> None:
-        levels[index] = level_dbfs(samples)
-
+    levels = [Level() for _ in utterances]
     started = time.perf_counter()
-    texts = transcribe(model, utterances, batch_seconds=batch_seconds, on_audio=measure)
+    texts = transcribe(
+        model,
+        utterances,
+        batch_seconds=batch_seconds,
+        cut=cut,
+        on_audio=lambda index, samples: levels[index].add(samples),
+    )
     seconds = time.perf_counter() - started
     return {
         "texts": texts,
-        "levels_dbfs": levels,
+        "levels_dbfs": [level.dbfs() for level in levels],
         "seconds": seconds,
         "rtfx": sum(u.duration for u in utterances) / seconds,
     }
 
 
-def level_dbfs(samples: np.ndarray) -> float:
-    """Root mean square of float samples in decibels below full scale; -120 for digital silence."""
-    power = float(np.mean(np.square(samples, dtype=np.float64))) if len(samples) else 0.0
-    return round(10 * float(np.log10(max(power, 1e-12))), 2)
+class Level:
+    """The root mean square of float samples that come in parts."""
+
+    def __init__(self) -> None:
+        self.energy, self.count = 0.0, 0
+
+    def add(self, samples: np.ndarray) -> None:
+        self.energy += float(np.sum(np.square(samples, dtype=np.float64)))
+        self.count += len(samples)
+
+    def dbfs(self) -> float:
+        """In decibels below full scale; -120 for digital silence."""
+        power = self.energy / max(1, self.count)
+        return round(10 * float(np.log10(max(power, 1e-12))), 2)

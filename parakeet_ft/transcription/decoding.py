@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from parakeet_ft.errors import UserError
+from parakeet_ft.model import parts
 
 # NeMo's batched searches, the only ones that take a language model over pieces without kenlm
 # (3.0.0).
@@ -17,44 +18,57 @@ BEAMS = {"ctc": "beam_batch", "transducer": "malsd_batch"}
 
 
 def set_decoding(
-    model,
+    model: Any,
     *,
-    strategy: str,
-    head: str,
-    beam_size: int,
-    length_bonus: float,
-    phrases: Sequence[str],
-    phrase_weight: float,
-    lm_path: Path | None,
-    lm_weight: float,
+    strategy: str | None = None,
+    head: str = "auto",
+    beam_size: int = 4,
+    length_bonus: float = 0.0,
+    phrases: Sequence[str] = (),
+    phrase_weight: float = 1.0,
+    lm_path: Path | None = None,
+    lm_weight: float = 0.0,
+    words: bool = False,
 ) -> dict[str, Any]:
     """Set a model's decoding; returns what its live decoder then is.
 
-    `strategy` is greedy or beam; `head`, of a hybrid model, auto (its transducer), transducer or
-    ctc. `lm_path` is an ARPA file over the model's pieces, its scores (natural logarithms) weigh
-    `lm_weight`; `length_bonus` is added for each piece by a CTC beam only. Raises UserError for a
-    head that the model lacks.
+    `strategy` is greedy, beam, or None for the model's own, of which the other settings then change
+    nothing but `head` and `words`; `head`, of a hybrid model, is auto (its transducer), transducer
+    or ctc. `lm_path` is an ARPA file over the model's pieces, its scores (natural logarithms) weigh
+    `lm_weight`; `length_bonus` is added for each token by a CTC beam only. `words`: with what times
+    of words are made of. Raises UserError for a head that the model lacks.
     """
     from omegaconf import OmegaConf
 
-    has = [
-        name
-        for name, part in (
-            ("transducer", "joint"),
-            ("ctc", "ctc_decoder" if hasattr(model, "joint") else "decoder"),
-        )
-        if hasattr(model, part)
-    ]
-    if head != "auto" and head not in has:
+    own = parts.heads(model)[0]
+    chosen = own if head == "auto" else head
+    if chosen not in parts.heads(model):
         raise UserError(
-            f"decoding.head={head!r}: this {type(model).__name__} has {' and '.join(has)}. Use "
-            f"decoding.head=auto."
+            f"head={head}: this {type(model).__name__} has only a {own} head. Use auto, or a "
+            f"hybrid checkpoint."
         )
-    head = has[0] if head == "auto" else head
-    hybrid = len(has) == 2
-    old = model.cfg.aux_ctc.decoding if hybrid and head == "ctc" else model.cfg.decoding
-    decoding = OmegaConf.to_container(old, resolve=True)
-    part = "greedy" if strategy == "greedy" else "beam"
+    decoding = OmegaConf.to_container(parts.decoding_config(model, chosen), resolve=True)
+    decoding["compute_timestamps"] = words
+    if strategy is not None:
+        search = _fused(phrases, phrase_weight, lm_path, lm_weight)
+        if strategy == "beam":
+            search |= _beam(beam_size, length_bonus, head=chosen)
+        decoding["strategy"] = "greedy_batch" if strategy == "greedy" else BEAMS[chosen]
+        # What an earlier call fused into the search is left out unless it is asked for again.
+        kept = {
+            key: value
+            for key, value in (decoding.get(strategy) or {}).items()
+            if not key.startswith(("ngram_lm", "boosting_tree"))
+        }
+        decoding[strategy] = kept | search
+    parts.change_decoding(model, OmegaConf.create(decoding), head=chosen)
+    return describe_decoding(model)
+
+
+def _fused(
+    phrases: Sequence[str], phrase_weight: float, lm_path: Path | None, lm_weight: float
+) -> dict[str, Any]:
+    """What is fused into the search, in NeMo's words."""
     search: dict[str, Any] = {}
     if lm_path and lm_weight:
         search |= {"ngram_lm_model": str(lm_path), "ngram_lm_alpha": float(lm_weight)}
@@ -63,37 +77,26 @@ def set_decoding(
             "boosting_tree": {"key_phrases_list": list(phrases), "use_triton": False},
             "boosting_tree_alpha": float(phrase_weight),
         }
-    if part == "beam":
-        # A search that may not capture CUDA graphs decodes the same, and one code path serves CPU
-        # and GPU.
-        search |= {
-            "beam_size": beam_size,
-            "return_best_hypothesis": True,
-            "allow_cuda_graphs": False,
-        }
-        search |= {"beam_beta": float(length_bonus)} if head == "ctc" else {}
-    decoding["strategy"] = "greedy_batch" if part == "greedy" else BEAMS[head]
-    # What an earlier call fused into the search is left out unless it is asked for again.
-    kept = {
-        key: value
-        for key, value in (decoding.get(part) or {}).items()
-        if not key.startswith(("ngram_lm", "boosting_tree"))
+    return search
+
+
+def _beam(beam_size: int, length_bonus: float, *, head: str) -> dict[str, Any]:
+    """A beam search in NeMo's words."""
+    # A search that may not capture CUDA graphs decodes the same, and one code path serves CPU and
+    # GPU.
+    search = {
+        "beam_size": beam_size,
+        "return_best_hypothesis": True,
+        "allow_cuda_graphs": False,
     }
-    decoding[part] = kept | search
-    model.change_decoding_strategy(
-        OmegaConf.create(decoding),
-        **({"decoder_type": "rnnt" if head == "transducer" else "ctc"} if hybrid else {}),
-        verbose=False,
-    )
-    return describe_decoding(model)
+    return search | ({"beam_beta": float(length_bonus)} if head == "ctc" else {})
 
 
 def describe_decoding(model) -> dict[str, Any]:
     """What decodes, from the live objects: head, strategy, class, beam size, and the weights of
     what is fused into the search.
     """
-    ctc = getattr(model, "cur_decoder", None) == "ctc"
-    live = model.ctc_decoding if ctc else model.decoding
+    live = parts.decoding(model)
     search = live.decoding
     # Only the greedy CTC search keeps what it fuses itself; the others one object further down
     # (NeMo 3.0.0).
@@ -114,7 +117,7 @@ def describe_decoding(model) -> dict[str, Any]:
         else {}
     )
     return {
-        "head": "transducer" if hasattr(model, "joint") and not ctc else "ctc",
+        "head": parts.decoding_head(model),
         "strategy": str(live.cfg.strategy),
         "class": type(search).__name__,
         "beam_size": getattr(search, "beam_size", None),
@@ -126,8 +129,7 @@ def _searches(model) -> list[Any]:
     """The live decoders of all heads that may capture CUDA graphs."""
     from nemo.collections.common.parts.optional_cuda_graphs import WithOptionalCudaGraphs
 
-    owners = (getattr(model, name, None) for name in ("decoding", "ctc_decoding"))
-    searches = (getattr(owner, "decoding", None) for owner in owners)
+    searches = (getattr(decoding, "decoding", None) for decoding in parts.decodings(model))
     return [search for search in searches if isinstance(search, WithOptionalCudaGraphs)]
 
 

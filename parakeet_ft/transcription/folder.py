@@ -7,7 +7,6 @@ whole or not at all.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -15,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from parakeet_ft.errors import UserError
-from parakeet_ft.files import atomic_path
-from parakeet_ft.transcription.captions import FORMATS, TEXT_ONLY, Transcript, Word, join
+from parakeet_ft.files import atomic_path, hold
+from parakeet_ft.transcription.captions import FORMATS, TEXT_ONLY
 from parakeet_ft.transcription.recordings import Recording
+from parakeet_ft.transcription.segments import Segment
+from parakeet_ft.transcription.words import Transcript, Word, join_segments
 
 PROGRESS = "progress.jsonl"
 
@@ -26,41 +27,43 @@ class TranscriptFolder:
     """The folder `out`, held by one process. `settings` is what decides the texts: they must be
     those of the run that began it.
 
-    Memory holds one position in the file a piece, not the texts. Raises UserError if the folder
+    Memory holds one position in the file a segment, not the texts. Raises UserError if the folder
     cannot be used.
     """
 
     def __init__(self, out: Path, *, formats: Sequence[str], settings: dict[str, Any]) -> None:
         self.out, self.formats, self.path = out, tuple(formats), out / PROGRESS
         self.with_words = bool(set(formats) - TEXT_ONLY)
-        self._pieces: dict[tuple[str, int], int] = {}
+        self._segments: dict[tuple[str, int], int] = {}
         self._plans: dict[str, int] = {}
         self._written: dict[str, tuple[str, set[str]]] = {}
         try:
             out.mkdir(parents=True, exist_ok=True)
+            lock = hold(out / ".lock")
             self._file = self.path.open("a+b")
         except OSError as error:
             raise UserError(
                 f"Cannot write to {out}: {error.strerror}. Give another --out."
             ) from None
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if lock is None:
             self._file.close()
-            raise UserError(
-                f"Another run is writing to {out}. Wait for it, or give another --out."
-            ) from None
+            raise UserError(f"Another run is writing to {out}. Wait for it, or give another --out.")
+        self._lock = lock
         try:
             self._read(json.loads(json.dumps(settings)))
         except UserError:
-            self._file.close()
+            self._close()
             raise
 
     def __enter__(self) -> TranscriptFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def _close(self) -> None:
         self._file.close()
+        self._lock.release()
 
     def _read(self, settings: dict[str, Any]) -> None:
         self._file.seek(0)
@@ -91,7 +94,7 @@ class TranscriptFolder:
         if "parts" in row:
             self._plans[row["key"]] = position
         elif "text" in row and (row["words"] is not None or not self.with_words):
-            self._pieces[row["key"], row["part"]] = position
+            self._segments[row["key"], row["part"]] = position
         elif "written" in row:
             key, formats = self._written.get(row["written"], ("", set()))
             self._written[row["written"]] = (
@@ -124,7 +127,7 @@ class TranscriptFolder:
         )
 
     def parts(self, key: str) -> tuple[float, list[dict[str, Any]]] | None:
-        """(seconds, pieces as they were stored) of a recording that was planned."""
+        """(seconds, segments as they were stored) of a recording that was planned."""
         if key not in self._plans:
             return None
         row = self._row(self._plans[key])
@@ -135,11 +138,11 @@ class TranscriptFolder:
         self._append([{"key": key, "seconds": seconds, "parts": parts}])
 
     def missing_parts(self, key: str, num_parts: int) -> list[int]:
-        """Numbers of the pieces that have no transcript yet."""
-        return [part for part in range(num_parts) if (key, part) not in self._pieces]
+        """Numbers of the segments that have no transcript yet."""
+        return [part for part in range(num_parts) if (key, part) not in self._segments]
 
     def store_transcripts(self, rows: Iterable[tuple[str, int, Transcript]]) -> None:
-        """Keep (key, number of the piece, transcript)."""
+        """Keep (key, number of the segment, transcript)."""
         self._append(
             {
                 "key": key,
@@ -152,18 +155,16 @@ class TranscriptFolder:
         )
 
     def transcript(self, key: str, *, begin: float) -> Transcript:
-        """The whole transcript of a recording all of whose pieces are there; `begin` is its offset
-        in the file.
+        """The whole transcript of a recording all of whose segments are there; `begin` is its
+        offset in the file.
         """
         seconds, parts = self.parts(key) or (0.0, [])
-        pieces = []
+        heard = []
         for number, part in enumerate(parts):
-            row = self._row(self._pieces[key, number])
+            row = self._row(self._segments[key, number])
             words = tuple(Word(*word) for word in row["words"] or [])
-            pieces.append((part["begin"] - begin, Transcript(row["text"], words, row["duration"])))
-        # What was decoded is longer or shorter than some headers announce.
-        whole = len(parts) == 1 and parts[0]["whole"]
-        return join(pieces, duration=pieces[0][1].duration if whole else seconds)
+            heard.append((Segment(**part), Transcript(row["text"], words, row["duration"])))
+        return join_segments(heard, seconds=seconds, begin=begin)
 
     def file_of(self, recording: Recording, suffix: str) -> Path:
         return self.out / f"{recording.name}.{suffix}"

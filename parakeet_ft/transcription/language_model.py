@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from parakeet_ft.data.manifest import Utterance
+from parakeet_ft.model import parts
 from parakeet_ft.scoring import wer
 from parakeet_ft.transcription import ngram
 from parakeet_ft.transcription.decode import transcribe
@@ -37,9 +38,11 @@ def fuse_language_model(
     weight, what each weight was worth, and the live decoding. `on_weight` is told each row when it
     is known.
     """
-    pieces = model.tokenizer.tokenizer
+    tokenizer = parts.sentencepiece_of(model)
     learnt = ngram.train_ngram(
-        (pieces.encode(line) for line in text), order=order, vocab_size=pieces.get_piece_size()
+        (tokenizer.encode(line) for line in text),
+        order=order,
+        vocab_size=tokenizer.get_piece_size(),
     )
     ngram.write_arpa(learnt, arpa_path)
     rows: list[dict[str, Any]] = []
@@ -66,7 +69,7 @@ def fuse_language_model(
             "ngrams": [len(level) for level in learnt],
             "weight": float(weight),
             "tuning": rows,
-            "perplexity": ngram.perplexity(learnt, [pieces.encode(u.text) for u in tune_on])
+            "perplexity": ngram.perplexity(learnt, [tokenizer.encode(u.text) for u in tune_on])
             if tune_on
             else None,
         }

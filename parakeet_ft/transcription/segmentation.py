@@ -13,9 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from parakeet_ft.data.alignment import Segment, align_words, cut_utterances, transcript_words
+from parakeet_ft.data.alignment import (
+    AlignedUtterance,
+    align_words,
+    cut_utterances,
+    transcript_words,
+)
 from parakeet_ft.data.audio import stream_audio
 from parakeet_ft.errors import UserError
+from parakeet_ft.model import parts
 
 if TYPE_CHECKING:
     import torch
@@ -33,14 +39,13 @@ def ctc_head(model: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     """The model's CTC decoder, (B, D, T) -> log-probabilities (B, T, V + 1). Raises UserError if it
     has none.
     """
-    if hasattr(model, "ctc_decoder"):
-        return lambda encoded: model.ctc_decoder(encoder_output=encoded)
-    if hasattr(model, "joint"):
+    decoder = parts.ctc_decoder(model)
+    if decoder is None:
         raise UserError(
             "Aligning needs a CTC head, and this model is a pure transducer. Use a parakeet-ctc or "
             "-tdt_ctc checkpoint."
         )
-    return lambda encoded: model.decoder(encoder_output=encoded)
+    return lambda encoded: decoder(encoder_output=encoded)
 
 
 @contextlib.contextmanager
@@ -61,14 +66,8 @@ def ctc_log_probs(
 
     from parakeet_ft.transcription.decode import evaluating
 
-    head, rate_hz, device = (
-        ctc_head(model),
-        model.preprocessor._sample_rate,
-        next(model.parameters()).device,
-    )
-    frame_samples = (
-        round(model.cfg.preprocessor.window_stride * rate_hz) * model.encoder.subsampling_factor
-    )
+    head, rate_hz, device = ctc_head(model), parts.rate_hz(model), parts.device(model)
+    frame_samples = parts.frame_samples(model)
     margin = round(MARGIN_SECONDS * rate_hz / frame_samples)
     inner = max(1, round(window_seconds * rate_hz / frame_samples) - 2 * margin)
     with tempfile.TemporaryFile() as file, evaluating(model), torch.inference_mode():
@@ -134,11 +133,11 @@ def align_recording(
     *,
     max_seconds: float = 20.0,
     on_progress: Callable[[float], None] = lambda seconds: None,
-) -> list[Segment]:
+) -> list[AlignedUtterance]:
     """The utterances of a recording whose whole transcript is `text`. Raises UserError, also if
     they plainly do not belong together.
     """
-    tokenizer = getattr(model.tokenizer, "tokenizer", model.tokenizer)
+    tokenizer = parts.sentencepiece_of(model)
     words = transcript_words(text, encode=tokenizer.encode, unknown_id=tokenizer.unk_id())
     if not any(word.tokens for word in words):
         raise UserError(

@@ -25,7 +25,7 @@ from parakeet_ft.batches.loaders import (
 )
 from parakeet_ft.data.manifest import Utterance, read_manifest
 from parakeet_ft.errors import UserError
-from parakeet_ft.model.facts import spec_augment_facts
+from parakeet_ft.model.parts import spec_augment_facts
 from parakeet_ft.model.spec_augment import set_spec_augment
 
 OFF = {

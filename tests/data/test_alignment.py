@@ -10,7 +10,7 @@ import pytest
 
 from parakeet_ft.data.alignment import (
     UNTRANSCRIBED,
-    Word,
+    TranscriptWord,
     align_words,
     best_path,
     cut_utterances,
@@ -120,7 +120,7 @@ def spoken(words, width=40, frames_a_token=3, pause=4, seed=0):
 def make_words(count, seed=0, sentence=5, width=40):
     rng = np.random.default_rng(seed)
     return [
-        Word(
+        TranscriptWord(
             f"w{i}",
             tuple(int(t) for t in rng.integers(0, width, size=rng.integers(1, 4))),
             i % sentence == sentence - 1,
@@ -179,7 +179,7 @@ def test_transcripts_become_words_with_tokens():
 
 
 def test_sentences_are_cut_and_long_ones_parted_at_their_longest_pause():
-    words = [Word(f"w{i}", (1,), i in (2, 9)) for i in range(10)]
+    words = [TranscriptWord(f"w{i}", (1,), i in (2, 9)) for i in range(10)]
     times = [
         (1.0 + i + (0.5 if i > 6 else 0), 1.8 + i + (0.5 if i > 6 else 0), -0.1 * i)
         for i in range(10)

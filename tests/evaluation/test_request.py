@@ -153,7 +153,7 @@ def test_every_option_composes_has_the_keys_of_its_group_and_opens_with_its_comm
 @pytest.mark.parametrize(
     ("group", "function", "filled"),
     [
-        ("decoding", decoding.set_decoding, {"model", "lm_path", "lm_weight"}),
+        ("decoding", decoding.set_decoding, {"model", "lm_path", "lm_weight", "words"}),
         (
             "language_model",
             language_model.fuse_language_model,

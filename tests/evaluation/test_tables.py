@@ -151,7 +151,7 @@ def test_a_set_is_heard_once_for_each_model_decoding_and_content(tmp_path):
             model="a/best",
             name=name,
             identity={"model": "1", "decoding": "greedy"} | identity,
-            hear=listener,
+            transcribe=listener,
             say=listener,
         )
 
@@ -169,7 +169,7 @@ def test_what_a_killed_run_left_half_written_is_heard_again(tmp_path):
         "model": "m",
         "name": "test",
         "identity": {},
-        "hear": listener,
+        "transcribe": listener,
         "say": listener,
     }
     hypotheses.once(tmp_path, **ask)

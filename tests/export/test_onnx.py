@@ -9,7 +9,8 @@ from parakeet_ft.data.audio import read_audio
 from parakeet_ft.data.manifest import read_manifest
 from parakeet_ft.errors import UserError
 from parakeet_ft.export.onnx import move_network, onnx_kind, onnx_recognizer, write_int8, write_onnx
-from parakeet_ft.transcription.long_audio import set_decoding, transcribe_files
+from parakeet_ft.transcription.decoding import set_decoding
+from parakeet_ft.transcription.long_audio import transcribe_files
 
 FAMILIES = [
     ("ctc", "ctc"),

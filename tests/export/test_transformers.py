@@ -10,9 +10,9 @@ from parakeet_ft.data.audio import read_audio
 from parakeet_ft.data.manifest import read_manifest
 from parakeet_ft.errors import UserError
 from parakeet_ft.export.transformers import transformers_recognizer, write_transformers
-from parakeet_ft.model.source import read_tokenizer
-from parakeet_ft.tokenizer.sentencepiece_model import load_sentencepiece
-from parakeet_ft.transcription.long_audio import set_decoding, transcribe_files
+from parakeet_ft.tokenizer.sentencepiece_model import load_sentencepiece, read_tokenizer
+from parakeet_ft.transcription.decoding import set_decoding
+from parakeet_ft.transcription.long_audio import transcribe_files
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,10 @@ import yaml
 from parakeet_ft.data.manifest import read_manifest
 from parakeet_ft.errors import UserError
 from parakeet_ft.model import source
+from parakeet_ft.model.checkpoints import BUNDLED, CHECKPOINTS, PUBLISHED, resolve
 from parakeet_ft.model.restore import restore
-from parakeet_ft.model.source import check_archive, check_source, fetch, locate, read_tokenizer
+from parakeet_ft.model.source import check_archive, check_source, fetch, locate
+from parakeet_ft.tokenizer.sentencepiece_model import read_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "nvidia/parakeet-ctc-0.6b"
@@ -185,19 +187,20 @@ def test_the_tokenizer_is_read_without_restoring(tiny_nemo, tokenizer_dir):
     assert read_tokenizer(tiny_nemo("hybrid")) == (tokenizer_dir / "tokenizer.model").read_bytes()
 
 
-@pytest.mark.parametrize(
-    "file", sorted((ROOT / "conf" / "model").glob("[!_]*.yaml")), ids=lambda file: file.stem
-)
-def test_every_named_checkpoint_is_a_source_whose_command_works(file):
-    text = file.read_text()
-    name = yaml.safe_load(text)["source"]
-    if name.startswith("nvidia/"):
-        assert source.HUB_ID.fullmatch(name)
-        # The hub's names have dashes where file names here have underscores.
-        assert name.removeprefix("nvidia/").replace("-", "_") == file.stem
-        assert f"python recipes/finetune.py model={file.stem} " in text and "CC-BY-4.0" in text
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_every_named_checkpoint_is_bundled_or_a_hub_id_of_the_same_name(name):
+    if name in BUNDLED:
+        assert check_archive(source.locate(name))
     else:
-        assert name in source.BUNDLED or name == "???"
+        assert source.HUB_ID.fullmatch(resolve(name))
+        # The hub's names have dashes where these have underscores.
+        assert resolve(name).removeprefix("nvidia/").replace("-", "_") == name
+
+
+def test_the_architectures_that_are_known_are_those_of_the_published_checkpoints():
+    from parakeet_ft.model.replicas import REPLICAS
+
+    assert REPLICAS.keys() == PUBLISHED.keys()
 
 
 # The hub.

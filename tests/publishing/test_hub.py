@@ -4,7 +4,6 @@
 
 import html
 import json
-import re
 
 import pytest
 import yaml
@@ -14,16 +13,15 @@ from markdown_it import MarkdownIt
 from parakeet_ft.data.manifest import manifest_hash, read_manifest
 from parakeet_ft.errors import UserError
 from parakeet_ft.files import DEMO
+from parakeet_ft.model.checkpoints import CHECKPOINTS, resolve
 from parakeet_ft.publishing.hub import places, prepare, push
 from parakeet_ft.publishing.model_card import (
-    LICENCES,
     base_model_of,
     data_facts,
     licence_of,
     private_paths,
     public_command,
 )
-from parakeet_ft.run import composition
 from recipes import publish
 
 
@@ -215,14 +213,10 @@ def test_a_licence_is_never_invented():
         base_model_of("x.nemo", "no id")
 
 
-def test_the_licences_are_those_that_the_configuration_names():
-    named = {}
-    for path in (composition.CONF / "model").glob("parakeet*.yaml"):
-        text = path.read_text()
-        named[re.search(r"^source: (\S+)", text, re.MULTILINE).group(1)] = (
-            re.search(r"CC-BY-\d\.\d", text).group().lower()
-        )
-    assert named == {source: licence for source, licence in LICENCES.items() if "/" in source}
+def test_every_named_checkpoint_has_a_licence_by_name_and_by_hub_id():
+    for name in CHECKPOINTS:
+        assert licence_of(name, None) == licence_of(resolve(name), None)
+    assert base_model_of("x.nemo", "parakeet_ctc_0.6b") == "nvidia/parakeet-ctc-0.6b"
 
 
 def test_hours_are_of_the_very_manifest_or_not_known(tmp_path):

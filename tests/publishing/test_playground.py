@@ -14,13 +14,14 @@ import numpy
 import pytest
 import soundfile
 
+from parakeet_ft.data.audio import read_audio
 from parakeet_ft.data.manifest import read_manifest
 from parakeet_ft.errors import UserError
 from parakeet_ft.files import DEMO
 from parakeet_ft.model.restore import restore
 from parakeet_ft.publishing import playground
-from parakeet_ft.publishing.playground import Word
 from parakeet_ft.transcription.decode import transcribe
+from parakeet_ft.transcription.words import Word
 from recipes import demo_ui
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,13 +35,11 @@ def models():
 
 @pytest.mark.parametrize("kind", ["base", "tuned"])
 def test_words_are_those_of_the_scored_transcript_in_order_of_time(kind, models):
-    words = playground.hear(
-        models[kind], playground.load_recording(UTTERANCE.audio_filepath, rate_hz=16000)
-    )
+    words = playground.words_of(models[kind], UTTERANCE.audio_filepath)
     assert " ".join(w.text for w in words) == transcribe(models[kind], [UTTERANCE])[0] != ""
-    starts = [w.start for w in words]
+    starts = [w.begin for w in words]
     assert starts == sorted(starts) and all(
-        0 <= w.start <= w.end <= UTTERANCE.duration + 0.1 for w in words
+        0 <= w.begin <= w.end <= UTTERANCE.duration + 0.1 for w in words
     )
 
 
@@ -74,7 +73,7 @@ def test_the_recipe_prints_what_it_restores_and_its_address_and_nothing_else(tmp
 @pytest.mark.parametrize(("rate_hz", "channels"), [(8000, 2), (44100, 1)])
 def test_any_rate_and_number_of_channels_is_heard(rate_hz, channels, models, tmp_path):
     path = tmp_path / "a.wav"
-    samples = playground.load_recording(UTTERANCE.audio_filepath, rate_hz=rate_hz)
+    samples = read_audio(UTTERANCE.audio_filepath, rate_hz=rate_hz)
     soundfile.write(path, numpy.repeat(samples[:, None], channels, axis=1), rate_hz)
     summary, *columns = playground.compare(str(path), models=models)
     assert (
@@ -105,10 +104,10 @@ def test_words_that_the_other_did_not_hear_are_marked_and_text_is_escaped():
 def test_a_recording_that_is_too_long_or_no_audio_is_refused(tmp_path, monkeypatch):
     (tmp_path / "a.wav").write_text("no audio")
     with pytest.raises(UserError, match="a.wav"):
-        playground.load_recording(str(tmp_path / "a.wav"), rate_hz=16000)
+        playground.check_length(str(tmp_path / "a.wav"))
     monkeypatch.setattr(playground, "MAX_SECONDS", 1.0)
     with pytest.raises(UserError, match="at most"):
-        playground.load_recording(UTTERANCE.audio_filepath, rate_hz=16000)
+        playground.check_length(UTTERANCE.audio_filepath)
 
 
 def test_the_base_is_the_one_that_the_run_began_from(tmp_path, capsys):
@@ -152,12 +151,7 @@ def test_an_upload_shows_both_transcripts_with_times_and_asks_nobody_outside(
         )
         page.wait_for_selector("#tuned ruby", timeout=60_000)
         heard = {
-            kind: [
-                w.text
-                for w in playground.hear(
-                    models[kind], playground.load_recording(UTTERANCE.audio_filepath, rate_hz=16000)
-                )
-            ]
+            kind: [w.text for w in playground.words_of(models[kind], UTTERANCE.audio_filepath)]
             for kind in models
         }
         for kind, words in heard.items():

@@ -90,7 +90,7 @@ def test_a_restored_nemo_transcribes_the_same_in_plain_nemo(
         == 0
     )
     clips = read_manifest(manifest)
-    model, _ = parity.greedy_model(str(tiny_nemo("hybrid")), head="default")
+    model, _ = parity.greedy_model(str(tiny_nemo("hybrid")), head="auto")
     plain = ASRModel.restore_from(str(tmp_path / "tuned.nemo"), map_location="cpu").eval()
     theirs = [
         h.text for h in plain.transcribe([clip.audio_filepath for clip in clips], verbose=False)
@@ -264,7 +264,7 @@ def test_int8_is_judged_by_the_rise_of_its_wer(tmp_path):
 @pytest.mark.parametrize(
     "family, target, head, words",
     [
-        ("rnnt", "transformers", "default", "CTC heads only.*Leave transformers out"),
+        ("rnnt", "transformers", "auto", "CTC heads only.*Leave transformers out"),
         ("tdt", "onnx", "ctc", "only a transducer head"),
         ("hybrid", "transformers", "transducer", "Give --head ctc"),
     ],
@@ -279,7 +279,7 @@ def test_a_format_that_cannot_hold_the_model_or_its_head_is_refused_with_what_to
 def test_onnx_without_its_packages_is_refused_with_what_to_install(monkeypatch, tiny_nemo):
     monkeypatch.setattr(formats, "ONNX_PACKAGES", ("onnx", "no_such_package"))
     with pytest.raises(UserError, match=r"needs no-such-package.*parakeet-ft\[export\]"):
-        check_formats(tiny_nemo("ctc"), ["onnx-int8"], head="default")
+        check_formats(tiny_nemo("ctc"), ["onnx-int8"], head="auto")
 
 
 def test_values_that_a_configuration_names_elsewhere_are_found():

@@ -13,6 +13,7 @@ import soundfile
 from parakeet_ft.data.audio import read_audio
 from parakeet_ft.data.manifest import read_manifest
 from parakeet_ft.files import DEMO
+from parakeet_ft.transcription import decode as decode_module
 from parakeet_ft.transcription import long_audio
 from recipes import transcribe
 
@@ -55,7 +56,7 @@ def test_all_that_can_be_read_is_written_and_what_cannot_is_named(
         and "2 without a word: empty, silent\n" in printed.out
     )
     names = ["empty", "silent", "speech0", "speech1", "speech2", "speech3"]
-    made = {"progress.jsonl", "transcribe.log", "transcripts.jsonl"} | {
+    made = {".lock", "progress.jsonl", "transcribe.log", "transcripts.jsonl"} | {
         f"{name}.{kind}" for name in names for kind in ("txt", "srt", "vtt", "ctm", "json")
     }
     assert {path.name for path in out.iterdir()} == made
@@ -102,22 +103,24 @@ def test_a_killed_run_goes_on_without_doing_anything_twice(folder, tmp_path, mon
     whole, out = tmp_path / "whole", tmp_path / "out"
     assert start(monkeypatch, "tiny", *files, "--out", whole, "--format", "txt,json") == 0
 
-    decode, heard = long_audio.decode_batch, []
+    decode, heard = decode_module.decode, []
 
-    def killed(model, audio, lengths):
+    def killed(model, audio, lengths, **told):
         if len(heard) == 2:
             raise KeyboardInterrupt
         heard.append(len(lengths))
-        return decode(model, audio, lengths)
+        return decode(model, audio, lengths, **told)
 
-    monkeypatch.setattr(long_audio, "decode_batch", killed)
+    monkeypatch.setattr(decode_module, "decode", killed)
     arguments = ("tiny", *files, "--out", out, "--format", "txt,json", "--batch-seconds", 0.1)
     assert start(monkeypatch, *arguments) == 130
     with (out / "progress.jsonl").open("a") as torn:
         torn.write('{"key": "torn by the ki')
     assert sorted(path.suffix for path in out.glob("speech*")) == [".json", ".json", ".txt", ".txt"]
     monkeypatch.setattr(
-        long_audio, "decode_batch", lambda *inputs: heard.append(1) or decode(*inputs)
+        decode_module,
+        "decode",
+        lambda *inputs, **told: heard.append(1) or decode(*inputs, **told),
     )
     assert start(monkeypatch, *arguments) == 0 and heard == [1, 1, 1, 1]
     for path in [*whole.glob("speech*"), whole / "transcripts.jsonl"]:

@@ -1,7 +1,6 @@
 """The same command continues its unfinished run, and no other."""
 
 import json
-import os
 import subprocess
 import sys
 
@@ -36,7 +35,7 @@ def choose(parent, identity=NOW, given=None, resume="auto"):
 def unlock():
     yield
     while directory._held:
-        os.close(directory._held.pop())
+        directory._held.pop().release()
 
 
 def test_the_newest_unfinished_run_with_the_same_settings_is_continued(tmp_path):

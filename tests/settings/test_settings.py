@@ -69,9 +69,6 @@ def test_every_option_of_every_group_composes_to_valid_settings(name):
     for group in composition.groups(name):
         for option in composition.options_of(group):
             overrides = [*GIVEN[name], f"{group}={option}"]
-            if group == "model":
-                overrides = [o for o in overrides if not o.startswith("model.source")]
-                overrides += ["model.source=tiny"] if option == "checkpoint" else []
             if group == "data" and option == "demo":
                 overrides = [f"{group}={option}"]
             config = composition.compose(name, composition.expand_shorthand(overrides))

@@ -76,10 +76,10 @@ def test_beside_gpus_each_rank_copies_the_weights():
 @pytest.mark.parametrize("part", ["checkpoints", "loader", "a .nemo", "copies"])
 def test_what_is_missing_is_told_with_a_cure(part, monkeypatch):
     monkeypatch.setattr(host, "free_bytes", lambda path: 1e12)
-    monkeypatch.setattr(memory, "available_bytes", lambda: 1e12)
+    monkeypatch.setattr(memory, "free_bytes", lambda: 1e12)
     assert host.check(needs(on_gpu=True))[0].startswith("disk: checkpoints and exports in outputs")
     monkeypatch.setattr(host, "free_bytes", lambda path: 1e6)
-    monkeypatch.setattr(memory, "available_bytes", lambda: 1e6)
+    monkeypatch.setattr(memory, "free_bytes", lambda: 1e6)
     with pytest.raises(
         UserError, match=r"does not fit: .*about .* GB, free are 0.0 GB. \w+"
     ) as told:

@@ -10,12 +10,9 @@ from parakeet_ft.transcription.captions import (
     CUE_SECONDS,
     FORMATS,
     LINE_CHARS,
-    Transcript,
-    Word,
-    clip,
     cues,
-    join,
 )
+from parakeet_ft.transcription.words import Transcript, Word, clip, join
 
 SPOKEN = (
     "Descend flight level one niner zero. Is that <understood> & agreed? Ryanair six four seven "
@@ -55,6 +52,14 @@ def test_subtitles_are_what_another_program_reads(kind, tmp_path):
     texts = [event.text.replace("\\N", " ") for event in read]
     plain = [text.replace("&amp;", "&").replace("&lt;", "<").replace("&gt;", ">") for text in texts]
     assert plain[2:] == [cue.text for cue in found][2:]
+
+
+@pytest.mark.parametrize("kind", ["srt", "vtt"])
+def test_braces_and_long_words_come_out_as_they_were_said(kind):
+    said = Transcript("{an8} " + "x&" * 30, (Word("{an8}", 0, 1), Word("x&" * 30, 1, 2)), 2.0)
+    written = FORMATS[kind](said, name="a", path="a.wav")
+    plain = written.replace("&amp;", "&").replace("\n", "")
+    assert "{an8}" in written and "x&" * 30 in plain and "--> 00:00:02" in written
 
 
 def test_without_words_text_is_an_empty_line_and_subtitles_have_no_cue():

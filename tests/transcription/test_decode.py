@@ -1,11 +1,15 @@
 """Decoding against NeMo's own transcribe()."""
 
+import numpy
 import pytest
+import soundfile
 import torch
 
 from parakeet_ft.data.audio import read_audio
-from parakeet_ft.data.manifest import read_manifest
-from parakeet_ft.transcription.decode import evaluating, length_batches, transcribe, transcribe_sets
+from parakeet_ft.data.manifest import Utterance, read_manifest
+from parakeet_ft.errors import UserError
+from parakeet_ft.transcription.decode import evaluating, transcribe, transcribe_sets
+from parakeet_ft.transcription.segments import length_batches
 
 
 @pytest.mark.parametrize("family", ["ctc", "rnnt", "tdt", "hybrid"])
@@ -48,6 +52,21 @@ def test_frames_without_a_piece_are_counted_as_one_by_one(family, tiny_model, sp
             else int(outputs[1]) - len(hypothesis.y_sequence)
         )
     assert len(counts) == 1 and counts[0] == (max(0, silent), frames) and frames > 0
+
+
+def test_silence_has_no_words_and_counts_as_silent_frames(tiny_model, tmp_path, monkeypatch):
+    soundfile.write(tmp_path / "silent.wav", numpy.zeros(2 * 16000), 16000)
+    model, counts = tiny_model("rnnt"), []
+    monkeypatch.setattr(model, "forward", None)
+    silent = Utterance(str(tmp_path / "silent.wav"), 2.0, "")
+    assert transcribe(model, [silent], on_frames=lambda *found: counts.append(found)) == [""]
+    assert counts == [(25, 25)], "frames of 80 ms"
+
+
+def test_a_file_without_audio_is_an_error_where_an_utterance_was_promised(tiny_model, tmp_path):
+    (tmp_path / "empty.wav").touch()
+    with pytest.raises(UserError, match=r"empty\.wav"):
+        transcribe(tiny_model("ctc"), [Utterance(str(tmp_path / "empty.wav"), 2.0, "")])
 
 
 def test_every_module_keeps_its_mode(tiny_model):
@@ -155,11 +174,6 @@ def test_nemos_decoder_still_keeps_the_output_of_old_weights(
 @pytest.fixture
 def segments(tmp_path):
     """One file of 9 s whose stretches sound different, its segments, and the same cut by hand."""
-    import numpy
-    import soundfile
-
-    from parakeet_ft.data.manifest import Utterance
-
     rng, time = numpy.random.default_rng(0), numpy.arange(9 * 16000) / 16000
     pitch = numpy.repeat([200.0, 500.0, 900.0, 300.0, 700.0, 1200.0], len(time) // 6)
     wave = 0.2 * numpy.sin(2 * numpy.pi * numpy.cumsum(pitch) / 16000)
@@ -186,10 +200,6 @@ def test_each_segment_of_a_long_file_is_scored_on_its_own_stretch(segments, tiny
 
 
 def test_a_model_that_scored_a_minute_can_still_be_trained(tiny_model, tmp_path):
-    import numpy
-    import soundfile
-
-    from parakeet_ft.data.manifest import Utterance
     from parakeet_ft.model.objective import training_loss
 
     noise = 0.1 * numpy.random.default_rng(0).standard_normal(51 * 16000)

@@ -83,7 +83,7 @@ def test_a_hybrids_ctc_head_decodes_as_nemos_transcribe_does(tiny_model, speech)
 
 
 def test_a_head_that_the_model_lacks_is_refused(tiny_model):
-    with pytest.raises(UserError, match="head='transducer'.*has ctc"):
+    with pytest.raises(UserError, match="only a ctc head"):
         set_decoding(tiny_model("ctc"), **PLAIN | {"head": "transducer"})
 
 

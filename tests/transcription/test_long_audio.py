@@ -13,19 +13,19 @@ from parakeet_ft.files import DEMO
 from parakeet_ft.model.attention import attention
 from parakeet_ft.scoring.wer import score
 from parakeet_ft.transcription import long_audio
+from parakeet_ft.transcription.decode import transcribe_segments
+from parakeet_ft.transcription.decoding import set_decoding
 from parakeet_ft.transcription.long_audio import (
-    Piece,
     choose_way,
     measure,
     pack,
     plan,
-    set_decoding,
     transcribe_files,
-    transcribe_pieces,
     way_lines,
     way_taken,
 )
 from parakeet_ft.transcription.recordings import Recording
+from parakeet_ft.transcription.segments import Segment
 
 HEADS = [
     ("ctc", "ctc"),
@@ -57,7 +57,7 @@ def test_texts_and_words_are_those_of_nemos_transcribe_and_their_times_are_in_or
         tiny_model(family).eval(),
         [u.audio_filepath for u in read_manifest(speech(count=5))],
     )
-    assert set_decoding(model, head=head, words=True) == head
+    assert set_decoding(model, head=head, words=True)["head"] == head
     ours = transcribe_files(model, found, batch_seconds=3.0)
     theirs = model.transcribe(found, batch_size=1, timestamps=True, verbose=False)
     assert [t.text for t in ours] == [h.text for h in theirs] and any(t.text for t in ours)
@@ -168,10 +168,10 @@ def test_a_damaged_file_is_an_error_of_its_own_and_the_others_of_its_batch_are_d
     bundled, paths, tmp_path
 ):
     (tmp_path / "bad.wav").write_bytes(b"RIFF no wave at all" * 50)
-    pieces = [
-        Piece(path, 0.0, 3.0, True) for path in (paths[0], str(tmp_path / "bad.wav"), paths[1])
+    segments = [
+        Segment(path, 0.0, 3.0, True) for path in (paths[0], str(tmp_path / "bad.wav"), paths[1])
     ]
-    found = dict(result for results in transcribe_pieces(bundled, pieces) for result in results)
+    found = dict(result for results in transcribe_segments(bundled, segments) for result in results)
     assert isinstance(found[1], AudioError) and "bad.wav" in str(found[1])
     assert [found[0].text, found[2].text] == [t.text for t in transcribe_files(bundled, paths[:2])]
     with pytest.raises(AudioError):
@@ -190,10 +190,10 @@ def test_a_stretch_of_a_file_is_transcribed_as_if_it_were_a_file(bundled, paths,
     first, second = read_audio(paths[0]), read_audio(paths[1])
     soundfile.write(tmp_path / "both.wav", np.concatenate([first, second]), 16000, subtype="FLOAT")
     cut = [
-        Piece(str(tmp_path / "both.wav"), 0.0, len(first) / 16000, False),
-        Piece(str(tmp_path / "both.wav"), len(first) / 16000, len(second) / 16000, False),
+        Segment(str(tmp_path / "both.wav"), 0.0, len(first) / 16000, False),
+        Segment(str(tmp_path / "both.wav"), len(first) / 16000, len(second) / 16000, False),
     ]
-    found = dict(result for results in transcribe_pieces(bundled, cut) for result in results)
+    found = dict(result for results in transcribe_segments(bundled, cut) for result in results)
     assert [found[0].text, found[1].text] == [t.text for t in transcribe_files(bundled, paths[:2])]
 
 
@@ -225,12 +225,14 @@ def test_a_long_recording_has_much_the_same_words_whichever_way_it_goes(
     set_decoding(bundled, words=True)
     found = {}
     for way in ("full", "local", "chunked"):
-        pieces = plan(bundled, recording, measure(recording), long_audio=way, chunk_seconds=15.0)
-        assert (len(pieces) > 2) == (way == "chunked") and [p.attention for p in pieces] == [
+        segments = plan(bundled, recording, measure(recording), long_audio=way, chunk_seconds=15.0)
+        assert (len(segments) > 2) == (way == "chunked") and [p.attention for p in segments] == [
             ("local" if way == "local" else None)
-        ] * len(pieces)
-        done = dict(result for results in transcribe_pieces(bundled, pieces) for result in results)
-        found[way] = " ".join(done[index].text for index in range(len(pieces)))
+        ] * len(segments)
+        done = dict(
+            result for results in transcribe_segments(bundled, segments) for result in results
+        )
+        found[way] = " ".join(done[index].text for index in range(len(segments)))
         assert attention(bundled) == own
     rates = {way: score([reference], [text]).wer for way, text in found.items()}
     assert all(rates[way] < rates["full"] + 0.1 for way in rates), rates
@@ -277,24 +279,24 @@ def test_memory_of_full_attention_grows_with_the_square_and_of_local_attention_w
 
 
 def test_batches_are_sorted_read_ahead_and_all_come(tiny_model, speech):
-    pieces = [
-        Piece(u.audio_filepath, 0.0, u.duration, True) for u in read_manifest(speech(count=8))
+    segments = [
+        Segment(u.audio_filepath, 0.0, u.duration, True) for u in read_manifest(speech(count=8))
     ]
     batches = [
         [index for index, _ in results]
-        for results in transcribe_pieces(tiny_model("ctc"), pieces, batch_seconds=3.0)
+        for results in transcribe_segments(tiny_model("ctc"), segments, batch_seconds=3.0)
     ]
     assert (
         sorted(index for batch in batches for index in batch) == list(range(8)) and len(batches) > 2
     )
-    longest = [max(pieces[index].seconds for index in batch) for batch in batches]
+    longest = [max(segments[index].seconds for index in batch) for batch in batches]
     assert longest == sorted(longest, reverse=True)
 
 
 def test_the_way_of_long_recordings_is_told_once_or_for_each_where_they_differ():
-    whole = Piece("a.wav", 0.0, 90.0, True)
+    whole = Segment("a.wav", 0.0, 90.0, True)
     local = way_taken([dataclasses.replace(whole, attention="local")])
-    cut = way_taken([Piece("b.wav", 30.0 * i, 28.0, False) for i in range(3)])
+    cut = way_taken([Segment("b.wav", 30.0 * i, 28.0, False) for i in range(3)])
     assert local == "in one piece, with local attention" and "3 chunks" in cut
     assert "checkpoint's" in way_taken([whole])
     assert way_lines({"a": local, "b": local}) == [

@@ -11,6 +11,7 @@ from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.data.seconds import stretch
 from parakeet_ft.errors import UserError
 
+# Not praatio's: one package more for what these lines read, files of unusual encoding included.
 # A value of either form: a quoted string in which "" is a quotation mark, a number, or a flag.
 # Names and "= " of the long form are skipped.
 VALUE = re.compile(
