@@ -1,13 +1,18 @@
-"""Files that appear whole or not at all, and where the project's own are."""
+"""Files that appear whole or not at all, what is read back from them, and where the project's own
+are.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import struct
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 PACKAGE = Path(__file__).resolve().parent
 DEMO = PACKAGE / "demo"
@@ -44,3 +49,39 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
         temporary.write_text(
             json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8"
         )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The mapping in a JSON file. Raises ValueError, saying what was found instead, if there is
+    none.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise ValueError(f"it cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"it is not JSON ({str(error).splitlines()[0]})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"it holds a {type(content).__name__}, expected a JSON object")
+    return content
+
+
+def damaged_member(archive: Path | IO[bytes]) -> str | None:
+    """The first member of a zip file that does not read back as it was written, `the directory of
+    its contents` if that does not; None if every byte does. All that torch.save writes is a zip
+    file with a checksum for each tensor, which torch.load does not look at.
+    """
+    try:
+        with zipfile.ZipFile(archive) as members:
+            return members.testzip()
+    # What zipfile lets through for headers that make no sense: other compressions, encryption.
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        RuntimeError,
+        struct.error,
+        zlib.error,
+        zipfile.BadZipFile,
+    ):
+        return "the directory of its contents"
