@@ -40,6 +40,8 @@ REFUSED = {
     errno.EFBIG: "files may not be that large here",
     errno.ENAMETOOLONG: "the name is too long",
     errno.ENOTDIR: "a part of the path is no folder",
+    errno.EISDIR: "there is a folder where a file is to be",
+    errno.ELOOP: "symbolic links lead back to themselves",
     errno.EMFILE: "too many files are open (ulimit -n)",
     errno.EIO: "the disk reports an error",
 }
@@ -49,7 +51,8 @@ def refusal(error: OSError) -> str | None:
     """What a full or read-only disk and their like are in words; None for any other error."""
     if error.errno not in REFUSED:
         return None
-    place = f"{error.filename}: " if error.filename else ""
+    name = error.filename2 or error.filename  # of a renaming that failed, the name it was to get
+    place = f"{name}: " if name else ""
     return f"{place}{REFUSED[error.errno]}. The same command goes on once that is mended."
 
 

@@ -68,6 +68,7 @@ def finetune(cfg: dict[str, Any], *, run_dir: Path, command: list[str]) -> dict[
             manifests=preflight.manifest_paths(cfg),
             identity=preflight.identity_of(cfg),
             resumed_at_step=resume_step if resume_from else None,
+            say=say.lines,
         )
         fine_tuner.seed_everything(cfg["seed"])
         data, optimization, evaluation = cfg["data"], cfg["optim"], cfg["evaluation"]

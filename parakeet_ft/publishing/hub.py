@@ -10,8 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from parakeet_ft.errors import UserError
-from parakeet_ft.files import atomic_path, write_json
-from parakeet_ft.model.source import HUB_ID, check_archive
+from parakeet_ft.files import (
+    atomic_path,
+    broken_seal,
+    file_hash,
+    misfit,
+    read_json,
+    write_json,
+)
+from parakeet_ft.model.source import HUB_ID, check_archive, check_weights
 from parakeet_ft.publishing.model_card import (
     base_model_of,
     data_facts,
@@ -19,6 +26,28 @@ from parakeet_ft.publishing.model_card import (
     model_card,
     private_paths,
 )
+
+NUMBER = (int, float)
+SCORES = {"*": {"wer": NUMBER, "wer_normalized": NUMBER, "cer": NUMBER, "words": int}}
+REPORT = {
+    "name": str,
+    "command": str,
+    "verdict": str,
+    "notes": list,
+    "selection": str,
+    "steps": int,
+    "baseline": SCORES,
+    "tuned": SCORES | {"domain": SCORES["*"]},
+    "comparison": {"*": {"verdict": str}},
+}
+RUN = {
+    "config": {"model": {"source": str}},
+    "effective": {
+        "model": {"rate_hz": int, "class": str, "num_weights": int, "vocab_size": int},
+    },
+    "versions": {"*": str},
+    "manifests": {"*": {"path": str, "sha256": str}},
+}
 
 
 def prepare(
@@ -33,14 +62,18 @@ def prepare(
     """
     if not HUB_ID.fullmatch(repo):
         raise UserError(f"--repo {repo!r}: expected organisation/name, such as me/parakeet-mine.")
-    report, run = (_read(run_dir / name) for name in ("report.json", "run.json"))
+    report, run = _read(run_dir / "report.json", REPORT), _read(run_dir / "run.json", RUN)
+    if run.get("finished") is False:
+        raise UserError(f"The run in {run_dir} is not finished: give its command again.")
     model = run_dir / "best.nemo"
     if not model.is_file():
         raise UserError(
             f"No best.nemo in {run_dir}: expected the folder of a finished run, such as "
             f"outputs/demo/latest."
         )
+    _check_unchanged(run_dir, run.get("files"))
     config, source = check_archive(model), run["config"]["model"]["source"]
+    check_weights(model)
     language = language or run["config"].get("evaluation", {}).get("language")
     if not language:
         raise UserError(
@@ -80,16 +113,36 @@ def prepare(
     return folder, files, warnings
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+def _read(path: Path, shape: dict[str, Any]) -> dict[str, Any]:
+    """A record of a run. Raises UserError if it is not there, or lacks what a card needs."""
+    if not path.exists():
         raise UserError(
             f"No {path.name} in {path.parent}: expected the folder of a finished run, such as "
             f"outputs/demo/latest."
-        ) from None
+        )
+    try:
+        content = read_json(path)
+        problem = misfit(content, shape) or broken_seal(content)
     except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}): is it whole?") from None
+        problem = str(error)
+    if problem:
+        raise UserError(f"{path} is no record of a finished run: {problem}. Is it whole?")
+    return content
+
+
+def _check_unchanged(run_dir: Path, hashes: Any) -> None:
+    """Raise UserError if a file is not what the run wrote; runs of earlier versions do not tell."""
+    if hashes is None:
+        return
+    if problem := misfit(hashes, {"*": str}, "files"):
+        raise UserError(f"{run_dir / 'run.json'} is damaged: {problem}.")
+    for name, expected in hashes.items():
+        path = run_dir / name
+        if not path.is_file() or file_hash(path) != expected:
+            raise UserError(
+                f"{path} is not what the run wrote: its checksum is another than in run.json. Put "
+                "the original back, or train again; what was changed is not published."
+            )
 
 
 def _link(source: Path, target: Path) -> None:
