@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,10 @@ from parakeet_ft.publishing.model_card import (
     model_card,
     private_paths,
 )
+from parakeet_ft.scoring.words import VERDICTS
 
 NUMBER = (int, float)
-SCORES = {"*": {"wer": NUMBER, "wer_normalized": NUMBER, "cer": NUMBER, "words": int}}
+SCORE = {"wer": NUMBER, "wer_normalized": NUMBER, "cer": NUMBER, "words": int}
 REPORT = {
     "name": str,
     "command": str,
@@ -36,9 +38,9 @@ REPORT = {
     "notes": list,
     "selection": str,
     "steps": int,
-    "baseline": SCORES,
-    "tuned": SCORES | {"domain": SCORES["*"]},
-    "comparison": {"*": {"verdict": str}},
+    "tuned": {"*": SCORE, "domain": SCORE},
+    "baseline": {"domain": dict},
+    "comparison": {"domain": dict},
 }
 RUN = {
     "config": {"model": {"source": str}},
@@ -72,6 +74,7 @@ def prepare(
             f"outputs/demo/latest."
         )
     _check_unchanged(run_dir, run.get("files"))
+    _check_report(report, run_dir / "report.json")
     config, source = check_archive(model), run["config"]["model"]["source"]
     check_weights(model)
     language = language or run["config"].get("evaluation", {}).get("language")
@@ -128,6 +131,29 @@ def _read(path: Path, shape: dict[str, Any]) -> dict[str, Any]:
     if problem:
         raise UserError(f"{path} is no record of a finished run: {problem}. Is it whole?")
     return content
+
+
+def _check_report(report: dict[str, Any], path: Path) -> None:
+    """Raise UserError unless each set was scored before and after, and compared."""
+    roles = list(report["tuned"])
+    problem = misfit(
+        report,
+        {
+            "baseline": {role: SCORE for role in roles},
+            "comparison": {role: {"verdict": str} for role in roles},
+        },
+    )
+    for compared in report["comparison"].values() if not problem else ():
+        if compared["verdict"] not in VERDICTS:
+            problem = f"{compared['verdict']!r} is none of {', '.join(VERDICTS)}"
+        if compared.get("low") is not None:
+            problem = problem or misfit(compared, {"low": NUMBER, "high": NUMBER})
+    try:
+        shlex.split(report["command"])
+    except ValueError as error:
+        problem = problem or f"command: {error}"
+    if problem:
+        raise UserError(f"{path} is no report of a finished run: {problem}. Is it whole?")
 
 
 def _check_unchanged(run_dir: Path, hashes: Any) -> None:

@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+VERDICTS = {
+    "better": "better",
+    "worse": "worse",
+    "not distinguishable": "not distinguishable from before",
+}
+
 
 def percent(rate: float) -> str:
     return f"{100 * rate:.1f} %"
@@ -12,11 +18,7 @@ def percent(rate: float) -> str:
 
 def interval_words(comparison: dict[str, Any]) -> str:
     """The 95 % interval of a difference in points and what it means."""
-    words = {
-        "better": "better",
-        "worse": "worse",
-        "not distinguishable": "not distinguishable from before",
-    }[comparison["verdict"]]
+    words = VERDICTS[comparison["verdict"]]
     if comparison.get("low") is None:
         return words
     return f"{100 * comparison['low']:+.1f} to {100 * comparison['high']:+.1f}: {words}"
