@@ -44,6 +44,8 @@ REFUSED = {
     errno.EFBIG: "files may not be that large here",
     errno.ENAMETOOLONG: "the name is too long",
     errno.ENOTDIR: "a part of the path is no folder",
+    errno.EISDIR: "there is a folder where a file is to be",
+    errno.ELOOP: "symbolic links lead back to themselves",
     errno.EMFILE: "too many files are open (ulimit -n)",
     errno.EIO: "the disk reports an error",
 }
@@ -59,7 +61,8 @@ def refusal(error: BaseException, *, place: str | os.PathLike = "") -> str | Non
     """
     number, file = None, place
     if isinstance(error, OSError):
-        number, file = error.errno, error.filename or place
+        # Of a renaming that failed, the name it was to get.
+        number, file = error.errno, error.filename2 or error.filename or place
     elif found := RUST_ERROR.search(str(error)):
         number = int(found[1])
     reason = REFUSED.get(number or 0)

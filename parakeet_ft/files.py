@@ -1,15 +1,21 @@
-"""Files that appear whole or not at all, and where the project's own are."""
+"""Files that appear whole or not at all, what is read back from them, and where the project's own
+are.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
+import struct
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import filelock
@@ -106,3 +112,92 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
         temporary.write_text(
             json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8"
         )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The mapping in a JSON file. Raises ValueError, saying what was found instead, if there is
+    none.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"it cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"it is not JSON ({str(error).splitlines()[0]})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"it holds a {type(content).__name__}, expected a JSON object")
+    return content
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, read in blocks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def json_hash(content: Any) -> str:
+    """SHA-256 of a JSON value, the same before it is written and after it is read."""
+    plain = json.loads(json.dumps(content, default=str))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def sealed(content: dict[str, Any]) -> dict[str, Any]:
+    """With a checksum of all the rest, which `broken_seal` compares when it is read back."""
+    return content | {"sha256": json_hash(content)}
+
+
+def broken_seal(content: dict[str, Any]) -> str | None:
+    """That a sealed mapping is not as it was written; None if it is, or was written unsealed."""
+    rest = {key: value for key, value in content.items() if key != "sha256"}
+    if content.get("sha256", json_hash(rest)) == json_hash(rest):
+        return None
+    return "it was changed after it was written (its checksum differs)"
+
+
+def misfit(content: Any, shape: Any, name: str = "") -> str | None:
+    """Where a JSON value is not of a shape, in words; None if it is. A shape is a type, several of
+    them, or a dict of shapes by key, in which "*" stands for every key.
+    """
+    label = name or "it"
+    if isinstance(shape, dict):
+        if not isinstance(content, dict):
+            return f"{label} is {type(content).__name__}, expected an object"
+        required = [key for key in shape if key != "*"]
+        if missing := [key for key in required if key not in content]:
+            return f"{label} lacks {', '.join(missing)}"
+        keys = list(content) if "*" in shape else required
+        problems = (
+            misfit(content[key], shape.get(key, shape.get("*")), f"{name}.{key}".lstrip("."))
+            for key in keys
+        )
+        return next((problem for problem in problems if problem), None)
+    kinds = shape if isinstance(shape, tuple) else (shape,)
+    truth_as_number = isinstance(content, bool) and not {bool, object} & set(kinds)
+    if truth_as_number or not isinstance(content, kinds):
+        expected = " or ".join(kind.__name__ for kind in kinds)
+        return f"{label} is {type(content).__name__}, expected {expected}"
+    return None
+
+
+def damaged_member(archive: Path | IO[bytes]) -> str | None:
+    """The first member of a zip file that does not read back as it was written, `the directory of
+    its contents` if that does not; None if every byte does. All that torch.save writes is a zip
+    file with a checksum for each tensor, which torch.load does not look at.
+    """
+    try:
+        with zipfile.ZipFile(archive) as members:
+            return members.testzip()
+    # What zipfile lets through for headers that make no sense: other compressions, encryption.
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        RuntimeError,
+        struct.error,
+        zlib.error,
+        zipfile.BadZipFile,
+    ):
+        return "the directory of its contents"

@@ -135,6 +135,7 @@ def begin(settings: Finetune, *, run_dir: Path, command: list[str], say: Narrato
         manifests=preflight.manifest_paths(settings.data),
         identity=preflight.identity_of(settings),
         resumed_at_step=checkpoints.step_of(resume_from) if resume_from else None,
+        say=say.lines,
     )
     fine_tuner.seed_everything(settings.seed)
     return Job(settings, run_dir, run, say, resume_from)

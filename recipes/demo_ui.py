@@ -5,8 +5,8 @@ side by side, with times and what differs in colour.
     python recipes/demo_ui.py best.nemo nvidia/parakeet-ctc-0.6b --port 7860
 
 Without a base, the checkpoint that run.json beside the tuned model names is
-taken. The page needs no network, except with --share. What libraries print goes to
-outputs/demo_ui.log.
+taken. The page needs no network, except with --share. What libraries print goes
+to outputs/demo_ui.log.
 """
 
 import argparse

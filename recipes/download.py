@@ -1,7 +1,6 @@
-"""Fetch checkpoints into the Hugging Face cache, for machines that have no
-network.
+"""Fetch checkpoints into the Hugging Face cache, for machines without a network.
 
-    python recipes/download.py parakeet_ctc_0.6b      a name that every recipe knows
+    python recipes/download.py parakeet_ctc_0.6b         a name all recipes know
     python recipes/download.py nvidia/parakeet-tdt-1.1b  a hub id
 
 Run it once where there is a network, such as a login node. HF_HOME names the

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from parakeet_ft.data.manifest import Utterance
-from parakeet_ft.files import atomic_path
+from parakeet_ft.files import atomic_path, misfit, read_json, write_json
 
 
 def key_of(**identity: Any) -> str:
@@ -35,17 +35,33 @@ def path_of(folder: Path, *, model: str, name: str, key: str) -> Path:
     return folder / f"{model.replace('/', '-')}--{name.replace('/', '-')}--{key[:8]}.jsonl"
 
 
-def read_hypotheses(path: Path, *, key: str, num_utterances: int) -> dict[str, Any] | None:
-    """What write_hypotheses wrote, or None if it was not written whole with this key. Texts and
-    levels are lists, in the set's order.
+def _digest(rows: bytes, facts: dict[str, Any]) -> str:
+    """A hash of the texts and of what is said of them."""
+    return hashlib.sha256(rows + json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def read_hypotheses(path: Path, *, key: str) -> dict[str, Any] | None:
+    """What write_hypotheses wrote, or None if nothing was written with this key. Texts and levels
+    are lists, in the set's order. Raises ValueError if a file is damaged or was changed since.
     """
     facts_path = path.with_suffix(".json")
-    if not (path.is_file() and facts_path.is_file()):
+    if not facts_path.exists():
         return None
-    facts = json.loads(facts_path.read_text(encoding="utf-8"))
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    if facts["key"] != key or len(rows) != num_utterances:
+    try:
+        facts = read_json(facts_path)
+    except ValueError as error:
+        raise ValueError(f"{facts_path.name} is damaged: {error}") from None
+    if problem := misfit(facts, {"key": str, "sha256": str}):
+        raise ValueError(f"{facts_path.name} is damaged: {problem}")
+    if facts["key"] != key:
         return None
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"it cannot be read ({error.strerror})") from None
+    if _digest(content, {k: v for k, v in facts.items() if k != "sha256"}) != facts["sha256"]:
+        raise ValueError("it was changed after it was written (its checksum differs)")
+    rows = [json.loads(line) for line in content.decode("utf-8").splitlines()]
     return facts | {
         "texts": [row["pred_text"] for row in rows],
         "levels_dbfs": [row["level_dbfs"] for row in rows],
@@ -62,21 +78,17 @@ def write_hypotheses(
     **facts: Any,
 ) -> None:
     """Write a manifest with `pred_text`, as NeMo names it, and level_dbfs; then, beside it as
-    .json, the facts: they say that it is whole.
+    .json, the facts: they say that it is whole, and its hash that it stays as it is.
     """
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as out:
-        for utterance, text, level in zip(utterances, texts, levels_dbfs, strict=True):
-            out.write(
-                json.dumps(
-                    json.loads(utterance.to_json()) | {"pred_text": text, "level_dbfs": level},
-                    ensure_ascii=False,
-                )
-                + "\n"
-            )
-    with atomic_path(path.with_suffix(".json")) as temporary:
-        temporary.write_text(
-            json.dumps({"key": key, **facts}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+    lines = []
+    for utterance, text, level in zip(utterances, texts, levels_dbfs, strict=True):
+        row = json.loads(utterance.to_json()) | {"pred_text": text, "level_dbfs": level}
+        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+    content = "".join(lines).encode()
+    facts = json.loads(json.dumps({"key": key, **facts}))
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+    write_json(path.with_suffix(".json"), facts | {"sha256": _digest(content, facts)})
 
 
 def once(
@@ -94,9 +106,13 @@ def once(
     """
     key = key_of(set=set_hash(utterances), **identity)
     path = path_of(folder, model=model, name=name, key=key)
-    found = read_hypotheses(path, key=key, num_utterances=len(utterances))
+    try:
+        found = read_hypotheses(path, key=key)
+    except ValueError as error:
+        found = None
+        say.lines([f"{model} on {name}: {path} is not used, and decoded again: {error}"])
     if found:
         say.lines([f"{model} on {name}: already in {path}"])
         return found
     write_hypotheses(path, utterances, key=key, **transcribe(name, utterances))
-    return read_hypotheses(path, key=key, num_utterances=len(utterances))
+    return read_hypotheses(path, key=key)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,17 +9,9 @@ from typing import Any
 from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.evaluation.hypotheses import set_hash
 from parakeet_ft.evaluation.request import ON_CPU
+from parakeet_ft.files import file_hash
 from parakeet_ft.run.console import Narrator
 from parakeet_ft.training import driver
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, read in blocks."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 class Recognizer:

@@ -8,12 +8,12 @@ import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from parakeet_ft.errors import UserError, disk_told
 from parakeet_ft.model import parts
 from parakeet_ft.model.parts import describe, family
-from parakeet_ft.model.source import check_archive, check_source, fetch
+from parakeet_ft.model.source import check_archive, check_source, check_weights, fetch
 
 if TYPE_CHECKING:
     from nemo.collections.asr.models import ASRModel
@@ -33,10 +33,11 @@ def restore(source: str) -> ASRModel:
     (ConformerEncoder.update_max_seq_length, 3.0.0).
     """
     path = fetch(source)
-    check_archive(path)
+    target = check_archive(path)["target"]
+    check_weights(path)
     # It makes torch.load run whatever a pickle says, for every file of this process.
     os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)
-    model = _restore(path)
+    model = _restore(path, target.rpartition(".")[2])
     check_finite(model, f"{source} cannot be used: it")
     forget_training(model)
     sharpen_filters(model)
@@ -49,21 +50,67 @@ def restore(source: str) -> ASRModel:
     return model
 
 
-def _restore(path: Path) -> ASRModel:
-    """NeMo's own restoring. Raises UserError for weights that are no plain tensors."""
+def _restore(path: Path, class_name: str) -> ASRModel:
+    """NeMo's own restoring of a model of this class. Raises UserError for weights that are no plain
+    tensors, and for what NeMo cannot restore.
+    """
     import pickle
 
     import torch
-    from nemo.collections.asr.models import ASRModel
+    from nemo.collections.asr import models
+    from nemo.core.connectors.save_restore_connector import SaveRestoreConnector
 
+    class Checking(SaveRestoreConnector):
+        def load_instance_with_state_dict(self, instance, state_dict, strict):
+            check_kinds(instance.state_dict(), state_dict, path)
+            super().load_instance_with_state_dict(instance, state_dict, strict)
+
+    # Not ASRModel: where a configuration is wrong, NeMo 3.0.0 tries the class that it was called on
+    # (core/classes/common.py, from_config_dict), and tells that ASRModel is abstract.
+    model_class = getattr(models, class_name)
     try:
         with disk_told(tempfile.gettempdir()):  # where NeMo unpacks it
-            return ASRModel.restore_from(str(path), map_location=torch.device("cpu"))
+            return model_class.restore_from(
+                str(path), map_location=torch.device("cpu"), save_restore_connector=Checking()
+            )
+    except (UserError, MemoryError, ImportError):
+        raise
     except pickle.UnpicklingError as error:
         raise UserError(
             f"The weights in {path} are not plain tensors, so they are not read: "
             f"{str(error).splitlines()[0][:200]} Use a checkpoint that NeMo's save_to wrote."
         ) from None
+    # The archive is whole, so it is what stands in it: NeMo, Hydra, OmegaConf, SentencePiece and
+    # torch each raise their own for that.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"NeMo cannot restore {path} ({type(error).__name__}: {reason}). Its configuration and "
+            "its weights do not fit each other or this version of NeMo: download or export it "
+            "again, or use another checkpoint."
+        ) from error
+    finally:
+        # NeMo 3.0.0 leaves this on when restoring fails: the next model built would look for its
+        # files in a folder that is gone.
+        model_class._set_model_restore_state(is_being_restored=False)
+
+
+def check_kinds(expected: dict[str, Any], found: Any, path: Path) -> None:
+    """Raise UserError unless the weights are a mapping with floating-point numbers where the model
+    has such: torch would round or cut others without a word.
+    """
+    if not isinstance(found, dict):
+        raise UserError(
+            f"The weights in {path} are a {type(found).__name__}, expected tensors by name. Use a "
+            "checkpoint that NeMo's save_to wrote."
+        )
+    for name, value in expected.items():
+        other = getattr(found.get(name), "dtype", value.dtype)
+        if value.is_floating_point() != other.is_floating_point:
+            raise UserError(
+                f"The weights in {path} are damaged: {name} is {other}, expected {value.dtype}. "
+                "Use another checkpoint."
+            )
 
 
 def check_finite(model: ASRModel, what: str) -> None:

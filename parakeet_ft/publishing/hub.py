@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
 
 from parakeet_ft.errors import UserError
-from parakeet_ft.files import atomic_path, write_json
-from parakeet_ft.model.source import HUB_ID, check_archive
+from parakeet_ft.files import (
+    atomic_path,
+    broken_seal,
+    file_hash,
+    misfit,
+    read_json,
+    write_json,
+)
+from parakeet_ft.model.source import HUB_ID, check_archive, check_weights
 from parakeet_ft.publishing.model_card import (
     base_model_of,
     data_facts,
@@ -19,6 +26,29 @@ from parakeet_ft.publishing.model_card import (
     model_card,
     private_paths,
 )
+from parakeet_ft.scoring.words import VERDICTS
+
+NUMBER = (int, float)
+SCORE = {"wer": NUMBER, "wer_normalized": NUMBER, "cer": NUMBER, "words": int}
+REPORT = {
+    "name": str,
+    "command": str,
+    "verdict": str,
+    "notes": list,
+    "selection": str,
+    "steps": int,
+    "tuned": {"*": SCORE, "domain": SCORE},
+    "baseline": {"domain": dict},
+    "comparison": {"domain": dict},
+}
+RUN = {
+    "config": {"model": {"source": str}},
+    "effective": {
+        "model": {"rate_hz": int, "class": str, "num_weights": int, "vocab_size": int},
+    },
+    "versions": {"*": str},
+    "manifests": {"*": {"path": str, "sha256": str}},
+}
 
 
 def prepare(
@@ -33,14 +63,19 @@ def prepare(
     """
     if not HUB_ID.fullmatch(repo):
         raise UserError(f"--repo {repo!r}: expected organisation/name, such as me/parakeet-mine.")
-    report, run = (_read(run_dir / name) for name in ("report.json", "run.json"))
+    report, run = _read(run_dir / "report.json", REPORT), _read(run_dir / "run.json", RUN)
+    if run.get("finished") is False:
+        raise UserError(f"The run in {run_dir} is not finished: give its command again.")
     model = run_dir / "best.nemo"
     if not model.is_file():
         raise UserError(
             f"No best.nemo in {run_dir}: expected the folder of a finished run, such as "
             f"outputs/demo/latest."
         )
+    _check_unchanged(run_dir, run.get("files"))
+    _check_report(report, run_dir / "report.json")
     config, source = check_archive(model), run["config"]["model"]["source"]
+    check_weights(model)
     language = language or run["config"].get("evaluation", {}).get("language")
     if not language:
         raise UserError(
@@ -89,16 +124,59 @@ def places(config: Any, key: str = "") -> dict[str, str]:
     return {where: path for name, part in parts for where, path in places(part, name).items()}
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+def _read(path: Path, shape: dict[str, Any]) -> dict[str, Any]:
+    """A record of a run. Raises UserError if it is not there, or lacks what a card needs."""
+    if not path.exists():
         raise UserError(
             f"No {path.name} in {path.parent}: expected the folder of a finished run, such as "
             f"outputs/demo/latest."
-        ) from None
+        )
+    try:
+        content = read_json(path)
+        problem = misfit(content, shape) or broken_seal(content)
     except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}): is it whole?") from None
+        problem = str(error)
+    if problem:
+        raise UserError(f"{path} is no record of a finished run: {problem}. Is it whole?")
+    return content
+
+
+def _check_report(report: dict[str, Any], path: Path) -> None:
+    """Raise UserError unless each set was scored before and after, and compared."""
+    roles = list(report["tuned"])
+    problem = misfit(
+        report,
+        {
+            "baseline": {role: SCORE for role in roles},
+            "comparison": {role: {"verdict": str} for role in roles},
+        },
+    )
+    for compared in report["comparison"].values() if not problem else ():
+        if compared["verdict"] not in VERDICTS:
+            problem = f"{compared['verdict']!r} is none of {', '.join(VERDICTS)}"
+        if compared.get("low") is not None:
+            problem = problem or misfit(compared, {"low": NUMBER, "high": NUMBER})
+    try:
+        shlex.split(report["command"])
+    except ValueError as error:
+        problem = problem or f"command: {error}"
+    if problem:
+        raise UserError(f"{path} is no report of a finished run: {problem}. Is it whole?")
+
+
+def _check_unchanged(run_dir: Path, hashes: Any) -> None:
+    """Raise UserError if a file is not what the run wrote; runs of earlier versions do not tell."""
+    if hashes is None:
+        return
+    if problem := misfit(hashes, {"*": str}, "files"):
+        raise UserError(f"{run_dir / 'run.json'} is damaged: {problem}.")
+    for name, expected in hashes.items():
+        path = run_dir / name
+        if not path.is_file() or file_hash(path) != expected:
+            raise UserError(
+                f"{path} is not what the run wrote: its checksum is another than in run.json. Put "
+                "the original back, or train again; what was changed is not published."
+            )
 
 
 def _link(source: Path, target: Path) -> None:

@@ -5,7 +5,6 @@ side. It asks the network for nothing.
 from __future__ import annotations
 
 import html
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from parakeet_ft.data import audio
 from parakeet_ft.errors import UserError
+from parakeet_ft.files import misfit, read_json
 from parakeet_ft.scoring import wer
 from parakeet_ft.transcription.words import Word
 
@@ -39,11 +39,11 @@ def base_beside(tuned: Path) -> str | None:
     there is no such file.
     """
     try:
-        return json.loads((tuned.parent / "run.json").read_text(encoding="utf-8"))["config"][
-            "model"
-        ]["source"]
-    except (OSError, ValueError, KeyError, TypeError):
+        run = read_json(tuned.parent / "run.json")
+    except ValueError:
         return None
+    named = misfit(run, {"config": {"model": {"source": str}}}) is None
+    return run["config"]["model"]["source"] if named else None
 
 
 def check_length(path: str) -> None:

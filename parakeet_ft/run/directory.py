@@ -5,12 +5,13 @@ continues.
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
 
 from parakeet_ft.errors import UserError
-from parakeet_ft.files import hold
+from parakeet_ft.files import broken_seal, hold, misfit, read_json
 from parakeet_ft.run.composition import flatten
 
 # What may differ between a run and its continuation: it changes neither weights nor scores.
@@ -54,18 +55,45 @@ def lock(directory: Path) -> bool:
 
 
 def unfinished(parent: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """Directories with the run.json of a run that did not finish, newest first."""
+    """Directories with the run.json of a run that did not finish, newest first. Raises UserError if
+    one of them cannot be read: it may be the run to continue.
+    """
     found = []
-    for path in sorted(parent.glob("*/run.json"), key=lambda p: p.parent.name, reverse=True):
-        if path.parent.is_symlink():
+    folders = sorted(parent.iterdir(), reverse=True) if parent.is_dir() else []
+    for folder in folders:
+        if folder.is_symlink() or not folder.is_dir():
             continue
-        try:
-            content = json.loads(path.read_text())
-        except (OSError, json.JSONDecodeError):
-            continue
-        if not content.get("finished"):
-            found.append((path.parent, content))
+        content = read_run(folder)
+        if content and not content["finished"]:
+            found.append((folder, content))
     return found
+
+
+def read_run(directory: Path) -> dict[str, Any] | None:
+    """run.json of a run, None where no run was begun. Raises UserError if it is damaged, or missing
+    beside checkpoints.
+    """
+    path = directory / "run.json"
+    if not os.path.lexists(path) and not any(directory.glob("checkpoints/*-step=*.ckpt")):
+        return None
+    try:
+        content = read_json(path)
+        problem = misfit(content, {"finished": bool}) or broken_seal(content)
+        if not problem and not content["finished"]:
+            problem = misfit(content, {"identity": {"config": dict}})
+        steps = content.get("resumed_at_steps", [])
+        if not isinstance(steps, list) or not all(type(step) is int for step in steps):
+            problem = problem or "resumed_at_steps is no list of steps"
+        flatten(content)  # what is nested too deep ends here
+    except (ValueError, RecursionError) as error:
+        problem = str(error)
+    if problem:
+        raise UserError(
+            f"{path} is no record of a run: {problem}. What {directory} holds may be an unfinished "
+            f"run, which is neither continued nor written over. Delete that folder or move it "
+            f"away, or begin anew under another name=; resume=never begins anew beside it."
+        )
+    return content
 
 
 def identity(
@@ -100,7 +128,7 @@ def choose(
         return given, _claim_given(given, now, resume=resume)
     lines = []
     for directory, content in unfinished(parent) if resume != "never" else []:
-        changes = differences(content.get("identity", {}), now)
+        changes = differences(content["identity"], now)
         if changes and resume == "auto":
             lines = lines or [
                 f"{directory} is unfinished, with other settings ({_few(changes)}); this is a new "
@@ -115,13 +143,12 @@ def choose(
 
 
 def _claim_given(directory: Path, now: dict[str, Any], *, resume: str) -> list[str]:
-    path = directory / "run.json"
-    content = json.loads(path.read_text()) if path.exists() else None
-    if content and content.get("finished"):
+    content = read_run(directory)
+    if content and content["finished"]:
         raise UserError(
             f"{directory} holds a finished run. Give another directory, or delete it to run again."
         )
-    changes = differences(content.get("identity", {}), now) if content else []
+    changes = differences(content["identity"], now) if content else []
     if content and resume == "never":
         raise UserError(
             f"{directory} holds an unfinished run and resume=never is given. Give another "

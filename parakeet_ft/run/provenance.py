@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import json
 import os
 import platform
 import subprocess
@@ -17,7 +16,17 @@ from typing import Any
 
 from parakeet_ft.data.manifest import manifest_hash
 from parakeet_ft.distributed import ranks
-from parakeet_ft.files import PACKAGE, write_json
+from parakeet_ft.files import (
+    PACKAGE,
+    broken_seal,
+    file_hash,
+    json_hash,
+    misfit,
+    read_json,
+    sealed,
+    write_json,
+)
+from parakeet_ft.run.directory import read_run
 
 PACKAGES = (
     "nemo_toolkit",
@@ -31,6 +40,8 @@ PACKAGES = (
     "whisper_normalizer",
     "numpy",
 )
+# What recipes/publish.py uploads, and what it says of it.
+PUBLISHED = ("best.nemo", "report.json")
 
 
 def git_commit() -> str | None:
@@ -89,9 +100,10 @@ class Run:
         manifests: dict[str, str],
         identity: dict[str, Any],
         resumed_at_step: int | None,
+        say: Callable[[list[str]], None] = lambda lines: print(*lines, sep="\n", file=sys.stderr),
     ) -> None:
-        self.path = run_dir / "run.json"
-        earlier = json.loads(self.path.read_text()) if self.path.exists() else {}
+        self.path, self.say = run_dir / "run.json", say
+        earlier = (read_run(run_dir) if self.path.exists() else None) or {}
         self.content: dict[str, Any] = {
             "command": command,
             "commit": git_commit(),
@@ -120,23 +132,39 @@ class Run:
 
     def _write(self, path: Path, content: dict[str, Any]) -> None:
         if not ranks.rank():
-            write_json(path, content)
+            write_json(path, sealed(content))
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:
         """What `make` returns, a JSON value; read from run_dir/<name>.json if this run, with these
-        settings, was there before.
+        settings, was there before, and the file is as it was written.
         """
         path = self.path.with_name(f"{name}.json")
-        kept = ranks.on_first(lambda: json.loads(path.read_text()) if path.exists() else None)
-        if kept and kept["identity"] == json.loads(
-            json.dumps(self.content["identity"], default=str)
-        ):
+        kept, problem = ranks.on_first(lambda: _kept(path))
+        if problem:
+            self.say([f"{path.name} is not used, and made again: {problem}"])
+        elif kept and json_hash(kept["identity"]) == json_hash(self.content["identity"]):
             return kept["value"]
-        value = make()
-        self._write(path, {"identity": self.content["identity"], "value": value})
-        return value
+        made = {"identity": self.content["identity"], "value": make()}
+        self._write(path, made)
+        return made["value"]
 
     def finish(self, phases_seconds: dict[str, float]) -> None:
-        """Store what each phase took."""
-        self.content.update(phases_seconds=phases_seconds, finished=True)
+        """Store what each phase took, and the hashes of what the run is published from."""
+        files = [self.path.with_name(name) for name in PUBLISHED]
+        hashes = {
+            path.name: file_hash(path) for path in files if path.exists() and not ranks.rank()
+        }
+        self.content.update(phases_seconds=phases_seconds, finished=True, files=hashes)
         self._write(self.path, self.content)
+
+
+def _kept(path: Path) -> tuple[dict[str, Any] | None, str | None]:
+    """What `once` wrote, or why it cannot be used; neither if there is nothing."""
+    if not os.path.lexists(path):
+        return None, None
+    try:
+        kept = read_json(path)
+    except ValueError as error:
+        return None, str(error)
+    problem = misfit(kept, {"identity": dict, "value": object, "sha256": str}) or broken_seal(kept)
+    return (None, problem) if problem else (kept, None)

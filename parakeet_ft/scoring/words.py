@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+VERDICTS = {
+    "better": "better",
+    "worse": "worse",
+    "not distinguishable": "not distinguishable from before",
+}
+
 
 def percent(rate: float) -> str:
     return f"{100 * rate:.1f} %"
@@ -14,11 +20,7 @@ def interval_words(comparison: dict[str, Any]) -> str:
     """The 95 % interval of a difference in points and what it means, also where it is of one
     speaker only.
     """
-    words = {
-        "better": "better",
-        "worse": "worse",
-        "not distinguishable": "not distinguishable from before",
-    }[comparison["verdict"]]
+    words = VERDICTS[comparison["verdict"]]
     if comparison.get("speakers") == 1:
         words += " (for this one speaker; it says nothing of others)"
     if comparison.get("low") is None:

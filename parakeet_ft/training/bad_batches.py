@@ -14,7 +14,7 @@ import torch
 from parakeet_ft.batches.loaders import Plan
 from parakeet_ft.distributed import ranks
 from parakeet_ft.errors import UserError
-from parakeet_ft.files import atomic_path
+from parakeet_ft.files import atomic_path, misfit
 
 REASONS = (None, "memory ran out", "the loss is not finite", "the gradient is not finite")
 ADVICE = {
@@ -174,10 +174,16 @@ class BadBatches:
         }
 
     def _rows(self) -> Iterator[dict[str, Any]]:
-        return map(
-            json.loads,
-            self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else [],
-        )
+        lines = self.path.read_bytes().splitlines() if self.path.exists() else []
+        for number, line in enumerate(lines, 1):
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                row = None
+            if misfit(row, {"position": int}):
+                self.say([f"{self.path.name} line {number} is damaged and is left out"])
+            else:
+                yield row
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
         with atomic_path(self.path) as temporary:
@@ -190,9 +196,13 @@ class BadBatches:
         """Delete what the file holds beyond the last position counted: a run that continues from a
         checkpoint will see it again.
         """
-        if not ranks.rank() and self.path.exists():
+        if not ranks.rank() and (self.positions or self.path.exists()):
             last = max(self.positions, default=-1)
-            self._write([row for row in self._rows() if row["position"] <= last])
+            rows = [row for row in self._rows() if row["position"] <= last]
+            self._write(rows)
+            lost = set(self.positions) - {row["position"] for row in rows}
+            if lost:
+                self.say([f"{self.path.name} no longer names {len(lost)} of the batches skipped"])
 
     def facts(self) -> dict[str, Any]:
         """For run.json."""

@@ -210,21 +210,24 @@ class Hypotheses(pl.Callback):
     """The same few utterances at each validation, hypothesis beside reference: hypotheses.jsonl,
     and TensorBoard or W&B where they log.
 
-    `before`: the untouched checkpoint's transcripts of all `utterances`, which are step 0.
+    `before`: the untouched checkpoint's transcripts of all `utterances`, which are step 0. A run
+    that continues has them from its checkpoint, and writes the file anew.
     """
 
     def __init__(
         self, path: Path, utterances: Sequence[Utterance], *, before: Sequence[str]
     ) -> None:
-        self.path, self.utterances, self.before = path, utterances, before
+        self.path, self.utterances = path, utterances
         self.indices = watch.sample(len(utterances))
+        self.rows = self._rows(0, before)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": list(self.rows)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.rows = list(state["rows"])
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        # What a run that was killed wrote after its last checkpoint is written again.
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
-        self.rows = [
-            row for row in map(json.loads, lines) if row["step"] <= trainer.global_step
-        ] or self._rows(0, self.before)
         self._write(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:

@@ -9,11 +9,11 @@ the run that was never stopped.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
 import time
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -22,29 +22,35 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from parakeet_ft.errors import Stopped, UserError
-from parakeet_ft.files import atomic_path
+from parakeet_ft.files import atomic_path, damaged_member, misfit
 from parakeet_ft.run import signals
+
+NAME = re.compile(r"(?:resume|weights)-step=([0-9]+)\.ckpt")
+WEIGHTS = {"state_dict": {"*": torch.Tensor}, "global_step": int}
+# What continuing reads of a checkpoint.
+RESUME = WEIGHTS | {
+    "position": int,
+    "random_states": list,
+    "optimizer_states": list,
+    "lr_schedulers": list,
+    "loops": {"fit_loop": dict},
+}
 
 
 def step_of(path: Path) -> int:
     """The step in a checkpoint's name."""
-    return int(re.search(r"step=(\d+)", path.name)[1])
+    return int(NAME.fullmatch(path.name)[1])
 
 
 def find(directory: Path, kind: str) -> list[Path]:
     """Checkpoints of a kind (`resume` or `weights`) by step, complete or not."""
-    return sorted(directory.glob(f"{kind}-step=*.ckpt"), key=step_of)
+    found = [path for path in directory.glob(f"{kind}-step=*.ckpt") if NAME.fullmatch(path.name)]
+    return sorted(found, key=step_of)
 
 
 def is_whole(path: Path) -> bool:
-    """Whether every byte reads back as it was written: a checkpoint is a zip file with a checksum
-    for each tensor.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (OSError, zipfile.BadZipFile):
-        return False
+    """Whether every byte reads back as it was written."""
+    return damaged_member(path) is None
 
 
 def clear_half_written(run_dir: Path) -> None:
@@ -52,21 +58,47 @@ def clear_half_written(run_dir: Path) -> None:
     the directory.
     """
     for path in run_dir.rglob(".*.tmp"):
-        path.unlink()
+        if path.is_symlink() or path.is_file():
+            path.unlink()
 
 
 def newest(directory: Path) -> tuple[Path | None, list[str]]:
     """The newest whole checkpoint to continue from, and a line for each damaged one that was passed
-    over.
+    over. Raises UserError if no checkpoints can be kept there.
     """
-    lines = []
-    for path in reversed(find(directory, "resume")):
-        if is_whole(path):
-            return path, lines
-        lines.append(
-            f"{path.name} is damaged (it does not read back as written) and is passed over"
+    if os.path.lexists(directory) and not directory.is_dir():
+        raise UserError(
+            f"{directory} is no folder, and checkpoints are to be kept there. Delete it or move it "
+            "away, and give the same command again."
         )
+    named = find(directory, "resume")
+    lines = [
+        f"{path.name} has no step in its name and is passed over"
+        for path in sorted(directory.glob("resume-step=*.ckpt"))
+        if path not in named
+    ]
+    for path in reversed(named):
+        problem = damage(path, RESUME)
+        if not problem:
+            return path, lines
+        lines.append(f"{path.name} is damaged ({problem}) and is passed over")
     return None, lines
+
+
+def damage(path: Path, shape: dict[str, Any]) -> str | None:
+    """Why what a run reads of this file cannot be read; None if it can."""
+    if not is_whole(path):
+        return "it does not read back as written"
+    try:
+        content = read(path, lazily=True)
+    # Whatever torch says of a zip file that torch.save did not write.
+    except Exception as error:
+        return f"it is no checkpoint: {' '.join(str(error).split())[:100]}"
+    if problem := misfit(content, shape):
+        return problem
+    if content["global_step"] != step_of(path):
+        return f"it is of step {content['global_step']}"
+    return None
 
 
 def read(path: Path, *, lazily: bool = False) -> dict[str, Any]:
@@ -77,9 +109,28 @@ def read(path: Path, *, lazily: bool = False) -> dict[str, Any]:
 
 
 def read_weights(directory: Path, step: int) -> dict[str, torch.Tensor]:
-    """The model's state dict as it was validated at a step."""
-    content = read(directory / f"weights-step={step:06d}.ckpt")
-    return {key.removeprefix("model."): value for key, value in content["state_dict"].items()}
+    """The model's state dict as it was validated at a step. Raises UserError if the file is
+    damaged, gone, or of another model than the checkpoints beside it.
+    """
+    path = directory / f"weights-step={step:06d}.ckpt"
+    problem = damage(path, WEIGHTS)
+    beside = find(directory, "resume")[-1:]
+    if not problem and beside and _shapes(path) != _shapes(*beside):
+        problem = f"it is of another model than {beside[0].name}"
+    if problem:
+        raise UserError(
+            f"{path} is missing or damaged ({problem}), and best.nemo cannot be chosen without it. "
+            "last.nemo beside its folder holds the weights of the last step. Put the file back "
+            "and give the same command again, or begin anew with resume=never."
+        )
+    state = read(path)["state_dict"]
+    return {key.removeprefix("model."): value for key, value in state.items()}
+
+
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the model's tensors in a checkpoint."""
+    state = read(path, lazily=True)["state_dict"]
+    return {key: tuple(value.shape) for key, value in state.items()}
 
 
 def write(content: dict[str, Any], path: Path) -> None:

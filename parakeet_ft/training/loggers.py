@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import os
 from pathlib import Path
 
@@ -29,11 +30,9 @@ def build(
             from lightning.pytorch.loggers import CSVLogger
 
             path = run_dir / "metrics.csv"
-            rows = (
-                [row for row in csv.DictReader(path.open()) if int(row["step"]) < resume_step]
-                if path.exists()
-                else []
-            )
+            rows = [row for row in _logged(path) if int(row["step"]) < resume_step]
+            if resume_step and not rows:
+                print(f"{path.name} holds nothing of before step {resume_step}.")
             loggers.append(CSVLogger(run_dir, name="", version="", flush_logs_every_n_steps=10))
             # Lightning's writer begins by deleting the file.
             loggers[-1].experiment.metrics = rows
@@ -64,6 +63,28 @@ def build(
                 f"logger.names holds {name!r}; expected csv, tensorboard, wandb or mlflow."
             )
     return loggers
+
+
+def _logged(path: Path) -> list[dict[str, str]]:
+    """The rows of metrics.csv, none if it is not there. Raises UserError if it is damaged."""
+    if not path.exists():
+        return []
+    try:
+        text = path.read_bytes().decode("utf-8")
+        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        rows = list(reader)
+        whole = not text or (text.endswith("\n") and "step" in reader.fieldnames)
+        for row in rows:
+            whole &= row["step"].isdecimal() and None not in row and None not in row.values()
+    except (OSError, ValueError, KeyError, AttributeError, csv.Error):
+        whole = False
+    if not whole:
+        raise UserError(
+            f"{path} is damaged: expected rows with a step, as this run logged them. Delete it or "
+            "move it away, and give the same command again: it continues, and logs anew from "
+            "there."
+        )
+    return rows
 
 
 def _build_wandb(run_dir: Path, *, project: str, experiment: str):

@@ -23,7 +23,7 @@ from parakeet_ft.errors import UserError
 from parakeet_ft.model import source
 from parakeet_ft.model.checkpoints import BUNDLED, CHECKPOINTS, PUBLISHED, resolve
 from parakeet_ft.model.restore import restore
-from parakeet_ft.model.source import check_archive, check_source, fetch, locate
+from parakeet_ft.model.source import check_archive, check_source, check_weights, fetch, locate
 from parakeet_ft.tokenizer.sentencepiece_model import read_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -104,6 +104,17 @@ def test_weights_that_were_cut_before_they_were_packed_are_truncated(tmp_path):
                 {"model_config.yaml": config(), "model_weights.ckpt": b"PK\3\4" + b"x" * 1000},
             )
         )
+
+
+def test_one_flipped_bit_of_a_weight_is_told(tmp_path):
+    content, path = bytearray(locate("tiny").read_bytes()), tmp_path / "x.nemo"
+    path.write_bytes(content)
+    check_weights(path)
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    check_source(str(path))  # takes milliseconds, so it does not read them
+    with pytest.raises(UserError, match="weights in .* are damaged: model_weights/data/"):
+        restore(str(path))
 
 
 @pytest.mark.parametrize(

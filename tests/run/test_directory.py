@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from parakeet_ft.errors import UserError
-from parakeet_ft.run import directory
+from parakeet_ft.run import directory, provenance
 
 NOW = {
     "config": {"optim": {"lr": 1e-4}, "seed": 1, "logger": {"names": ["csv"]}},
@@ -134,3 +134,49 @@ def test_latest_points_at_the_newest_run_and_never_replaces_what_is_no_link(tmp_
     (tmp_path / "latest").write_text("the user's")
     link_latest(tmp_path / "a")
     assert (tmp_path / "latest").read_text() == "the user's"
+
+
+DAMAGES = ("", "[1]", "{}", "null", '{"finished": false}', '{"finished": "no"}', "\0" * 50)
+
+
+@pytest.mark.parametrize("content", DAMAGES)
+def test_a_damaged_record_is_neither_continued_nor_written_over(content, tmp_path):
+    damaged = made(tmp_path, "a")
+    (damaged / "run.json").write_text(content)
+    for given in (None, damaged):
+        with pytest.raises(UserError, match=r"no record of a run: .*Delete that folder .*name="):
+            choose(tmp_path, given=given)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert choose(tmp_path, resume="never")[0] != damaged
+    assert (damaged / "run.json").read_text() == content
+
+
+def test_checkpoints_without_a_record_are_not_left_behind_silently(tmp_path):
+    (tmp_path / "a" / "checkpoints").mkdir(parents=True)
+    assert choose(tmp_path)[0] != tmp_path / "a"
+    (tmp_path / "a" / "checkpoints" / "resume-step=000010.ckpt").write_bytes(b"x")
+    with pytest.raises(UserError, match="No such file"):
+        choose(tmp_path)
+
+
+def test_what_was_altered_in_a_record_is_not_taken_for_the_runs_own(tmp_path):
+    lines = []
+    run = provenance.Run(
+        tmp_path,
+        command=["x"],
+        config={},
+        manifests={},
+        identity=NOW,
+        resumed_at_step=None,
+        say=lines.extend,
+    )
+    assert run.once("baseline", lambda: ["one two"]) == ["one two"]
+    assert run.once("baseline", lambda: ["made again"]) == ["one two"] and lines == []
+    path = tmp_path / "baseline.json"
+    path.write_text(path.read_text().replace("two", "too"))
+    assert run.once("baseline", lambda: ["made again"]) == ["made again"]
+    assert "baseline.json is not used, and made again: it was changed" in lines[0]
+    path = tmp_path / "run.json"
+    path.write_text(path.read_text().replace("0.0001", "0.0002"))
+    with pytest.raises(UserError, match="its checksum differs"):
+        choose(tmp_path.parent, given=tmp_path)

@@ -115,19 +115,23 @@ def test_hypotheses_of_the_same_few_utterances_stand_beside_their_references(tmp
     utterances = [Utterance(f"{i}.wav", 1.0, f"text {i}", offset=float(i)) for i in range(50)]
     written = tmp_path / "hypotheses.jsonl"
 
-    def train(steps, *, start):
+    def train(steps, *, start, state=None):
         watcher = callbacks.Hypotheses(written, utterances, before=["before"] * 50)
+        if state:
+            watcher.load_state_dict(state)
         watcher.on_train_start(fake_trainer(start), None)
         for step in steps:
             watcher.on_validation_end(
                 fake_trainer(step),
                 types.SimpleNamespace(hypotheses={"validation": [f"step {step}"] * 50}),
             )
+        return watcher.state_dict()
 
+    at_10 = train([5, 10], start=0)
     train([5, 10, 15], start=0)
-    train(
-        [10, 15], start=10
-    )  # killed after the checkpoint of step 10, and continued: step 10 is validated again
+    written.write_text("altered")  # nothing is read from it
+    # Killed after the checkpoint of step 10, and continued: step 10 is validated again.
+    train([10, 15], start=10, state=at_10)
     rows = [json.loads(line) for line in written.read_text().splitlines()]
     assert [row["step"] for row in rows] == [step for step in (0, 5, 10, 15) for _ in range(8)]
     assert (
