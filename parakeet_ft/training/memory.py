@@ -37,9 +37,9 @@ PER_SUBSAMPLING = 5  # tensors as large as the first convolution's output
 # The loss has the joint inside (model.joint_loss): measured bytes of a node of its lattice, and
 # what each duration adds.
 BYTES_PER_NODE, BYTES_PER_DURATION = 250, 85
-# On a CPU, logits it holds at once (64 MB are kept, and three pieces), and tensors of joint_hidden
+# On a CPU, logits it holds at once (128 MB are kept, and three pieces), and tensors of joint_hidden
 # beside them. A GPU's pieces take a tenth of what is free, however little, and are not counted.
-HELD_LOGITS = (64 << 20) // 4 + 3 * (1 << 21)
+HELD_LOGITS = (128 << 20) // 4 + 3 * (1 << 22)
 PER_HELD_NODE = 3
 
 
