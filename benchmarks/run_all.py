@@ -28,6 +28,8 @@ CLAIMS: dict[tuple[str, ...], dict[str, tuple[str, float, bool]]] = {
         "rnnt_ratio": ("RNN-T loss, times faster than NeMo's (small size)", 100, True),
         "tdt_ratio": ("TDT loss, times faster than NeMo's (small size)", 100, True),
         "rnnt_step_ratio": ("RNN-T training step, times faster", 5, True),
+        "joint_time_ratio": ("loss with the joint inside against held logits", 0.95, True),
+        "joint_padded_time_ratio": ("the same, where half is padding", 1, True),
     },
     ("throughput.py", "--short"): {
         "vs_stock": ("training throughput against NeMo's stock settings", 1.5, True),

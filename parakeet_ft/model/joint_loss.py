@@ -27,15 +27,15 @@ from parakeet_ft.model.transducer_loss import NEVER, Lattice, _forward_backward
 if TYPE_CHECKING:
     from nemo.collections.asr.models import ASRModel
 
-# Logits held at once. On a CPU, 8 MB: rows enough for a matrix product to run at full speed, few
-# enough that its result is still in the cache when it is read (measured: benchmarks/README.md).
-CPU_LOGITS = 1 << 21
+# Logits made at once. On a CPU, 16 MB: rows enough for a matrix product to run at full speed; more
+# are no faster (measured: benchmarks/README.md).
+CPU_LOGITS = 1 << 22
 # On a GPU, a share of what is free, as larger pieces need fewer kernel launches.
 GPU_SHARE = 0.1
 GPU_MOST_LOGITS = 1 << 28
 # Logits up to this size are kept for the backward pass after all: to make them again takes a third
 # of the time that a small batch takes.
-KEPT_BYTES = 64 << 20
+KEPT_BYTES = 128 << 20
 # Elements that one elementwise pass goes over at once on a CPU: about what stays in a core's cache.
 # A GPU takes a whole piece, as each kernel costs it a start.
 CACHED = 1 << 17

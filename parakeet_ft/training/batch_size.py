@@ -9,6 +9,7 @@ directory, where a resume reads it again.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import json
 import math
@@ -358,8 +359,12 @@ def untouched(model: torch.nn.Module) -> Iterator[None]:
 def resident_bytes(*, reset: bool = False) -> int:
     """What this process occupies now. reset: forget its peak (Linux; where that is forbidden, the
     peak stays that of its life).
+
+    What was freed is given back first: glibc keeps it, and what is used again would not count.
     """
     if reset:
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
         with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -35,7 +35,13 @@ SOFTWARE_GB = {
 PER_LAYER = 50
 PER_HEAD = 3  # tensors of frames x frames per head
 PER_SUBSAMPLING = 5  # tensors as large as the first convolution's output
-PER_JOINT = 3  # tensors of frames x tokens x (joint_hidden + labels)
+# The loss has the joint inside (model.joint_loss): measured bytes of a node of its lattice, and
+# what each duration adds.
+BYTES_PER_NODE, BYTES_PER_DURATION = 250, 85
+# On a CPU, logits it holds at once (128 MB are kept, and three pieces), and tensors of joint_hidden
+# beside them. A GPU's pieces take a tenth of what is free, however little, and are not counted.
+HELD_LOGITS = (128 << 20) // 4 + 3 * (1 << 22)
+PER_HELD_NODE = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +123,7 @@ def estimate(
         copies += 4 * weights  # the untouched state, for interpolation
     activations = activation_bytes(
         a,
+        device=device,
         size={"bf16-true": 2.0, "bf16-mixed": 3.0, "16-mixed": 3.0}.get(precision, 4.0),
         batch_seconds=batch_seconds,
         longest_seconds=longest_seconds,
@@ -141,6 +148,7 @@ def estimate(
 def activation_bytes(
     a: Architecture,
     *,
+    device: str,
     size: float,
     batch_seconds: float,
     longest_seconds: float,
@@ -163,11 +171,21 @@ def activation_bytes(
         * (longest if full_attention else min(longest, 257))
     )
     numbers += PER_SUBSAMPLING * seconds * 50 * a.conv_channels * a.n_mels / 2
-    numbers += 3 * frames * (a.vocab_size + 1)
-    joint = 0.0
-    if a.family != "ctc":
-        joint = PER_JOINT * rows * longest * (most_tokens + 1) * (a.joint_hidden + a.vocab_size + 1)
-    return size * numbers + 4 * joint
+    if a.family in ("ctc", "hybrid", "hybrid_rnnt"):
+        numbers += 3 * frames * (a.vocab_size + 1)
+    nodes = 0.0 if a.family == "ctc" else rows * longest * (most_tokens + 1)
+    return size * numbers + joint_bytes(a, nodes=nodes, device=device)
+
+
+def joint_bytes(a: Architecture, *, nodes: float, device: str) -> float:
+    """What the loss holds of its lattice and, on a CPU, of hidden vectors and logits."""
+    durations = len(a.durations) if a.family in ("tdt", "hybrid") else 0
+    lattice = nodes * (BYTES_PER_NODE + BYTES_PER_DURATION * durations)
+    if device != "cpu":
+        return lattice
+    outputs = a.vocab_size + 1 + durations
+    held = min(nodes, HELD_LOGITS / outputs)
+    return lattice + 4 * held * (outputs + PER_HELD_NODE * a.joint_hidden)
 
 
 def architecture_of(config: dict[str, Any]) -> Architecture:

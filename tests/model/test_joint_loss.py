@@ -3,13 +3,15 @@ joint.
 """
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from parakeet_ft.model import joint_loss
-from parakeet_ft.model.joint_loss import Arcs, joint_costs
+from parakeet_ft.model.joint_loss import Arcs, joint_costs, loss_in_joint
 from parakeet_ft.model.transducer_loss import TransducerLoss
+from tests.model.test_loss_oracles import nemos_loss
 from tests.model.test_transducer_loss import DURATIONS
 
 HIDDEN, PIECES = 6, 5
@@ -120,6 +122,7 @@ def test_costs_and_gradients_are_those_of_all_logits(
     ours, theirs = ours[possible], theirs[possible]
     if not possible.any():
         return
+    # The loss on logits is computed in float32.
     for own, other in zip(
         case.gradients(ours, weights[possible]),
         case.gradients(theirs, weights[possible]),
@@ -158,6 +161,99 @@ def slope(function, source, step=1e-6):
             found.view(-1)[place] = (above - function()) / (2 * step)
             flat[place] = before
     return found
+
+
+def nemos_joint(durations, dropout=0.0):
+    """NeMo's joint over PIECES pieces."""
+    from nemo.collections.asr.modules import RNNTJoint
+
+    widths = {"encoder_hidden": 4, "pred_hidden": 3, "joint_hidden": HIDDEN}
+    return RNNTJoint(
+        jointnet=widths | {"activation": "relu", "dropout": dropout},
+        num_classes=PIECES,
+        num_extra_outputs=len(durations),
+    )
+
+
+def with_lora(joint):
+    from peft import LoraConfig, inject_adapter_in_model
+
+    targets = ["enc", "pred", f"joint_net.{len(joint.joint_net) - 1}"]
+    inject_adapter_in_model(LoraConfig(r=2, lora_alpha=2, target_modules=targets), joint)
+
+
+def with_adapter(joint):
+    from nemo.collections.common.parts.adapter_modules import LinearAdapterConfig
+
+    joint.add_adapter("domain", LinearAdapterConfig(in_features=HIDDEN, dim=2))
+
+
+def with_temperature(joint):
+    joint.temperature = 2.0
+
+
+def frozen(joint):
+    joint.requires_grad_(False)
+
+
+@pytest.fixture
+def in_float64():
+    """NeMo's losses in torch sum in the default type."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("durations", [(), DURATIONS])
+@pytest.mark.parametrize("frames, length", [(1, 0), (1, 2), (4, 0), (5, 3)])
+@pytest.mark.parametrize("kept_bytes", [0, 1 << 20])
+@pytest.mark.parametrize(
+    ("change", "dropout", "encoder_learns"),
+    [
+        (None, 0.0, True),
+        (None, 0.5, True),
+        (None, 0.0, False),
+        (with_lora, 0.0, True),
+        (with_adapter, 0.0, True),
+        (with_temperature, 0.0, True),
+        (frozen, 0.0, True),
+    ],
+    ids=["plain", "dropout", "frozen encoder", "LoRA", "adapter", "temperature", "frozen joint"],
+)
+def test_gradients_are_those_of_autograd_through_nemos_joint_and_loss_in_float64(
+    durations, frames, length, kept_bytes, change, dropout, encoder_learns, monkeypatch, in_float64
+):
+    monkeypatch.setattr(joint_loss, "KEPT_BYTES", kept_bytes)
+    torch.manual_seed(0)
+    joint = nemos_joint(durations, dropout)
+    if change:
+        change(joint)
+    with torch.no_grad():  # what LoRA and adapters add is zero before training
+        for parameter in joint.parameters():
+            parameter.normal_()
+    arcs = Arcs(PIECES, durations, 0.05 if durations else 0.0)
+    encoded = torch.randn(3, 4, frames, requires_grad=encoder_learns)
+    decoded = torch.randn(3, 3, length + 1, requires_grad=True)
+    labels = torch.randint(0, PIECES, (3, length))
+    lengths = [frames, max(1, frames - 2), frames], [max(0, length - 1), 0, length]
+    sources = [x for x in (encoded, decoded, *joint.parameters()) if x.requires_grad]
+
+    torch.manual_seed(1)
+    inner = TransducerLoss(blank=PIECES, durations=durations, sigma=arcs.sigma)
+    reduced = SimpleNamespace(_loss=inner, reduce=lambda costs, lengths: costs)
+    model = SimpleNamespace(joint=joint, loss=reduced)
+    ours = loss_in_joint(model, encoded, decoded, labels, *map(torch.tensor, lengths))
+    found = torch.autograd.grad(ours.sum(), sources)
+
+    torch.manual_seed(1)  # utterance by utterance, as dropout's masks are drawn
+    theirs = []
+    for b, (t, u) in enumerate(zip(*lengths, strict=True)):
+        own = encoded[b : b + 1, :, :t].mT, decoded[b : b + 1, :, : u + 1].mT
+        given = joint.joint(*own), labels[b : b + 1, :u], torch.tensor([t]), torch.tensor([u])
+        theirs.append(nemos_loss(arcs, monkeypatch)(*given))
+    torch.testing.assert_close(ours, torch.cat(theirs), rtol=1e-9, atol=1e-9)
+    for own, other in zip(found, torch.autograd.grad(sum(theirs), sources), strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-8, atol=1e-9)
 
 
 def test_what_does_not_learn_gets_no_gradient(way):
@@ -214,11 +310,13 @@ def test_autocast_in_bfloat16_sums_in_float32_and_gives_gradients_of_the_weights
     with torch.autocast("cpu", torch.bfloat16):
         costs = case.costs(arcs)
     assert costs.dtype == torch.float32
+    # bfloat16 keeps 8 bits: logits of size 1 are off by up to 2^-9, a cost by T + U of them.
     torch.testing.assert_close(costs, exact, rtol=2e-2, atol=2e-2)
     for own, other in zip(
         case.gradients(costs, torch.ones(3)), case.gradients(exact, torch.ones(3)), strict=True
     ):
         assert own.dtype == torch.float32
+        # A gradient sums differences of nearly equal numbers, each rounded to 8 bits.
         torch.testing.assert_close(own, other, rtol=0.1, atol=0.05)
 
 
@@ -227,6 +325,23 @@ def test_a_second_backward_pass_is_refused_in_words():
     costs.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="retain_graph"):
         costs.backward()
+
+
+def test_two_forward_passes_may_come_before_their_backward_passes(way):
+    arcs, cases = Arcs(PIECES, DURATIONS), [make(DURATIONS, dropout=0.5, frames=t) for t in (4, 6)]
+    cases[1].output = cases[0].output
+    expected = []
+    for seed, case in enumerate(cases):
+        case.costs(arcs, seed).sum().backward()
+        expected.append([source.grad.clone() for source in case.sources()[:2]])
+    weights = [p.grad.clone() for p in cases[0].output.parameters()]
+    for source in (*cases[0].sources(), *cases[1].sources()):
+        source.grad = None
+    for costs in [case.costs(arcs, seed).sum() for seed, case in enumerate(cases)]:
+        costs.backward()
+    for case, gradients in zip(cases, expected, strict=True):
+        torch.testing.assert_close([source.grad for source in case.sources()[:2]], gradients)
+    torch.testing.assert_close([p.grad for p in cases[0].output.parameters()], weights)
 
 
 def test_no_value_is_read_back_from_a_device(monkeypatch):

@@ -178,6 +178,37 @@ def test_what_a_run_found_is_what_its_resume_gets(tiny_model, data):
     assert found["batch_seconds"] == 4.5 and found["accumulate"] == 2
 
 
+@pytest.fixture
+def holding_logits(tmp_path, monkeypatch):
+    """holding_logits(True or False) -> a trial of a model with 1,024 pieces, whose loss holds the
+    joint's logits or does not. Memory alone decides: 120 MB.
+    """
+    from parakeet_ft.model import joint_loss, replicas
+    from parakeet_ft.model.transducer_loss import use_wavefront_loss
+
+    monkeypatch.setattr(batch_size, "LEAST_GAIN", 0.0)
+    monkeypatch.setattr(batch_size, "available_bytes", lambda: 2.4e8)
+    monkeypatch.setattr(joint_loss, "KEPT_BYTES", 0)
+    monkeypatch.setattr(joint_loss, "CPU_LOGITS", 1 << 18)
+    tokenizer = replicas.write_tokenizer(tmp_path, vocab_size=1024)
+
+    def make(holds: bool):
+        model = replicas.build(replicas.tiny("tdt"), tokenizer).train()
+        use_wavefront_loss(model)
+        if holds:  # NeMo's joint makes all logits for a loss that it does not know
+            inner, model.loss._loss = model.loss._loss, torch.nn.Module()
+            model.loss._loss.forward, model.loss._loss.reduction = inner.forward, None
+        return batch_size.Trial(model, seconds=2.0, tokens=100, precision="32-true", copies=0)
+
+    return make
+
+
+def test_larger_batches_are_found_where_the_loss_holds_no_logits(holding_logits):
+    found = {holds: holding_logits(holds).on_cpu(16.0) for holds in (True, False)}
+    assert found[False]["batch_seconds"] >= 2 * found[True]["batch_seconds"]
+    assert found[True]["tried"][-1]["peak_gb"] > 0.05, "what ends the search is memory"
+
+
 def test_a_gpus_batch_is_what_fits_less_a_margin_and_an_impossible_one_is_told(
     tiny_model, data, monkeypatch
 ):
