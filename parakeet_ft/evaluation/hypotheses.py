@@ -115,4 +115,6 @@ def once(
         say.lines([f"{model} on {name}: already in {path}"])
         return found
     write_hypotheses(path, utterances, key=key, **transcribe(name, utterances))
-    return read_hypotheses(path, key=key)
+    written = read_hypotheses(path, key=key)
+    assert written is not None
+    return written

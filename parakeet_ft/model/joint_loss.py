@@ -112,7 +112,7 @@ def loss_in_joint(
         loss.fastemit_lambda,
     )
 
-    def costs_of(joint: torch.nn.Module) -> torch.Tensor:
+    def costs_of(joint: Any) -> torch.Tensor:
         predicted = joint.project_prednet(decoded.transpose(1, 2))
         return joint_costs(
             joint.project_encoder(encoded.transpose(1, 2)),
@@ -131,7 +131,7 @@ def loss_in_joint(
 
 
 @contextlib.contextmanager
-def _computing(module: torch.nn.Module, function: Callable) -> Iterator[None]:
+def _computing(module: Any, function: Callable) -> Iterator[None]:
     """Inside, calling `module` calls function(module)."""
     module.forward = functools.partial(function, module)
     try:
@@ -140,7 +140,7 @@ def _computing(module: torch.nn.Module, function: Callable) -> Iterator[None]:
         del module.forward
 
 
-def _logits(joint: torch.nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+def _logits(joint: Any, hidden: torch.Tensor) -> torch.Tensor:
     """What NeMo's joint makes of the sum of both projections: RNNTJoint.joint_after_projection,
     3.0.0, without its softmax, which the loss contains.
     """

@@ -271,6 +271,7 @@ class Lattice(NamedTuple):
     def packed(cls, act_lens: torch.Tensor, label_lens: torch.Tensor) -> Lattice:
         """Real nodes only, in the order (b, t, u). Reads the lengths, which a GPU waits for."""
         lattice = cls.dense(act_lens, label_lens, int(act_lens.max()), int(label_lens.max()))
+        assert lattice.valid is not None
         real = lattice.valid.nonzero().squeeze(1)
         b, t, u = (index[real] for index in lattice[:3])
         return lattice._replace(b=b, t=t, u=u, valid=None)

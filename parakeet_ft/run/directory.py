@@ -122,11 +122,9 @@ def choose(
     changed continues the newest whatever changed; never begins anew. Raises UserError if `given`
     holds a finished run, one in progress, or one with other settings.
     """
-    if resume not in ("auto", "changed", "never"):
-        raise UserError(f"resume={resume}: expected auto, changed or never.")
     if given:
         return given, _claim_given(given, now, resume=resume)
-    lines = []
+    lines: list[str] = []
     for directory, content in unfinished(parent) if resume != "never" else []:
         changes = differences(content["identity"], now)
         if changes and resume == "auto":

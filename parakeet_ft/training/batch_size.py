@@ -16,7 +16,7 @@ import math
 import os
 import resource
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ def choose(
     effective_batch_seconds: float | None,
     accumulate: int,
     augmentation: Augmentation | None,
-    devices: dict[str, Any],
+    devices: Mapping[str, Any],
     copies: int,
     once: Callable[[str, Callable[[], Any]], Any],
 ) -> dict[str, Any]:
@@ -123,12 +123,11 @@ def find(
     """Seconds per batch for this model and data on its device, the smallest of all ranks'; from the
     cache, or tried out.
     """
-    device, texts = parts.device(model), list(dict.fromkeys(u.text for u in utterances))
+    device = parts.device(model)
     slowest = min(augmentation.speeds) if augmentation else 1.0
-    longest, tokens = (
-        max(u.duration for u in utterances) / slowest,
-        max(len(model.tokenizer.text_to_ids(text)) for text in texts),
-    )
+    longest = max(u.duration for u in utterances) / slowest
+    texts = list(dict.fromkeys(u.text for u in utterances))
+    tokens = max(len(model.tokenizer.text_to_ids(text)) for text in texts)
     trial = Trial(model, seconds=longest, tokens=tokens, precision=precision, copies=copies)
     facts = trial.facts() | {
         "most": round(most, 3),
@@ -138,16 +137,17 @@ def find(
     }
     cache = Cache(cache_path())
     kept = cache.read(facts)
-    if any(ranks.add([kept is None])):  # all ranks try, or none
+    missing = any(ranks.add([kept is None]))
+    if kept is None or missing:  # all ranks try, or none
         with untouched(model):
-            kept = trial.on_gpu(most) if device.type == "cuda" else trial.on_cpu(most)
-        cache.write(facts, kept)
+            found = trial.on_gpu(most) if device.type == "cuda" else trial.on_cpu(most)
+        cache.write(facts, found)
     else:
-        kept["reason"] += ", from the cache"
+        found = kept | {"reason": f"{kept['reason']}, from the cache"}
     seconds = min(
-        ranks.divide(lambda mine: [kept["batch_seconds"] for _ in mine], range(ranks.num_ranks()))
+        ranks.divide(lambda mine: [found["batch_seconds"] for _ in mine], range(ranks.num_ranks()))
     )
-    return kept | {"batch_seconds": seconds, "longest_seconds": longest, "most_tokens": tokens}
+    return found | {"batch_seconds": seconds, "longest_seconds": longest, "most_tokens": tokens}
 
 
 class Trial:

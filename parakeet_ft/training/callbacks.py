@@ -87,6 +87,7 @@ class ProgressBar(pl.Callback):
         audio, lengths = batch[:2]
         self.audio_seconds += float(lengths.sum()) / self.rate_hz
         self.samples += audio.numel()
+        assert self.progress is not None
         self.progress.update(
             self.task,
             completed=trainer.global_step,

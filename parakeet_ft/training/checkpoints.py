@@ -39,7 +39,9 @@ RESUME = WEIGHTS | {
 
 def step_of(path: Path) -> int:
     """The step in a checkpoint's name."""
-    return int(NAME.fullmatch(path.name)[1])
+    match = NAME.fullmatch(path.name)
+    assert match, path
+    return int(match[1])
 
 
 def find(directory: Path, kind: str) -> list[Path]:
@@ -306,7 +308,7 @@ class Checkpointer(pl.Callback):
     ) -> None:
         position = completed_batches(trainer)
         checkpoint["position"] = position
-        states = [random_states()]
+        states: list[Any] = [random_states()]
         if trainer.world_size > 1:
             states = [None] * trainer.world_size
             torch.distributed.all_gather_object(states, random_states())
@@ -355,7 +357,8 @@ def random_states() -> dict[str, Any]:
     import numpy
 
     version, numbers, gauss = random.getstate()
-    name, keys, *rest = numpy.random.get_state()
+    state: Any = numpy.random.get_state()
+    name, keys, *rest = state
     return {
         "python": [version, list(numbers), gauss],
         "numpy": [name, torch.from_numpy(keys.astype("int64")), *rest],

@@ -73,7 +73,7 @@ def _logged(path: Path) -> list[dict[str, str]]:
         text = path.read_bytes().decode("utf-8")
         reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
         rows = list(reader)
-        whole = not text or (text.endswith("\n") and "step" in reader.fieldnames)
+        whole = not text or (text.endswith("\n") and "step" in (reader.fieldnames or ()))
         for row in rows:
             whole &= row["step"].isdecimal() and None not in row and None not in row.values()
     except (OSError, ValueError, KeyError, AttributeError, csv.Error):
@@ -96,7 +96,7 @@ def _build_wandb(run_dir: Path, *, project: str, experiment: str):
         has_key = bool(os.environ.get("WANDB_API_KEY")) or (
             netrc.exists() and "wandb" in netrc.read_text()
         )
-        reason = "" if has_key else "no API key"
+        reason: str | None = None if has_key else "no API key"
         reason = reason or unreachable(os.environ.get("WANDB_BASE_URL") or WANDB)
         if reason:
             print(

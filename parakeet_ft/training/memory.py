@@ -131,16 +131,11 @@ def estimate(
         full_attention=full_attention,
     )
     return Estimate(
-        *(
-            value / 1e9
-            for value in (
-                weights * size * share,
-                learning * size,
-                2 * learning * size,
-                copies,
-                activations,
-            )
-        ),
+        weights=weights * size * share / 1e9,
+        gradients=learning * size / 1e9,
+        optimizer=2 * learning * size / 1e9,
+        copies=copies / 1e9,
+        activations=activations / 1e9,
         software=SOFTWARE_GB[device],
     )
 

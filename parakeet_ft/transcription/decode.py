@@ -96,12 +96,13 @@ def _own_attention_after(model: Any, segments: Sequence[Segment]) -> Iterator[Ca
     if all(segment.attention is None for segment in segments):
         yield lambda segment: None
         return
-    own = attention(model)
+    own: dict[str, Any] = attention(model)
 
     def use(segment: Segment) -> None:
         wanted = segment.attention or own["kind"]
         if attention(model)["kind"] != wanted:
-            set_attention(model, **(own if wanted == own["kind"] else {"kind": wanted}))
+            arguments: dict[str, Any] = own if wanted == own["kind"] else {"kind": wanted}
+            set_attention(model, **arguments)
 
     try:
         yield use
@@ -128,9 +129,8 @@ def decode(
     decoding = parts.decoding(model)
     if parts.decoding_head(model) == "ctc":
         # A pure CTC model's forward pass gives log-probabilities, a hybrid's its encoder's output.
-        log_probs = encoded
-        if parts.is_hybrid(model):
-            log_probs = parts.ctc_decoder(model)(encoder_output=encoded).float()
+        head = parts.ctc_decoder(model) if parts.is_hybrid(model) else None
+        log_probs = head(encoder_output=encoded).float() if head else encoded
         found = decoding.ctc_decoder_predictions_tensor(
             log_probs, decoder_lengths=frames, return_hypotheses=True
         )
@@ -284,7 +284,7 @@ def transcribe_sets(
     Where several ranks call it, each decodes its share of every set and gets all transcripts.
     """
     done: dict[int, list[str]] = {}
-    texts = {}
+    texts: dict[str, list[str]] = {}
     for key in ("validation", "test", "guard_validation", "guard_test"):
         if key in sets:
             if id(sets[key]) not in done:

@@ -18,11 +18,12 @@ def transcript_of(
     if not isinstance(hypothesis.timestamp, dict):  # no word times were asked for
         return Transcript(hypothesis.text, (), duration)
     texts, frames = word_frames(hypothesis, decoding)
+
     # The features of a frame lie around its number, not behind it.
-    carried = [
-        tuple(((begin - 0.5) * frame_seconds, (end - 0.5) * frame_seconds) for begin, end in word)
-        for word in frames
-    ]
+    def seconds(span: tuple[int, int]) -> tuple[float, float]:
+        return (span[0] - 0.5) * frame_seconds, (span[1] - 0.5) * frame_seconds
+
+    carried = [(seconds(first), seconds(last)) for first, last in frames]
     spans = word_spans(carried, pauses(samples, rate_hz=rate_hz), duration=duration)
     words = tuple(Word(text, *span) for text, span in zip(texts, spans, strict=True))
     return Transcript(hypothesis.text, words, duration)

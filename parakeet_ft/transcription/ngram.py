@@ -54,7 +54,8 @@ def discounts(counts: Counter[Ngram]) -> tuple[float, float, float]:
     if not all(of[n] for n in (1, 2, 3, 4)):
         return FALLBACK
     y = of[1] / (of[1] + 2 * of[2])
-    found = tuple(n - (n + 1) * y * of[n + 1] / of[n] for n in (1, 2, 3))
+    one, two, more = (n - (n + 1) * y * of[n + 1] / of[n] for n in (1, 2, 3))
+    found = one, two, more
     return found if all(0 <= d <= n for n, d in enumerate(found, 1)) else FALLBACK
 
 
@@ -89,8 +90,8 @@ def train_ngram(sentences: Iterable[Sequence[int]], *, order: int, vocab_size: i
         probabilities.append(probability)
         backoffs.append(backoff)
     model: Model = []
-    for level, probability in enumerate(probabilities):
-        above = backoffs[level + 1] if level + 1 < order else {}
+    for length, probability in enumerate(probabilities):
+        above = backoffs[length + 1] if length + 1 < order else {}
         model.append(
             {
                 ngram: (math.log10(p), math.log10(above.get(ngram, 1.0)))

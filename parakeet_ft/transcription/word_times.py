@@ -133,17 +133,17 @@ def _borders(sides: Sequence[tuple[Span | None, Span | None]], quiet: Sequence[S
 
 
 def _no_pause(before: Span | None, after: Span | None) -> Span:
-    if before is None or after is None:
-        point = after[0] if before is None else before[1]
-    else:
-        point = 0.5 * (before[1] + after[0])
+    points = [*([before[1]] if before else []), *([after[0]] if after else [])]
+    point = sum(points) / len(points)
     return point, point
 
 
 def _near(quiet: Sequence[Span], before: Span | None, after: Span | None) -> Sequence[Span]:
     """The pauses that may part two tokens: none further away than a word may reach."""
-    low = (before or after)[0] - (REACH_SECONDS if before is None else 2 * SLACK_SECONDS)
-    high = (after or before)[1] + (REACH_SECONDS if after is None else 2 * SLACK_SECONDS)
+    first, last = before or after, after or before
+    assert first and last, "a border has a token on one side at least"
+    low = first[0] - (REACH_SECONDS if before is None else 2 * SLACK_SECONDS)
+    high = last[1] + (REACH_SECONDS if after is None else 2 * SLACK_SECONDS)
     start = bisect.bisect_right(quiet, low, key=lambda span: span[1])
     return quiet[start : bisect.bisect_left(quiet, high, key=lambda span: span[0])]
 

@@ -118,11 +118,6 @@ def test_a_read_only_directory_is_told_in_words(tmp_path):
         choose(tmp_path, given=directory)
 
 
-def test_an_unknown_word_for_resume_is_refused(tmp_path):
-    with pytest.raises(UserError, match="expected auto, changed or never"):
-        choose(tmp_path, resume="yes")
-
-
 def test_latest_points_at_the_newest_run_and_never_replaces_what_is_no_link(tmp_path):
     from parakeet_ft.run.console import link_latest
 
