@@ -24,6 +24,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from parakeet_ft.errors import Stopped, UserError
 from parakeet_ft.files import atomic_path, damaged_member, misfit
 from parakeet_ft.run import signals
+from parakeet_ft.training import lightning_2_4
 
 NAME = re.compile(r"(?:resume|weights)-step=([0-9]+)\.ckpt")
 WEIGHTS = {"state_dict": {"*": torch.Tensor}, "global_step": int}
@@ -232,7 +233,7 @@ class Checkpointer(pl.Callback):
             # Not earlier: making a loader's iterator draws from the generator.
             restore_random_states(self._random_states[trainer.global_rank])
             self._random_states = None
-        position = completed_batches(trainer)
+        position = lightning_2_4.completed_batches(trainer)
         if position % trainer.accumulate_grad_batches:
             return  # half of an optimiser step is in gradients that no checkpoint holds
         wanted = self._agreed(trainer, position)
@@ -282,7 +283,7 @@ class Checkpointer(pl.Callback):
         trainer.save_checkpoint(self.directory / f"resume-step={trainer.global_step:06d}.ckpt")
         self._due, self._saved_position, self._last_save = (
             False,
-            completed_batches(trainer),
+            lightning_2_4.completed_batches(trainer),
             time.monotonic(),
         )
         if trainer.is_global_zero:
@@ -306,18 +307,14 @@ class Checkpointer(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        position = completed_batches(trainer)
+        position = lightning_2_4.completed_batches(trainer)
         checkpoint["position"] = position
         states: list[Any] = [random_states()]
         if trainer.world_size > 1:
             states = [None] * trainer.world_size
             torch.distributed.all_gather_object(states, random_states())
         checkpoint["random_states"] = states
-        # Saved between two batches, when Lightning 2.4 counts the next one as ready already and
-        # would skip its number on continuing.
-        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-        for count in ("total", "current"):
-            progress[count] = dict.fromkeys(progress[count], position)
+        lightning_2_4.set_position(checkpoint, position)
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -332,11 +329,6 @@ class Checkpointer(pl.Callback):
             )
         self._random_states = checkpoint["random_states"]
         self._saved_position = checkpoint["position"]
-
-
-def completed_batches(trainer: pl.Trainer) -> int:
-    """Batches that this rank has finished."""
-    return trainer.fit_loop.epoch_loop.batch_progress.current.completed
 
 
 def best_step(history: list[dict[str, Any]]) -> int:

@@ -7,7 +7,7 @@ from typing import Any, TypedDict
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.plugins import HalfPrecision, MixedPrecision, Precision
+from lightning.pytorch.plugins import MixedPrecision, Precision
 from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 
 from parakeet_ft.data.manifest import Utterance
@@ -16,12 +16,11 @@ from parakeet_ft.errors import UserError
 from parakeet_ft.model import parts
 from parakeet_ft.model.objective import (
     prediction_network_runs_in_float32,
-    runs_bfloat16_lstm,
     training_loss,
 )
 from parakeet_ft.run import signals
 from parakeet_ft.scoring import wer
-from parakeet_ft.training import bad_batches, budget, driver, watch
+from parakeet_ft.training import bad_batches, budget, driver, lightning_2_4, watch
 from parakeet_ft.training.bad_batches import BadBatches
 from parakeet_ft.training.checkpoints import WholeFiles
 from parakeet_ft.training.distillation import Teacher
@@ -292,7 +291,7 @@ class FineTuner(pl.LightningModule):
                 raise
             lost = True
         if lost:  # outside, as the exception holds the graph
-            self._lose_step(self.trainer.fit_loop.epoch_loop.batch_idx, ["memory ran out"])
+            self._lose_step(lightning_2_4.current_batch(self.trainer), ["memory ran out"])
 
     def optimizer_step(
         self, epoch: int, batch_index: int, optimizer: Any, optimizer_closure: Any = None
@@ -322,7 +321,7 @@ class FineTuner(pl.LightningModule):
         elif (
             not self.step_is_lost and not self._scales_gradients()
         ):  # which overflows now and then, and then skips the step itself
-            last = self.trainer.fit_loop.epoch_loop.batch_idx
+            last = lightning_2_4.current_batch(self.trainer)
             if not self.bad_batches:
                 raise UserError(f"The gradient is not finite at step {self.global_step}.")
             self._lose_step(
@@ -332,18 +331,14 @@ class FineTuner(pl.LightningModule):
             )
 
     def on_train_batch_start(self, batch: Any, batch_index: int) -> None:
-        # Lightning 2.4 validates at multiples of val_check_batch only.
-        batch_number = self.trainer.fit_loop.epoch_loop.total_batch_idx + 1
-        step, rest = divmod(batch_number, self.settings["accumulate"])
+        number = lightning_2_4.next_batch_number(self.trainer)
+        step, rest = divmod(number, self.settings["accumulate"])
         due = not rest and step in self.validation_steps
-        self.trainer.val_check_batch = batch_number if due else batch_number + 1
+        lightning_2_4.validate_after_this_batch(self.trainer, due)
 
     def configure_optimizers(self) -> dict[str, Any]:
         if self._scales_gradients():
-            # The fused kernel unscales inside, so Lightning 2.4 refuses to clip before it.
-            self.optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
-            for group in self.optimizer.param_groups:
-                group["fused"] = False
+            lightning_2_4.let_clip(self.optimizer)
         return {
             "optimizer": self.optimizer,
             "lr_scheduler": {"scheduler": self.scheduler, "interval": "step"},
@@ -367,9 +362,7 @@ class FineTuner(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         if self.history and self.history[-1]["step"] == self.global_step:
-            # Lightning 2.4 validates again when it continues from a checkpoint written after a
-            # validation, and then counts a step of it.
-            self.trainer.fit_loop.epoch_loop._batches_that_stepped -= 1
+            lightning_2_4.uncount_repeated_validation(self.trainer)
             return
         if self.model is not self.whole:
             sharding.gather(self.model, self.whole)
@@ -503,34 +496,7 @@ def _plugins(devices: Devices) -> list[Any]:
     """
     environment = TorchElasticEnvironment() if ranks.num_ranks() > 1 else LightningEnvironment()
     if devices["precision"] == "bf16-true":
-        return [environment, BFloat16Weights(devices["device"])]
+        return [environment, lightning_2_4.BFloat16Weights(devices["device"])]
     if devices["precision"].endswith("mixed"):
         return [environment, MixedPrecision(devices["precision"], devices["device"])]
     return [environment, Precision()]
-
-
-class BFloat16Weights(HalfPrecision):
-    """bf16-true, but for audio and features: Lightning 2.4 would round the samples, the filterbank
-    and the window to 8 bits as well. And but for the prediction network, where the device has no
-    bfloat16 LSTM.
-    """
-
-    def __init__(self, device_type: str) -> None:
-        super().__init__("bf16-true")
-        self.device_type = device_type
-
-    def convert_input(self, data: Any) -> Any:
-        return data
-
-    def convert_module(self, module: FineTuner) -> FineTuner:
-        preprocessor = module.model.preprocessor
-        kept = {
-            name: buffer.clone() for name, buffer in preprocessor.named_buffers() if buffer.numel()
-        }
-        module = super().convert_module(module)
-        if parts.is_transducer(module.model) and not runs_bfloat16_lstm(self.device_type):
-            module.model.decoder.float()
-        for name, buffer in kept.items():
-            owner, _, key = name.rpartition(".")
-            setattr(preprocessor.get_submodule(owner), key, buffer)
-        return module

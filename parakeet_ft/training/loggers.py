@@ -12,6 +12,7 @@ import lightning.pytorch as pl
 
 from parakeet_ft.errors import UserError
 from parakeet_ft.model.source import unreachable
+from parakeet_ft.training import lightning_2_4
 
 WANDB = "https://api.wandb.ai"
 
@@ -34,9 +35,7 @@ def build(
             if resume_step and not rows:
                 print(f"{path.name} holds nothing of before step {resume_step}.")
             loggers.append(CSVLogger(run_dir, name="", version="", flush_logs_every_n_steps=10))
-            # Lightning's writer begins by deleting the file.
-            loggers[-1].experiment.metrics = rows
-            loggers[-1].save()
+            lightning_2_4.keep_rows(loggers[-1], rows)
         elif name == "tensorboard":
             from lightning.pytorch.loggers import TensorBoardLogger
 
