@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -168,13 +169,14 @@ class _JointCosts(torch.autograd.Function):
         needs_grad = any(ctx.needs_input_grad)
         joint = _Joint(encoded, predicted, output)
         scores = _Scores.empty(encoded, predicted, len(arcs.durations))
-        pieces = _pieces(joint, act_lens, label_lens)
-        kept, room = [], KEPT_BYTES if needs_grad else 0
+        logits_per_node = joint.logits_per_node()
+        pieces = _pieces(joint, act_lens, label_lens, logits_per_node)
+        num_kept = _count_kept(pieces, logits_per_node) if needs_grad else 0
+        kept: list[_Piece | None] = []
         surroundings = _Surroundings.now(encoded.device)
-        for place in pieces:
-            piece = joint.piece(place, keep=room > 0)
-            if room > 0:
-                room -= piece.logits.numel() * piece.logits.element_size()
+        for number, place in enumerate(pieces):
+            piece = joint.piece(place, keep=number < num_kept)
+            if number < num_kept:
                 kept.append(piece)
                 surroundings = _Surroundings.now(encoded.device)
             scores.read(place, piece.logits.detach(), labels, arcs)
@@ -191,8 +193,8 @@ class _JointCosts(torch.autograd.Function):
         if ctx.rest is None:
             raise RuntimeError(
                 "A second backward pass through the joint's loss: it keeps no logits, and frees "
-                "what "
-                "it keeps. Expected one backward pass a forward pass, without retain_graph=True."
+                "what it keeps. Expected one backward pass a forward pass, without "
+                "retain_graph=True."
             )
         output, arcs, pieces, kept, surroundings = ctx.rest
         ctx.rest = None
@@ -378,13 +380,25 @@ def _free_bytes(device: torch.device) -> int:
     return free_bytes(device)
 
 
-def _pieces(joint: _Joint, act_lens: torch.Tensor, label_lens: torch.Tensor) -> list[Place]:
+def _count_kept(pieces: Sequence[Place], logits_per_node: int) -> int:
+    """How many of the first pieces have room in KEPT_BYTES, as float32."""
+    room = KEPT_BYTES
+    for number, place in enumerate(pieces):
+        nodes = math.prod(axis.stop - (axis.start or 0) for axis in place)
+        room -= 4 * nodes * logits_per_node
+        if room < 0:
+            return number
+    return len(pieces)
+
+
+def _pieces(
+    joint: _Joint, act_lens: torch.Tensor, label_lens: torch.Tensor, logits_per_node: int
+) -> list[Place]:
     """Rectangles (utterances, frames, label positions) that cover all nodes.
 
     On a CPU, of one utterance each and without padding. On a GPU the lengths are not known on the
     host: frames of the whole batch, padding and all.
     """
-    logits_per_node = joint.logits_per_node()
     found = []
     if _lengths_are_near(act_lens):
         for b, (frames, length) in enumerate(
