@@ -47,7 +47,7 @@ def start(folder: Path) -> subprocess.Popen:
     )
 
 
-def wait_for(run: subprocess.Popen, folder: Path, words: str, seconds: float = 300) -> None:
+def wait_for(run: subprocess.Popen, folder: Path, words: str, seconds: float = 900) -> None:
     """Raises RuntimeError if the run ends, or is silent for too long, before it says `words`."""
     end = time.monotonic() + seconds
     while words not in (folder / "out").read_text():
@@ -68,14 +68,14 @@ def stop(number: signal.Signals, to_group: bool, phase: str, folder: Path) -> di
     wait_for(run, folder, PHASES[phase])
     time.sleep(0.3)
     (os.killpg if to_group else os.kill)(run.pid, number)
-    code = run.wait(timeout=180)
+    code = run.wait(timeout=600)
     time.sleep(1)
     text = (folder / "out").read_text()
     said = [line for line in text.splitlines() if line.startswith(f"{number.name}: ")]
     saved = re.search(r"saved at step (\d+)", text)
     left = living(run.pid)
     again = start(folder)
-    finished = again.wait(timeout=300) == 0
+    finished = again.wait(timeout=900) == 0
     continued = "continuing" in (folder / "out").read_text()
     return {
         "signal": number.name,
