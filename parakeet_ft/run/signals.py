@@ -14,6 +14,12 @@ from parakeet_ft.errors import Stopped
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
+def answered() -> list[signal.Signals]:
+    """Those of ENDING that a run answers: under nohup a terminal that closes does not end it."""
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [number for number in ENDING if not (ignored and number == signal.SIGHUP)]
+
+
 class _Received(BaseException):
     """Not an Exception: libraries that try one thing after another must not swallow it."""
 
@@ -46,7 +52,7 @@ def ending_in_words(kept: str = "Nothing was begun that is lost.") -> Iterator[N
         raise _Received(number)
 
     with restored():
-        for number in ENDING:
+        for number in answered():
             signal.signal(number, receive)
         try:
             yield

@@ -212,7 +212,7 @@ class Checkpointer(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._last_save = time.monotonic()
-        for number in signals.ENDING:
+        for number in signals.answered():
             signal.signal(number, self._on_signal)
         if trainer.world_size > 1:
             # Flags travel on the CPU, so that no GPU waits for them.

@@ -37,6 +37,17 @@ def test_a_signal_is_told_in_one_sentence_and_handlers_are_put_back(number):
     assert signal.getsignal(number) == before
 
 
+def test_under_nohup_a_terminal_that_closes_ends_nothing():
+    code = (
+        "import os, signal\nfrom parakeet_ft.run import signals\n"
+        "with signals.ending_in_words():\n"
+        "    os.kill(os.getpid(), signal.SIGHUP)\n    print('alive')\n"
+    )
+    command = ["nohup", sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stdout.strip()) == (0, "alive")
+
+
 def test_a_second_ctrl_c_ends_at_once():
     code = (
         "import os, signal, time\nfrom parakeet_ft.run import signals\n"
