@@ -44,6 +44,7 @@ REFUSED = {
     errno.EFBIG: "files may not be that large here",
     errno.ENAMETOOLONG: "the name is too long",
     errno.ENOTDIR: "a part of the path is no folder",
+    errno.EEXIST: "a file of that name is in the way",
     errno.EISDIR: "there is a folder where a file is to be",
     errno.ELOOP: "symbolic links lead back to themselves",
     errno.EMFILE: "too many files are open (ulimit -n)",

@@ -65,11 +65,16 @@ def test_a_read_only_disk_is_told_in_words(table, tmp_path, command, on_a_disk):
     assert "read-only" in done.stderr.lower() and len(done.stderr.strip().splitlines()) == 1
 
 
-def test_errors_of_the_disk_are_one_line_and_other_errors_pass(capsys):
+def test_errors_of_the_disk_are_one_line_and_other_errors_pass(tmp_path, capsys):
     with pytest.raises(SystemExit) as end, exit_on_user_error():
         raise OSError(errno.ENOSPC, "No space left on device", "out/train.jsonl")
     assert end.value.code == 2
     assert capsys.readouterr().err.startswith("error: out/train.jsonl: the disk is full")
+    file = tmp_path / "out"
+    file.touch()
+    with pytest.raises(SystemExit), exit_on_user_error():
+        file.mkdir(exist_ok=True)
+    assert "out: a file of that name is in the way" in capsys.readouterr().err
     with pytest.raises(ConnectionResetError), exit_on_user_error():
         raise ConnectionResetError(errno.ECONNRESET, "reset")
 
