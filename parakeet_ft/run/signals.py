@@ -28,6 +28,24 @@ class _Received(BaseException):
         self.number = number
 
 
+# The signal for which _Received was raised last. Python ignores exceptions where nobody can catch
+# them, such as in what it runs around a fork.
+_last: int | None = None
+
+
+def take_swallowed() -> int | None:
+    """The signal that was received and whose exception got lost, for who answers it now."""
+    global _last
+    number, _last = _last, None
+    return number
+
+
+def raise_swallowed() -> None:
+    """Between two phases: raise again what got lost."""
+    if number := take_swallowed():
+        raise _Received(number)
+
+
 @contextlib.contextmanager
 def restored() -> Iterator[None]:
     """Inside, handlers may change; outside they are what they were."""
@@ -48,6 +66,8 @@ def ending_in_words(kept: str = "Nothing was begun that is lost.") -> Iterator[N
     """
 
     def receive(number: int, frame: Any) -> None:
+        global _last
+        _last = number
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         raise _Received(number)
 
@@ -57,6 +77,7 @@ def ending_in_words(kept: str = "Nothing was begun that is lost.") -> Iterator[N
         try:
             yield
         except _Received as received:
+            take_swallowed()
             name = signal.Signals(received.number).name
             raise Stopped(f"{name}: stopped. {kept} The same command continues.") from None
 
