@@ -158,6 +158,23 @@ def test_a_killed_preparation_leaves_no_process(tmp_path):
             os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_ctrl_c_in_a_terminal_is_told_in_one_sentence_by_all_processes(table, tmp_path, jobs):
+    command = [sys.executable, ROOT / "data_prep" / "from_table.py", table, "--jobs", str(jobs)]
+    process = subprocess.Popen(
+        [*map(str, command), "--out", tmp_path / "out"],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # As in a terminal, whatever this test was started by.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert until(lambda: (tmp_path / "out").is_dir(), 60)
+    os.killpg(process.pid, signal.SIGINT)
+    told = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and "SIGINT: stopped" in told and "Traceback" not in told
+
+
 def test_a_child_ends_with_a_parent_that_ended_before_it_could_ask():
     code = (
         "import os, sys; sys.path.insert(0, sys.argv[1])\n"
