@@ -44,6 +44,7 @@ REFUSED = {
     errno.EFBIG: "files may not be that large here",
     errno.ENAMETOOLONG: "the name is too long",
     errno.ENOTDIR: "a part of the path is no folder",
+    errno.EEXIST: "a file of that name is in the way",
     errno.EISDIR: "there is a folder where a file is to be",
     errno.ELOOP: "symbolic links lead back to themselves",
     errno.EMFILE: "too many files are open (ulimit -n)",
@@ -86,8 +87,8 @@ def disk_told(place: str | os.PathLike) -> Iterator[None]:
 
 @contextlib.contextmanager
 def exit_on_user_error() -> Iterator[None]:
-    """Print a UserError, or what the disk refused, to stderr and exit with its code, without a word
-    where nobody reads any more; any other exception passes.
+    """Print a UserError, what the disk refused, or that Ctrl-C stopped it, to stderr and exit with
+    its code, without a word where nobody reads any more; any other exception passes.
     """
     try:
         try:
@@ -97,6 +98,9 @@ def exit_on_user_error() -> Iterator[None]:
     except UserError as error:
         print(f"{'' if isinstance(error, Stopped) else 'error: '}{error}", file=sys.stderr)
         sys.exit(error.code)
+    except KeyboardInterrupt:
+        print("\nSIGINT: stopped. The same command may be given again.", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _reader_is_gone():
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is flushed at the very end

@@ -111,7 +111,8 @@ def check_data(data: Data, sets: dict[str, list[Utterance]]) -> None:
     for key, path in manifest_paths(data).items():
         for warning in quick_check(sets[key], where=path):
             print(f"warning: {warning}", file=sys.stderr)
-    for warning in [*check_overlap(sets, allowed=data.allow_overlap), *check_choice(sets)]:
+    overlap = check_overlap(sets, allowed=data.allow_overlap)
+    for warning in [*overlap, *check_replay(data), *check_choice(sets)]:
         print(f"warning: {warning}", file=sys.stderr)
 
 
@@ -128,6 +129,16 @@ def check_checkpoint(settings: Finetune, sets: dict[str, list[Utterance]]) -> No
     if tokenizer:
         texts = [u.text for u in sets["train"]]
         plan_tokenizer(tokenizer, texts=texts, **settings.tokenizer.arguments())
+
+
+def check_replay(data: Data) -> list[str]:
+    """A ratio of one's own that has nothing to mix in."""
+    if data.replay.manifest or data.replay.ratio in (0.0, 1.0):  # off, or the default
+        return []
+    return [
+        f"data.replay.ratio={data.replay.ratio:g} does nothing without data.replay.manifest, the "
+        f"general speech to mix in."
+    ]
 
 
 def check_choice(sets: dict[str, list[Utterance]]) -> list[str]:

@@ -192,3 +192,13 @@ def test_help_names_every_group_option_and_key(capsys):
         assert all(option in shown for option in composition.options_of(group)), group
     assert all(name in shown for name in CHECKPOINTS)
     assert "optim.warmup_ratio" in shown and "what it does" in shown
+    assert "data.batch_seconds=24   with your own data: 120" in shown
+
+
+def test_a_replay_ratio_without_speech_to_mix_in_is_warned():
+    own = ["data.train=a.jsonl", "data.validation=b.jsonl"]
+    silent = [[], ["data.replay.ratio=0"], ["data.replay.ratio=2", "data.replay.manifest=c.jsonl"]]
+    for given in silent:
+        assert preflight.check_replay(preflight.read_command(own + given)[1].data) == []
+    (line,) = preflight.check_replay(preflight.read_command([*own, "data.replay.ratio=2"])[1].data)
+    assert "data.replay.ratio=2 does nothing without data.replay.manifest" in line

@@ -58,7 +58,11 @@ def check_overlap(sets: Mapping[str, Sequence[Utterance]], *, allowed: bool = Fa
     utterances of the same text and length in other files, a warning a set.
     """
     trained = {role: sets[role] for role in ("train", "replay") if sets.get(role)}
-    scored = {role: sets[role] for role in sets if role not in trained and sets[role]}
+    scored = {}
+    for role in sets:
+        # A validation set that serves as the test set, too, is told of once.
+        if role not in trained and sets[role] and all(sets[role] is not s for s in scored.values()):
+            scored[role] = sets[role]
     found, warnings = [], []
     for role, utterances in scored.items():
         for other, theirs in trained.items():

@@ -155,6 +155,12 @@ def stream_manifest(path: str | os.PathLike, *, needs_text: bool = True) -> Iter
     Unless it `needs_text`, a line may lack its text, which is then empty.
     """
     path = Path(path)
+    if path.is_dir():
+        inside = ", ".join(sorted(found.name for found in path.glob("*.jsonl"))[:5])
+        raise ManifestError(
+            f"{path} is a folder. Expected a file of JSON lines"
+            f"{f'; it holds {inside}' if inside else ''}."
+        )
     if not path.is_file():
         raise ManifestError(
             f"No manifest at {path}. Expected a file of JSON lines; `python "

@@ -35,8 +35,9 @@ PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent(parent: int) -> None:
-    """For a child: end when `parent` does, however that ended. A worker that is idle waits for
-    ever, and a parent killed with SIGKILL tells it nothing."""
+    """For a child: end when `parent` does, however that ended, and leave Ctrl-C to it. A worker
+    that is idle waits for ever, and a parent killed with SIGKILL tells it nothing."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         asked = not ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     except (OSError, AttributeError, TypeError):  # not Linux
@@ -85,11 +86,21 @@ def open_executor(
         else:
             # Not fork: the parent has a progress bar's thread, whose locks a fork would copy.
             context = multiprocessing.get_context("spawn")
-            yield lambda: stack.enter_context(
-                ProcessPoolExecutor(
+
+            def start() -> Executor:
+                pool = ProcessPoolExecutor(
                     jobs, mp_context=context, initializer=die_with_parent, initargs=(os.getpid(),)
                 )
-            )
+                # After Ctrl-C what waits is not done first.
+                stack.callback(pool.shutdown, cancel_futures=True)
+                # One starts at each task; Ctrl-C while they import is their parent's, too.
+                handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+                for _ in range(jobs):
+                    pool.submit(os.getpid)
+                signal.signal(signal.SIGINT, handler)
+                return pool
+
+            yield start
 
 
 def _dask_client(scheduler: str | None, *, jobs: int):

@@ -440,7 +440,7 @@ def _pinned_rules(
             )
     pinned = stored | pins
     if pinned and kind == "speaker":
-        given = ", ".join(f"{split}, which got {group}" for group, split in pinned.items())
+        given = ", ".join(f"{split} (it got {group})" for group, split in pinned.items())
         notes.append(
             f"No speaker's hash fell into {given}; kept in {path.name}."
             if "train" not in pinned.values()

@@ -182,7 +182,7 @@ def serve(
     """Serve the page until interrupted, or until page.close() where `block` is off; returns its
     address.
 
-    Fonts are those of the reader's system. Raises UserError if the port is taken.
+    Fonts are those of the reader's system. Raises UserError if the port is taken or none.
     """
     import gradio
 
@@ -204,7 +204,7 @@ def serve(
             prevent_thread_lock=True,
             ssr_mode=False,
         )
-    except OSError as error:
+    except (OSError, OverflowError) as error:  # a port above 65,535 overflows
         raise UserError(
             f"The page cannot be served on port {port}: {error}. Give another with --port, or "
             f"leave it out for a free one."

@@ -11,7 +11,7 @@ HTML = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 # What begins a mark in GitHub's Markdown; an underscore inside a word does not.
 MARKS = re.compile(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])")
 # What would begin a heading, a list or a quotation if it stood first.
-FIRST = re.compile(r"^([#+\-=]|\d+(?=[.)]))")
+FIRST = re.compile(r"^([#=]|[+-](?!\.?\d)|\d+(?=[.)](?!\S)))")
 
 
 def plain(text: object) -> str:

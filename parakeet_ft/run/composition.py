@@ -214,11 +214,25 @@ def show_help(name: str, text: str) -> None:
             line = f"  {checkpoint:<22} {known.what} ({known.licence})"
             print(textwrap.fill(line, 80, subsequent_indent=" " * 25))
     print("\nKeys (key=value), each with its default and what it means:")
-    said = comments(name)
+    said, own = comments(name), _own_data(name)
     for key, value in flatten(compose(name, [])).items():
-        print(textwrap.fill(f"  {key}={shown(value)}", 80, subsequent_indent="      "))
+        line = f"  {key}={shown(value)}"
+        if own.get(key, value) != value:
+            line += f"   with your own data: {shown(own[key])}"
+        print(textwrap.fill(line, 80, subsequent_indent="      "))
         if key in said:
             print(textwrap.fill(said[key], 80, initial_indent=" " * 6, subsequent_indent=" " * 6))
+
+
+def _own_data(name: str) -> dict[str, Any]:
+    """Defaults that data=manifests has in place of the demo's; what must be given has none."""
+    import yaml
+
+    if "data" not in groups(name):
+        return {}
+    path = CONF / "data" / "manifests.yaml"
+    found = flatten({"data": yaml.safe_load(path.read_text(encoding="utf-8"))})
+    return {key: value for key, value in found.items() if value != "???"}
 
 
 def comments(name: str) -> dict[str, str]:

@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from parakeet_ft.distributed import ranks
+from parakeet_ft.run import signals
 
 NAMES = {
     "validation": "domain (dev)",
@@ -78,6 +79,7 @@ class Narrator:
 
     def phase(self, name: str) -> None:
         """Begin a phase; the one before ends."""
+        signals.raise_swallowed()
         self.end_phase()
         self._name, self.phase_started = name, time.monotonic()
         self.console.print(f"[bold]{name}[/bold]")

@@ -14,12 +14,36 @@ from parakeet_ft.errors import Stopped
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
+def answered() -> list[signal.Signals]:
+    """Those of ENDING that a run answers: under nohup a terminal that closes does not end it."""
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [number for number in ENDING if not (ignored and number == signal.SIGHUP)]
+
+
 class _Received(BaseException):
     """Not an Exception: libraries that try one thing after another must not swallow it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.number = number
+
+
+# The signal for which _Received was raised last. Python ignores exceptions where nobody can catch
+# them, such as in what it runs around a fork.
+_last: int | None = None
+
+
+def take_swallowed() -> int | None:
+    """The signal that was received and whose exception got lost, for who answers it now."""
+    global _last
+    number, _last = _last, None
+    return number
+
+
+def raise_swallowed() -> None:
+    """Between two phases: raise again what got lost."""
+    if number := take_swallowed():
+        raise _Received(number)
 
 
 @contextlib.contextmanager
@@ -42,15 +66,18 @@ def ending_in_words(kept: str = "Nothing was begun that is lost.") -> Iterator[N
     """
 
     def receive(number: int, frame: Any) -> None:
+        global _last
+        _last = number
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         raise _Received(number)
 
     with restored():
-        for number in ENDING:
+        for number in answered():
             signal.signal(number, receive)
         try:
             yield
         except _Received as received:
+            take_swallowed()
             name = signal.Signals(received.number).name
             raise Stopped(f"{name}: stopped. {kept} The same command continues.") from None
 

@@ -189,6 +189,9 @@ class WholeFiles(TorchCheckpointIO):
         return read(Path(path))
 
 
+SAVE = 1  # what ranks agree on; SIGHUP is 1 as well, so a signal is told as SAVE + its number
+
+
 class Checkpointer(pl.Callback):
     """Saves at the next step when it is time, after each validation, when a signal asks for it, and
     at the end.
@@ -215,8 +218,9 @@ class Checkpointer(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._last_save = time.monotonic()
-        for number in signals.ENDING:
+        for number in signals.answered():
             signal.signal(number, self._on_signal)
+        self.signal = signals.take_swallowed()
         if trainer.world_size > 1:
             # Flags travel on the CPU, so that no GPU waits for them.
             self._group = torch.distributed.new_group(backend="gloo")
@@ -242,18 +246,20 @@ class Checkpointer(pl.Callback):
         self._stop_if_asked(trainer, wanted)
 
     def _stop_if_asked(self, trainer: pl.Trainer, wanted: int) -> None:
-        if wanted > 1:
+        if wanted > SAVE:
             raise Stopped(
-                f"{signal.Signals(wanted).name}: saved at step {trainer.global_step} of "
+                f"{signal.Signals(wanted - SAVE).name}: saved at step {trainer.global_step} of "
                 f"{trainer.max_steps} and stopped. "
                 "The same command continues."
             )
 
     def _agreed(self, trainer: pl.Trainer, position: int) -> int:
-        """0: go on; 1: save; above: the signal for which to save and stop. The same on every
-        rank.
+        """0: go on; SAVE; above: by how much, the signal for which to save and stop. The same on
+        every rank.
         """
-        wanted = self.signal or int(self._due or self._is_time(trainer, position))
+        wanted = SAVE + self.signal if self.signal else 0
+        if not wanted and (self._due or self._is_time(trainer, position)):
+            wanted = SAVE
         if self._group is not None:
             flag = torch.tensor(wanted)
             torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX, group=self._group)

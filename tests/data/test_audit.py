@@ -159,5 +159,6 @@ def test_the_same_text_and_length_elsewhere_is_a_warning():
     }
     (line,) = check_overlap(sets)
     assert "1 of the 1 utterances of data.validation have the text and the length of one" in line
+    assert check_overlap(sets | {"test": sets["validation"]}) == [line], "one set is told once"
     sets["validation"] = [stretch("c.wav", duration=2.1)]
     assert check_overlap(sets) == []

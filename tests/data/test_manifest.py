@@ -82,6 +82,10 @@ def test_a_broken_line_is_named(tmp_path, line, message):
 def test_missing_empty_and_binary_manifests_are_named(tmp_path):
     with pytest.raises(ManifestError, match="No manifest at"):
         read_manifest(tmp_path / "none")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "dev.jsonl").touch()
+    with pytest.raises(ManifestError, match="is a folder.*holds dev.jsonl"):
+        read_manifest(tmp_path / "data")
     (tmp_path / "m").write_text("\n")
     with pytest.raises(ManifestError, match="holds no utterance"):
         read_manifest(tmp_path / "m")

@@ -65,11 +65,16 @@ def test_a_read_only_disk_is_told_in_words(table, tmp_path, command, on_a_disk):
     assert "read-only" in done.stderr.lower() and len(done.stderr.strip().splitlines()) == 1
 
 
-def test_errors_of_the_disk_are_one_line_and_other_errors_pass(capsys):
+def test_errors_of_the_disk_are_one_line_and_other_errors_pass(tmp_path, capsys):
     with pytest.raises(SystemExit) as end, exit_on_user_error():
         raise OSError(errno.ENOSPC, "No space left on device", "out/train.jsonl")
     assert end.value.code == 2
     assert capsys.readouterr().err.startswith("error: out/train.jsonl: the disk is full")
+    file = tmp_path / "out"
+    file.touch()
+    with pytest.raises(SystemExit), exit_on_user_error():
+        file.mkdir(exist_ok=True)
+    assert "out: a file of that name is in the way" in capsys.readouterr().err
     with pytest.raises(ConnectionResetError), exit_on_user_error():
         raise ConnectionResetError(errno.ECONNRESET, "reset")
 
@@ -151,6 +156,23 @@ def test_a_killed_preparation_leaves_no_process(tmp_path):
     finally:
         for pid in alive(process.pid):
             os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_ctrl_c_in_a_terminal_is_told_in_one_sentence_by_all_processes(table, tmp_path, jobs):
+    command = [sys.executable, ROOT / "data_prep" / "from_table.py", table, "--jobs", str(jobs)]
+    process = subprocess.Popen(
+        [*map(str, command), "--out", tmp_path / "out"],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # As in a terminal, whatever this test was started by.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert until(lambda: (tmp_path / "out").is_dir(), 60)
+    os.killpg(process.pid, signal.SIGINT)
+    told = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and "SIGINT: stopped" in told and "Traceback" not in told
 
 
 def test_a_child_ends_with_a_parent_that_ended_before_it_could_ask():

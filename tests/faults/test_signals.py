@@ -1,5 +1,7 @@
 """A run ends in words, saved, when it is asked to."""
 
+import contextlib
+import io
 import os
 import signal
 import subprocess
@@ -9,6 +11,7 @@ import pytest
 
 from parakeet_ft.errors import Stopped
 from parakeet_ft.run import signals
+from parakeet_ft.run.console import Narrator
 from tests.faults.signals import stop
 
 
@@ -35,6 +38,26 @@ def test_a_signal_is_told_in_one_sentence_and_handlers_are_put_back(number):
         except Exception:
             pytest.fail("an import that tries alternatives would swallow it")
     assert signal.getsignal(number) == before
+
+
+def test_a_signal_that_a_library_swallows_ends_the_run_before_the_next_phase():
+    say = Narrator(io.StringIO())
+    with pytest.raises(Stopped, match="SIGTERM: stopped"), signals.ending_in_words():
+        with contextlib.suppress(BaseException):
+            os.kill(os.getpid(), signal.SIGTERM)
+        say.phase("exporting")
+    say.phase("of another run")
+
+
+def test_under_nohup_a_terminal_that_closes_ends_nothing():
+    code = (
+        "import os, signal\nfrom parakeet_ft.run import signals\n"
+        "with signals.ending_in_words():\n"
+        "    os.kill(os.getpid(), signal.SIGHUP)\n    print('alive')\n"
+    )
+    command = ["nohup", sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stdout.strip()) == (0, "alive")
 
 
 def test_a_second_ctrl_c_ends_at_once():

@@ -29,6 +29,9 @@ HOSTILE = [
     "one\ntwo\r\n\n# three\u2028four",
     "https://example.org/x mailto:me@example.org <https://example.org>",
     "air_traffic (gate 4) -50.0 to -30.0: better",
+    "-",
+    "1.",
+    "-13.8 [-18.2, -9.4] better",
 ]
 RENDERER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
 
@@ -47,6 +50,11 @@ def test_plain_text_is_shown_letter_by_letter_and_makes_no_element(text):
     assert tags_of(page) == {"p"} and text_of(page) == " ".join(text.split())
     page = RENDERER.render(f"- {plain(text)}")
     assert tags_of(page) == {"ul", "li"} and text_of(page) == " ".join(text.split())
+
+
+@pytest.mark.parametrize("figure", ["65.8", "100.0 % of them", "-13.8", "+1.5", "0.5 of the way"])
+def test_figures_stay_readable_without_a_renderer(figure):
+    assert plain(figure) == figure
 
 
 @pytest.mark.parametrize("text", HOSTILE)

@@ -92,7 +92,8 @@ def test_a_run_stopped_by_a_signal_continues_to_the_same_weights_losses_and_repo
 ):
     run_dir = tmp_path / "e" / "r"
     with monkeypatch.context() as patch:
-        stop_at(patch, batches, signal.SIGTERM if batches == 6 else signal.SIGUSR1)
+        number = {6: signal.SIGTERM, 11: signal.SIGHUP}.get(batches, signal.SIGUSR1)
+        stop_at(patch, batches, number)
         with pytest.raises(Stopped, match="The same command continues"):
             finetune(read_finetune(config), run_dir=run_dir, command=["x"])
     assert not (run_dir / "report.json").exists()
