@@ -25,6 +25,7 @@ from parakeet_ft.distributed import ranks
 from parakeet_ft.errors import NotBetter, exit_on_user_error
 from parakeet_ft.run import signals
 from parakeet_ft.run.console import Narrator, libraries_to
+from parakeet_ft.run.directory import what_is_kept
 from parakeet_ft.settings.finetune import Finetune, read_finetune
 
 if TYPE_CHECKING:
@@ -69,11 +70,10 @@ def main(cfg) -> None:
     from omegaconf import OmegaConf
 
     run_dir = Path(HydraConfig.get().runtime.output_dir)
-    kept = f"What is finished is kept in {run_dir}."
     with (
         exit_on_user_error(),
         ranks.ending_together(run_dir),
-        signals.ending_in_words(kept),
+        signals.ending_in_words(lambda: what_is_kept(run_dir)),
     ):
         settings = read_finetune(OmegaConf.to_container(cfg, resolve=True))
         result = finetune(settings, run_dir=run_dir, command=typed)

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from parakeet_ft.errors import UserError
 
@@ -54,13 +54,41 @@ def _watch(parent: int) -> None:
     os._exit(1)
 
 
+@contextlib.contextmanager
+def ctrl_c_afterwards() -> Iterator[None]:
+    """Inside, the first Ctrl-C is noted, and raised at the end; a second is raised at once.
+
+    Where a library calls back into Python, as libsndfile does to read a file, Python prints an
+    exception and goes on, and a file would be taken for read that is not.
+    """
+    noted: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        noted.append(number)
+        if len(noted) > 1:
+            raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGINT, note)
+    except ValueError:  # a thread of its own, which gets no signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if noted:
+        raise KeyboardInterrupt
+
+
 class InlineExecutor(Executor):
     """Runs in this process, for --jobs 1."""
 
     def submit(self, function, /, *args, **kwargs):
         future: Future = Future()
         try:
-            future.set_result(function(*args, **kwargs))
+            with ctrl_c_afterwards():
+                future.set_result(function(*args, **kwargs))
         except Exception as error:
             future.set_exception(error)
         return future

@@ -4,8 +4,10 @@ continues.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -94,6 +96,20 @@ def read_run(directory: Path) -> dict[str, Any] | None:
             f"away, or begin anew under another name=; resume=never begins anew beside it."
         )
     return content
+
+
+def what_is_kept(directory: Path) -> str:
+    """What a run that is stopped leaves, in words. Where it had not begun, its directory, of which
+    nothing could be continued, is removed, unless somebody's files are in it.
+    """
+    if (directory / "run.json").exists():
+        return f"What is finished is kept in {directory}."
+    for name in ("run.log", ".lock"):
+        (directory / name).unlink(missing_ok=True)
+    shutil.rmtree(directory / ".hydra", ignore_errors=True)
+    with contextlib.suppress(OSError):
+        directory.rmdir()
+    return "Nothing was begun that is lost."
 
 
 def identity(

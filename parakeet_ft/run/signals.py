@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from parakeet_ft.errors import Stopped
@@ -58,10 +58,12 @@ def restored() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def ending_in_words(kept: str = "Nothing was begun that is lost.") -> Iterator[None]:
+def ending_in_words(
+    kept: Callable[[], str] = lambda: "Nothing was begun that is lost.",
+) -> Iterator[None]:
     """Inside, the first signal raises Stopped; a second Ctrl-C ends the process at once.
 
-    `kept` says what of the work stays. Training, which can save first, has its own handlers
+    `kept` is asked what of the work stays. Training, which can save first, has its own handlers
     (training.checkpoints).
     """
 
@@ -79,7 +81,7 @@ def ending_in_words(kept: str = "Nothing was begun that is lost.") -> Iterator[N
         except _Received as received:
             take_swallowed()
             name = signal.Signals(received.number).name
-            raise Stopped(f"{name}: stopped. {kept} The same command continues.") from None
+            raise Stopped(f"{name}: stopped. {kept()} The same command continues.") from None
 
 
 def leave_to_parent(*_: Any) -> None:

@@ -15,6 +15,7 @@ import soundfile
 
 from parakeet_ft.data import audio
 from parakeet_ft.data.ledger import Ledger, ledger_errors
+from parakeet_ft.data.parallel import open_executor
 from parakeet_ft.errors import UserError, exit_on_user_error
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -196,3 +197,25 @@ def test_where_the_kernel_cannot_be_asked_the_parent_is_watched(monkeypatch):
     )
     assert parallel.PR_SET_PDEATHSIG == 1
     assert subprocess.run([sys.executable, "-c", code, str(ROOT)], timeout=20).returncode == 1
+
+
+def test_ctrl_c_where_python_would_lose_it_is_raised_when_the_file_is_done():
+    done = []
+
+    def read(item):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.05)
+        done.append(item)
+
+    handler = signal.getsignal(signal.SIGINT)
+    with open_executor(jobs=1) as executor, pytest.raises(KeyboardInterrupt):
+        executor().submit(read, "a")
+    assert done == ["a"] and signal.getsignal(signal.SIGINT) is handler
+
+    def read_twice(item):
+        os.kill(os.getpid(), signal.SIGINT)
+        read(item)
+
+    with open_executor(jobs=1) as executor, pytest.raises(KeyboardInterrupt):
+        executor().submit(read_twice, "b")
+    assert done == ["a"], "the second ends it at once"

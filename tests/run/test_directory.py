@@ -175,3 +175,18 @@ def test_what_was_altered_in_a_record_is_not_taken_for_the_runs_own(tmp_path):
     path.write_text(path.read_text().replace("0.0001", "0.0002"))
     with pytest.raises(UserError, match="its checksum differs"):
         choose(tmp_path.parent, given=tmp_path)
+
+
+def test_a_run_that_is_stopped_before_it_begins_leaves_no_directory_but_what_is_a_users(tmp_path):
+    empty, begun, own = (tmp_path / name for name in ("empty", "begun", "own"))
+    for place in (empty, begun, own):
+        (place / ".hydra").mkdir(parents=True)
+        (place / ".hydra" / "config.yaml").touch()
+        (place / "run.log").touch()
+    (begun / "run.json").touch()
+    (own / "notes.txt").touch()
+    assert directory.what_is_kept(empty) == "Nothing was begun that is lost." and not empty.exists()
+    assert directory.what_is_kept(begun) == f"What is finished is kept in {begun}."
+    assert (begun / ".hydra" / "config.yaml").exists()
+    assert directory.what_is_kept(own) == "Nothing was begun that is lost."
+    assert [path.name for path in own.iterdir()] == ["notes.txt"]
