@@ -102,8 +102,12 @@ class Run:
         resumed_at_step: int | None,
         say: Callable[[list[str]], None] = lambda lines: print(*lines, sep="\n", file=sys.stderr),
     ) -> None:
-        self.path, self.say = run_dir / "run.json", say
+        self.path = run_dir / "run.json"
+        self.say = say
         earlier = (read_run(run_dir) if self.path.exists() else None) or {}
+        resumed_at_steps = list(earlier.get("resumed_at_steps", []))
+        if resumed_at_step is not None:
+            resumed_at_steps.append(resumed_at_step)
         self.content: dict[str, Any] = {
             "command": command,
             "commit": git_commit(),
@@ -115,10 +119,7 @@ class Run:
                 for key, path in manifests.items()
             },
             "identity": identity,
-            "resumed_at_steps": [
-                *earlier.get("resumed_at_steps", []),
-                *([] if resumed_at_step is None else [resumed_at_step]),
-            ],
+            "resumed_at_steps": resumed_at_steps,
             "effective": {},
             "phases_seconds": {},
             "finished": False,
