@@ -118,20 +118,18 @@ def _text_reason(utterance: Utterance, limits: Limits) -> tuple[str, str] | None
         return "not_utf8", repr(shown.encode("utf-8", "backslashreplace")[:80])
     if not is_utf8(utterance.to_json()):
         return "not_utf8", "in the speaker or a further field"
-    if (
-        not utterance.text.strip()
-        and not utterance.extra.get("non_speech")
-        and not limits.allow_empty_text
-    ):
+    if not utterance.text.strip() and not _may_be_empty(utterance, limits):
         return "empty_text", ""
     score = utterance.extra.get("alignment_score")
-    if (
-        limits.min_alignment_score is not None
-        and score is not None
-        and score < limits.min_alignment_score
-    ):
+    lowest = limits.min_alignment_score
+    if lowest is not None and score is not None and score < lowest:
         return "low_alignment_score", f"{score:.2f}: {utterance.text[:60]}"
     return None
+
+
+def _may_be_empty(utterance: Utterance, limits: Limits) -> bool:
+    """Whether an utterance needs no text."""
+    return limits.allow_empty_text or bool(utterance.extra.get("non_speech"))
 
 
 def _audio_reason(
@@ -139,24 +137,27 @@ def _audio_reason(
 ) -> tuple[str, str] | None:
     if measured.reason is not None:
         return measured.reason, measured.detail
-    if (
-        limits.check_claimed_duration
-        and claimed - measured.duration > TOLERANCE_SECONDS + TOLERANCE_SHARE * measured.duration
-    ):
-        return "wrong_duration", f"claims {claimed:.2f} s, has {measured.duration:.2f} s"
-    if limits.min_duration is not None and measured.duration < limits.min_duration:
-        return "too_short", f"{measured.duration:.2f} s"
-    if limits.max_duration is not None and measured.duration > limits.max_duration:
-        return "too_long", f"{measured.duration:.2f} s"
-    if (
-        limits.min_level_dbfs is not None
-        and measured.level_dbfs < limits.min_level_dbfs
-        and not utterance.extra.get("non_speech")
-    ):
+    seconds = measured.duration
+    if limits.check_claimed_duration and _ends_late(claimed, seconds):
+        return "wrong_duration", f"claims {claimed:.2f} s, has {seconds:.2f} s"
+    if limits.min_duration is not None and seconds < limits.min_duration:
+        return "too_short", f"{seconds:.2f} s"
+    if limits.max_duration is not None and seconds > limits.max_duration:
+        return "too_long", f"{seconds:.2f} s"
+    if not utterance.extra.get("non_speech") and _is_silent(measured, limits):
         return "silent", f"{measured.level_dbfs:.0f} dBFS"
     if limits.max_clipped is not None and measured.clipped_share > limits.max_clipped:
         return "clipped", f"{100 * measured.clipped_share:.1f} % of the samples"
     return None
+
+
+def _ends_late(claimed: float, seconds: float) -> bool:
+    """Whether audio is said to be longer than rounding and padding make it."""
+    return claimed - seconds > TOLERANCE_SECONDS + TOLERANCE_SHARE * seconds
+
+
+def _is_silent(measured: Measured, limits: Limits) -> bool:
+    return limits.min_level_dbfs is not None and measured.level_dbfs < limits.min_level_dbfs
 
 
 def _rate_reason(utterance: Utterance, duration: float, limits: Limits) -> tuple[str, str] | None:
