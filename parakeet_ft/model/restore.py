@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from parakeet_ft.errors import UserError, disk_told
 from parakeet_ft.model import parts
+from parakeet_ft.model.archive import check_archive, check_weights
 from parakeet_ft.model.parts import describe, family
-from parakeet_ft.model.source import check_archive, check_source, check_weights, fetch
+from parakeet_ft.model.source import check_source, fetch
 
 if TYPE_CHECKING:
     from nemo.collections.asr.models import ASRModel
