@@ -66,8 +66,7 @@ def _expand(source: Path) -> Iterator[Recording]:
         if not paths:
             raise UserError(
                 f"The folder {source} holds no audio file (by suffix: .wav, .flac, .mp3, .opus, "
-                f".m4a, .mp4 ...). "
-                "Give another folder, or the files by name."
+                ".m4a, .mp4 ...). Give another folder, or the files by name."
             )
         for path in paths:
             yield Recording(str(path), str(path.relative_to(source).with_suffix("")))

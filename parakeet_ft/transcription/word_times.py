@@ -133,6 +133,7 @@ def _borders(sides: Sequence[tuple[Span | None, Span | None]], quiet: Sequence[S
 
 
 def _no_pause(before: Span | None, after: Span | None) -> Span:
+    """The point that parts two tokens where no pause does."""
     if before is None or after is None:
         point = after[0] if before is None else before[1]
     else:
