@@ -102,8 +102,8 @@ def decode(
     if isinstance(path, str) and reaches_end and breaks_off(path):
         raise AudioError(
             "truncated",
-            f"{path} was cut off: its data breaks off after "
-            f"{offset + len(samples) / rate_hz:.2f} s.",
+            f"{path} was cut off: its data breaks off after {offset + len(samples) / rate_hz:.2f} "
+            "s.",
         )
     if not np.isfinite(samples.sum(dtype=np.float64)):
         raise AudioError("not_finite", f"{path} has samples that are NaN or infinite.")

@@ -56,8 +56,8 @@ def run(pipe: KaldiPipe) -> io.BytesIO:
         error = done.stderr.decode(errors="replace").strip().splitlines()
         raise AudioError(
             "pipe_failed",
-            f"The command {pipe.command!r} gave no audio: "
-            f"exit code {done.returncode}, {' '.join(error[-1:])}",
+            f"The command {pipe.command!r} gave no audio: exit code {done.returncode}, "
+            f"{' '.join(error[-1:])}",
         )
     return io.BytesIO(done.stdout)
 
@@ -84,8 +84,8 @@ def check_stretch(path: str | KaldiPipe, offset: float, duration: float | None) 
     if not (0 <= offset < math.inf) or not (duration is None or 0 <= duration < math.inf):
         raise AudioError(
             "bad_times",
-            f"{path}: offset {offset} s, duration {duration} s; expected "
-            "numbers of seconds, 0 or more.",
+            f"{path}: offset {offset} s, duration {duration} s; expected numbers of seconds, 0 or "
+            "more.",
         )
 
 

@@ -132,6 +132,7 @@ def _text_and_length(utterance: Utterance) -> tuple[str, float]:
 
 
 def _check_texts(utterances: Sequence[Utterance], where: str) -> list[str]:
+    """What is wrong with texts. Raises UserError if all are empty."""
     empty = [u for u in utterances if not u.text.strip() and not u.extra.get("non_speech")]
     if not empty:
         return []

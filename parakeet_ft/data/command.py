@@ -65,18 +65,22 @@ def number_type(
             value = int(text) if whole else float(text)
         except ValueError:
             value = math.nan
-        if not (lowest <= value <= highest and abs(value) < math.inf) or (
-            above is not None and value <= above
-        ):
+        is_within = lowest <= value <= highest and abs(value) < math.inf
+        if not is_within or (above is not None and value <= above):
             raise argparse.ArgumentTypeError(f"{text!r}: expected {wanted}")
         return value
 
-    bounds = [f"of {lowest:g} or more"] * (lowest > -math.inf) + [f"above {above}"] * (
-        above is not None
-    )
-    bounds += [f"of at most {highest:g}"] * (highest < math.inf)
-    wanted = " ".join(["a whole number" if whole else "a number", " and ".join(bounds)]).strip()
-    wanted += ", or off" * off
+    bounds = []
+    if lowest > -math.inf:
+        bounds.append(f"of {lowest:g} or more")
+    if above is not None:
+        bounds.append(f"above {above}")
+    if highest < math.inf:
+        bounds.append(f"of at most {highest:g}")
+    kind = "a whole number" if whole else "a number"
+    wanted = f"{kind} {' and '.join(bounds)}".strip()
+    if off:
+        wanted += ", or off"
     return parse
 
 
@@ -117,9 +121,8 @@ def add_split_flags(group, *, sentence_disjoint: bool = True) -> None:
         default="auto",
         metavar="WHAT",
         help="what must not be in two splits: speaker, sentence, a further field (session ...), or "
-        "`given` for the corpus's "
-        "own "
-        "splits; auto takes given, speaker, session or sentence, the first that the data has",
+        "`given` for the corpus's own splits; auto takes given, speaker, session or sentence, the "
+        "first that the data has",
     )
     if sentence_disjoint:
         group.add_argument(
@@ -411,8 +414,7 @@ def finish(summary: Summary, *, max_dropped: float) -> None:
     if summary.dropped_share > max_dropped:
         print(
             f"error: {100 * summary.dropped_share:.1f} % of the utterances were dropped, more than "
-            f"--max-dropped {max_dropped:g} allows; "
-            "the manifests hold the rest.",
+            f"--max-dropped {max_dropped:g} allows; the manifests hold the rest.",
             file=sys.stderr,
         )
         sys.exit(1)

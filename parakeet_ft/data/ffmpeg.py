@@ -45,8 +45,8 @@ def _ffmpeg(path: str):
     except ImportError:
         raise AudioError(
             "unreadable",
-            f"libsndfile cannot read {path}; `pip install av` adds FFmpeg's "
-            "formats (m4a, mp4, webm).",
+            f"libsndfile cannot read {path}; `pip install av` adds FFmpeg's formats (m4a, mp4, "
+            "webm).",
         ) from None
     return av
 

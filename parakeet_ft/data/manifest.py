@@ -77,6 +77,7 @@ def parse_json(line: str) -> Any:
 
 
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The mapping of a JSON object. Raises ValueError for a key that is there twice."""
     record = dict(pairs)
     if len(record) < len(pairs):
         names = [name for name, _ in pairs]
@@ -86,6 +87,7 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _is_utf8(text: str) -> bool:
+    """Whether no character is half of a surrogate pair."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -158,8 +160,8 @@ def stream_manifest(path: str | os.PathLike, *, needs_text: bool = True) -> Iter
     path = Path(path)
     if not path.is_file():
         raise ManifestError(
-            f"No manifest at {path}. Expected a file of JSON lines; "
-            "`python data_prep/from_table.py TABLE --out DIR` makes one."
+            f"No manifest at {path}. Expected a file of JSON lines; `python "
+            "data_prep/from_table.py TABLE --out DIR` makes one."
         )
     folder = str(path.parent)
     with path.open(encoding="utf-8") as lines:

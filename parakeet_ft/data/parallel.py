@@ -48,6 +48,7 @@ def die_with_parent(parent: int) -> None:
 
 
 def _watch(parent: int) -> None:
+    """End when `parent` does."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
@@ -93,6 +94,7 @@ def open_executor(
 
 
 def _dask_client(scheduler: str | None, *, jobs: int):
+    """A client of the scheduler, or of workers that Slurm starts. Raises UserError."""
     try:
         from distributed import Client
     except ImportError:
@@ -105,8 +107,8 @@ def _dask_client(scheduler: str | None, *, jobs: int):
         except (OSError, ValueError) as error:
             raise UserError(
                 f"No Dask scheduler answers at {scheduler} ({error}). Start one with `dask "
-                f"scheduler`, workers with "
-                f"`dask worker {scheduler}`, on machines that see the same files."
+                f"scheduler`, workers with `dask worker {scheduler}`, on machines that see the "
+                "same files."
             ) from None
     try:
         from dask_jobqueue import SLURMCluster
@@ -117,8 +119,7 @@ def _dask_client(scheduler: str | None, *, jobs: int):
     except (ValueError, TypeError) as error:
         raise UserError(
             f"dask-jobqueue is not configured for this cluster: {error}. Set cores, memory and "
-            f"walltime under "
-            "jobqueue.slurm in ~/.config/dask/jobqueue.yaml."
+            "walltime under jobqueue.slurm in ~/.config/dask/jobqueue.yaml."
         ) from None
     cluster.scale(jobs)
     return Client(cluster, set_as_default=False)
@@ -180,6 +181,7 @@ def map_chunks(
 
 
 def _dask_losses() -> tuple[type[BaseException], ...]:
+    """What Dask raises for work that was lost with its worker."""
     import sys
 
     # Only a process that has a Dask client can meet Dask's exception: nothing is imported for it.

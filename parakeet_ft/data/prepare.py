@@ -328,9 +328,8 @@ def assign_splits(ledger: Ledger, *, stages: Stages, out: Path) -> list[str]:
     if stages.sentence_disjoint:
         ledger.connection.execute(
             "UPDATE rows SET reason = 'text_in_held_out', detail = '' WHERE reason IS NULL AND "
-            "split = 'train' AND text_key != '' AND "
-            "text_key IN "
-            "(SELECT text_key FROM rows WHERE reason IS NULL AND split IN ('dev', 'test'))"
+            "split = 'train' AND text_key != '' AND text_key IN (SELECT text_key FROM rows WHERE "
+            "reason IS NULL AND split IN ('dev', 'test'))"
         )
     ledger.commit(now=True)
     return notes
@@ -468,6 +467,7 @@ def _pinned_rules(
 
 
 def _with_pins(rules: SplitRules, pins: dict[str, str]) -> SplitRules:
+    """The rules with these groups pinned."""
     return dataclasses.replace(rules, pinned=tuple(sorted(pins.items())))
 
 

@@ -12,22 +12,29 @@ def parse_seconds(value: Any, name: str) -> float:
     """
     if value is None or value == "":
         return 0.0
-    try:
-        # float() takes "1_0" for 10, and True for 1.
-        seconds = math.nan if isinstance(value, bool) or "_" in str(value) else float(value)
-    except (TypeError, ValueError, OverflowError):
-        seconds = math.nan
+    seconds = _number(value)
     if not 0 <= seconds < math.inf or (name == "duration" and not seconds):
         above = "above 0" if name == "duration" else "0 or more"
         raise ValueError(f"{name} is {value!r:.40}, expected seconds, {above}")
     return seconds
 
 
+def _number(value: Any) -> float:
+    """A cell as a number, NaN if it is none: float() takes "1_0" for 10, and True for 1."""
+    if isinstance(value, bool) or "_" in str(value):
+        return math.nan
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
+
+
 def stretch(begin: Any, end: Any) -> tuple[float, float]:
     """(offset, duration) of what begins and ends at these times. Raises ValueError as
     parse_seconds, and for an end that is not after the beginning.
     """
-    offset, until = parse_seconds(begin, "begin"), parse_seconds(end, "end")
+    offset = parse_seconds(begin, "begin")
+    until = parse_seconds(end, "end")
     if until <= offset:
         raise ValueError(f"it begins at {offset:g} s and ends at {until:g} s")
     return offset, until - offset

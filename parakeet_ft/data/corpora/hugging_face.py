@@ -94,6 +94,7 @@ def _first(names: Iterable[str], features: Iterable[str]) -> str | None:
 
 
 def _check_column(what: str, column: str | None, features: Iterable[str]) -> None:
+    """Raise UserError unless a dataset has the column."""
     if column not in features:
         raise UserError(
             f"The dataset has no {what} column {column or ''}; it has {', '.join(features)}. "

@@ -35,6 +35,7 @@ def read_stm(path: str | Path, *, audio: str | Path | None = None) -> Iterator[U
 def _utterance(
     fields: list[str], line: str, number: int, recordings: Mapping[str, str | None], folder: Path
 ) -> Utterance:
+    """A line as an utterance, with a reason if it cannot be one."""
     name = fields[0]
     extra = {"session": name}
     audio_path = recordings.get(name) or recordings.get(os.path.splitext(name)[0])
@@ -46,8 +47,8 @@ def _utterance(
     except (IndexError, ValueError) as error:
         why = error if isinstance(error, ValueError) else "fields are missing"
         extra["bad_row"] = (
-            f"line {number}: {line.strip()[:60]!r}, {why}; expected "
-            "recording, channel, speaker, begin, end, text"
+            f"line {number}: {line.strip()[:60]!r}, {why}; expected recording, channel, speaker, "
+            "begin, end, text"
         )
     return Utterance(
         audio_filepath=audio_path or str(folder / name),

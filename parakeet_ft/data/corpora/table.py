@@ -73,6 +73,7 @@ Quoting = Literal[0, 1, 2, 3]  # csv's constants
 
 
 def _records(path: Path, encoding: str, path_column: str | None) -> Iterator[Record]:
+    """The rows of a table by column, read as its suffix says."""
     suffix = path.suffix.lower()
     if suffix in (".parquet", ".pq"):
         yield from _parquet_records(path)
@@ -153,6 +154,7 @@ def read_quoteless(path: Path) -> Iterator[dict[str | None, Any]]:
 
 
 def _header(row: list[str] | str, path: Path) -> list[str]:
+    """The names of the columns. Raises UserError for a name that is there twice."""
     if isinstance(row, str):
         raise UserError(f"{path} line 1, the names of the columns: {row}.")
     if twice := sorted({name for name in row if name and row.count(name) > 1}):
@@ -165,6 +167,7 @@ def _twice(column: str, path: Path) -> UserError:
 
 
 def _bad_row(header: list[str], why: str) -> Record:
+    """A row of nothing but the reason why it is none."""
     record: Record = dict.fromkeys(header)
     record["bad_row"] = why
     return record
@@ -235,6 +238,7 @@ class RowReader:
 
 
 def _json_records(lines: TextIO, path: Path) -> Iterator[Record]:
+    """An object a line; other lines are bad rows. Raises UserError if none of the first is one."""
     columns: list[str] = []
     waiting: list[str] = []  # what is wrong with lines before the first that shows the columns
     for number, line in enumerate(lines, 1):
@@ -268,6 +272,7 @@ def _json_object(line: str) -> tuple[Record | None, str]:
 
 
 def _parquet_records(path: Path) -> Iterator[Record]:
+    """The rows of a Parquet file, some thousands in memory at a time."""
     import pyarrow
     import pyarrow.parquet
 
@@ -289,6 +294,8 @@ def _find_columns(
     text_column: str | None,
     speaker_column: str | None,
 ) -> tuple[str, str, str | None]:
+    """The columns of path, text and speaker, as named or the first of a known name."""
+
     def find(what: str, wanted: str | None, known: Sequence[str]) -> str | None:
         if wanted is not None and wanted not in names:
             raise UserError(
@@ -309,6 +316,7 @@ def _find_columns(
 
 
 def _utterance(record: Record, columns: tuple[str, str, str | None], root: Path) -> Utterance:
+    """A row as an utterance, with a reason if it cannot be one."""
     path_column, text_column, speaker_column = columns
     # Cells beyond the header are under the key None; None are those that a short row lacks.
     overflow = record.pop(None, None)

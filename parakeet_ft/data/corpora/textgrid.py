@@ -63,6 +63,7 @@ def read_textgrids(
 def _utterance(
     interval: Interval, path: Path, audio_path: str | None, speaker: str | None
 ) -> Utterance:
+    """An interval as an utterance, with a reason if it cannot be one."""
     begin, end, text = interval
     extra = {"session": path.stem}
     if not audio_path:
@@ -83,6 +84,7 @@ def _utterance(
 
 
 def _read(path: Path) -> str:
+    """The text of a file, whatever Praat encoded it in."""
     data = path.read_bytes()
     # Praat writes UTF-16 with a byte order mark as soon as a text is not ASCII.
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
@@ -102,6 +104,7 @@ def parse_textgrid(text: str, *, where: str) -> list[tuple[str, list[Interval]]]
 
 
 def _value(match: re.Match[str]) -> str | float:
+    """A quoted string, a number or a flag."""
     quoted, number, flag = match.groups()
     if quoted is not None:
         return quoted.replace('""', '"')
