@@ -225,6 +225,7 @@ def measure(
 
 
 def _decibels(amplitude: float) -> float:
+    """An amplitude (1: full scale) in dB, -120 for silence."""
     return round(float(20 * np.log10(max(amplitude, 1e-6))), 2)
 
 

@@ -128,6 +128,7 @@ def _count_same_text_and_length(scored: Sequence[Utterance], trained: Sequence[U
 
 
 def _text_and_length(utterance: Utterance) -> tuple[str, float]:
+    """What two utterances of the same audio have in common."""
     return utterance.text, round(utterance.duration, 3)
 
 
@@ -259,6 +260,7 @@ class _SharedTexts:
         self.counts: Counter[tuple[str, str]] = Counter()
 
     def add(self, text: str, name: str, *, remember: bool) -> None:
+        """Count a text that another set has; else keep it, if it is to be kept."""
         words = " ".join(text.lower().split())
         key = hashlib.blake2b(words.encode(), digest_size=8).digest()
         other = self.names.get(key, name)
@@ -268,6 +270,7 @@ class _SharedTexts:
             self.names[key] = name
 
     def notes(self) -> list[str]:
+        """A line for each pair of sets that share texts."""
         return [
             f"{count} utterances of {name} have a text that {other} has too."
             for (name, other), count in self.counts.items()

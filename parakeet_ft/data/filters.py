@@ -188,13 +188,16 @@ def _token_reason(
     unknown_id: int,
 ) -> tuple[str, str] | None:
     """Whether the tokenizer and CTC can deal with the text."""
-    # Without a tokenizer the number of words is a lower bound: no piece spans two words.
-    ids = encode(utterance.text) if encode else None
-    if ids is not None and unknown_id in ids:
-        return "unknown_chars", utterance.text[:80]
+    if encode is None:
+        # A lower bound: no piece spans two words.
+        needed = len(utterance.text.split())
+    else:
+        ids = encode(utterance.text)
+        if unknown_id in ids:
+            return "unknown_chars", utterance.text[:80]
+        needed = ctc_length(ids)
     if limits.ctc_subsampling is None:
         return None
-    needed = len(utterance.text.split()) if ids is None else ctc_length(ids)
     frames = encoder_frames(duration, subsampling=limits.ctc_subsampling)
     if needed <= frames:
         return None

@@ -111,27 +111,31 @@ def near_duplicates(
     their rarest (1 - t) shingles.
     """
     mine = {text: shingles for text in held_out if (shingles := _shingles(text))}
-    frequency = Counter(shingle for shingles in mine.values() for shingle in shingles)
-
-    def rarest(shingles: set[str]) -> list[str]:
-        # What no held-out text has comes first: it cannot match, but it takes its place in the
-        # prefix.
-        ordered = sorted(shingles, key=lambda shingle: (frequency.get(shingle, 0), shingle))
-        return ordered[: len(ordered) - math.ceil(threshold * len(ordered)) + 1]
-
-    index = defaultdict(list)
+    frequency = Counter(itertools.chain.from_iterable(mine.values()))
+    index = defaultdict(set)
     for text, shingles in mine.items():
-        for shingle in rarest(shingles):
-            index[shingle].append(text)
+        for shingle in _rarest(shingles, frequency, threshold):
+            index[shingle].add(text)
     for other in others:
         shingles = _shingles(other)
-        if not shingles:
-            continue
-        candidates = {text for shingle in rarest(shingles) for text in index.get(shingle, ())}
+        candidates: set[str] = set()
+        for shingle in _rarest(shingles, frequency, threshold):
+            candidates |= index.get(shingle, set())
         for text in sorted(candidates - {other}):
             similarity = len(mine[text] & shingles) / len(mine[text] | shingles)
             if similarity >= threshold:
                 yield text, other, similarity
+
+
+def _rarest(shingles: set[str], frequency: Counter[str], threshold: float) -> list[str]:
+    """The shingles of which another text must share one to be near; none of a text without any.
+
+    What no held-out text has comes first: it cannot match, but it takes its place in the prefix.
+    """
+    if not shingles:
+        return []
+    ordered = sorted(shingles, key=lambda shingle: (frequency.get(shingle, 0), shingle))
+    return ordered[: len(ordered) - math.ceil(threshold * len(ordered)) + 1]
 
 
 def _shingles(text: str) -> set[str]:

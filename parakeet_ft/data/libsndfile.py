@@ -88,6 +88,7 @@ def damaged(name: str | KaldiPipe, error: Exception) -> AudioError:
 
 
 def _frames(seconds: float, rate_hz: int) -> int:
+    """Seconds as a number of frames."""
     return round(min(seconds * rate_hz, UNKNOWN_FRAMES))
 
 

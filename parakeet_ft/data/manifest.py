@@ -114,6 +114,21 @@ def parse_line(line: str, where: str, *, needs_text: bool = True) -> Utterance:
         )
     if not needs_text:
         record.setdefault("text", "")
+    _check_fields(record, where)
+    duration = _seconds(record, "duration", where, lowest=1e-9, expected="seconds above 0")
+    offset = _seconds(record, "offset", where, lowest=0.0, expected="seconds")
+    return Utterance(
+        audio_filepath=record["audio_filepath"],
+        text=record["text"],
+        duration=duration,
+        offset=offset,
+        speaker=_speaker(record, where),
+        extra={k: v for k, v in record.items() if k not in KNOWN},
+    )
+
+
+def _check_fields(record: dict[str, Any], where: str) -> None:
+    """Raise ManifestError unless an object has what every line must have, path and text as text."""
     missing = [key for key in ("audio_filepath", "duration", "text") if key not in record]
     if missing:
         raise ManifestError(
@@ -125,19 +140,16 @@ def parse_line(line: str, where: str, *, needs_text: bool = True) -> Utterance:
         )
     if not isinstance(record["text"], str):
         raise ManifestError(f"{where}: text is {record['text']!r}, expected a string.")
-    duration = _seconds(record, "duration", where, lowest=1e-9, expected="seconds above 0")
-    offset = _seconds(record, "offset", where, lowest=0.0, expected="seconds")
+
+
+def _speaker(record: dict[str, Any], where: str) -> str | None:
+    """The speaker's name or number as text. Raises ManifestError for anything else."""
     speaker = record.get("speaker")
-    if speaker is not None and not isinstance(speaker, str | int | float):
+    if speaker is None:
+        return None
+    if not isinstance(speaker, str | int | float):
         raise ManifestError(f"{where}: speaker is {speaker!r}, expected a name.")
-    return Utterance(
-        audio_filepath=record["audio_filepath"],
-        text=record["text"],
-        duration=duration,
-        offset=offset,
-        speaker=None if speaker is None else str(speaker),
-        extra={k: v for k, v in record.items() if k not in KNOWN},
-    )
+    return str(speaker)
 
 
 def _seconds(
@@ -214,6 +226,7 @@ class LineFiles:
         self.files: dict[str, TextIO] = {}
 
     def write(self, name: str, line: str) -> None:
+        """Add a line to the file of this name."""
         if name not in self.files:
             path = self.stack.enter_context(atomic_path(self.out / f"{name}.jsonl"))
             self.files[name] = self.stack.enter_context(path.open("w", encoding="utf-8"))

@@ -110,10 +110,17 @@ def _dask_client(scheduler: str | None, *, jobs: int):
                 f"scheduler`, workers with `dask worker {scheduler}`, on machines that see the "
                 "same files."
             ) from None
+    cluster = _slurm_cluster()
+    cluster.scale(jobs)
+    return Client(cluster, set_as_default=False)
+
+
+def _slurm_cluster():
+    """dask-jobqueue's cluster, as it is configured. Raises UserError."""
     try:
         from dask_jobqueue import SLURMCluster
 
-        cluster = SLURMCluster()
+        return SLURMCluster()
     except ImportError:
         raise UserError("--slurm needs dask-jobqueue: pip install 'parakeet-ft[dask]'") from None
     except (ValueError, TypeError) as error:
@@ -121,8 +128,6 @@ def _dask_client(scheduler: str | None, *, jobs: int):
             f"dask-jobqueue is not configured for this cluster: {error}. Set cores, memory and "
             "walltime under jobqueue.slurm in ~/.config/dask/jobqueue.yaml."
         ) from None
-    cluster.scale(jobs)
-    return Client(cluster, set_as_default=False)
 
 
 def chunked(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
@@ -151,7 +156,8 @@ def map_chunks(
     that kills its worker again gets `crashed(item)`. Dask moves the work of a dead worker to others
     by itself.
     """
-    waiting, pool = iter(chunks), executor()
+    waiting = iter(chunks)
+    pool = executor()
     suspects: deque[list[Item]] = deque()
     pending: dict[Future, list[Item]] = {}
     while True:

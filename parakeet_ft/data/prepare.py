@@ -124,6 +124,7 @@ def _too_long(job: AudioJob) -> Measured | None:
 
 
 def process_chunk(jobs: Sequence[AudioJob]) -> list[Measured]:
+    """What a worker does at once."""
     return [process_audio(job) for job in jobs]
 
 
@@ -188,6 +189,7 @@ def run_audio_stage(
     """
 
     def unknown() -> Iterator[AudioJob]:
+        """The jobs that are still to be done; all others are progress."""
         for utterance in source():
             if "bad_row" in utterance.extra:
                 on_progress(1, 0.0)
@@ -200,6 +202,7 @@ def run_audio_stage(
                 on_progress(1, measured.duration)
 
     def crashed(job: AudioJob) -> Measured:
+        """What to note of audio that kills its worker."""
         return Measured(
             reason="crashed_decoder", detail=f"a worker process died while it read {job.path}"
         )
@@ -311,11 +314,7 @@ def assign_splits(ledger: Ledger, *, stages: Stages, out: Path) -> list[str]:
         _other_splits(ledger)
         ledger.connection.execute("UPDATE rows SET split = 'train' WHERE split = ''")
     else:
-        path = {"speaker": "$[4]", "sentence": None}.get(kind, f'$[5]."{kind}"')
-        column = {"sentence": "text_key", "utterance": "samples_hash || number"}.get(
-            kind, f"COALESCE(json_extract(record, '{path}'), text_key)"
-        )
-        ledger.connection.execute(f"UPDATE rows SET grp = {column}")
+        ledger.connection.execute(f"UPDATE rows SET grp = {_group_column(kind)}")
         rules = _pinned_rules(ledger, stages.splits, out / "splits.json", kind, notes)
         ledger.connection.create_function(
             "split_of",
@@ -333,6 +332,16 @@ def assign_splits(ledger: Ledger, *, stages: Stages, out: Path) -> list[str]:
         )
     ledger.commit(now=True)
     return notes
+
+
+def _group_column(kind: str) -> str:
+    """What groups rows, in SQL; those that lack it are grouped by their sentence."""
+    if kind == "sentence":
+        return "text_key"
+    if kind == "utterance":
+        return "samples_hash || number"
+    path = "$[4]" if kind == "speaker" else f'$[5]."{kind}"'
+    return f"COALESCE(json_extract(record, '{path}'), text_key)"
 
 
 def _note_shares(ledger: Ledger, rules: SplitRules, kind: str, notes: list[str]) -> None:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 from typing import Any
 
+# The least of each kind, with its words, where that is not 0.
+LEAST = {"duration": (math.ulp(0.0), "above 0")}
+
 
 def parse_seconds(value: Any, name: str) -> float:
     """A cell as seconds; 0 for none. Raises ValueError, in words, for what is no time: NaN,
     infinity, below 0, and 0 for a duration, which would take in the rest of the file.
     """
-    if value is None or value == "":
+    if value in (None, ""):
         return 0.0
     seconds = _number(value)
-    if not 0 <= seconds < math.inf or (name == "duration" and not seconds):
-        above = "above 0" if name == "duration" else "0 or more"
-        raise ValueError(f"{name} is {value!r:.40}, expected seconds, {above}")
+    least, bound = LEAST.get(name, (0.0, "0 or more"))
+    if not least <= seconds < math.inf:
+        raise ValueError(f"{name} is {value!r:.40}, expected seconds, {bound}")
     return seconds
 
 

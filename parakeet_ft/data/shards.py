@@ -113,11 +113,7 @@ def write_shards(
         "format": format,
         "seed": seed,
     }
-    started = _state(out) / "started.json"
-    if not started.is_file() or json.loads(started.read_text()) != identity:
-        shutil.rmtree(_state(out), ignore_errors=True)
-        with atomic_path(started) as temporary:
-            temporary.write_text(json.dumps(identity))
+    _forget_others(_state(out), identity)
     done = {}
     for shard in shards:
         if _done_path(shard).is_file():
@@ -143,7 +139,18 @@ def write_shards(
     return described
 
 
+def _forget_others(state: Path, identity: dict) -> None:
+    """Remove what a run with another manifest or other options noted."""
+    started = state / "started.json"
+    if started.is_file() and json.loads(started.read_text()) == identity:
+        return
+    shutil.rmtree(state, ignore_errors=True)
+    with atomic_path(started) as temporary:
+        temporary.write_text(json.dumps(identity))
+
+
 def _done_path(shard: Shard) -> Path:
+    """The file that says that a shard is whole."""
     return _state(Path(shard.out)) / f"done_{shard.number}.json"
 
 
@@ -249,6 +256,7 @@ def _member_line(utterance: Utterance, member: str, duration: float, shard: int)
 
 
 def _write_index(offsets: list[int], path: Path) -> None:
+    """Offsets and the end of a file, as NeMo reads them."""
     with atomic_path(path.with_name(path.name + ".idx")) as temporary:
         temporary.write_bytes(struct.pack(f"<{len(offsets) + 1}Q", *offsets, path.stat().st_size))
 

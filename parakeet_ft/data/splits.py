@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import os
 from collections import defaultdict
@@ -49,6 +50,14 @@ class SplitRules:
                 f"{', '.join(both)} is named for dev and for test; expected one split for each."
             )
 
+    @functools.cached_property
+    def fixed(self) -> dict[str, str]:
+        """The splits of groups that do not depend on their hash: pinned, or named, which wins."""
+        pinned = dict(reversed(self.pinned))
+        return (
+            pinned | dict.fromkeys(self.dev_groups, "dev") | dict.fromkeys(self.test_groups, "test")
+        )
+
     def wanted(self) -> list[str]:
         """The splits that must not stay empty. Naming the speakers of one split leaves the other to
         its share.
@@ -72,13 +81,8 @@ def split_of(group: str, *, rules: SplitRules) -> str:
     """The split of one group: named, pinned, or by hash; test takes the low end and dev the high
     end, so changing one share leaves the other.
     """
-    if group in rules.test_groups:
-        return "test"
-    if group in rules.dev_groups:
-        return "dev"
-    for name, pinned in rules.pinned:
-        if group == name:
-            return pinned
+    if group in rules.fixed:
+        return rules.fixed[group]
     place = fraction(group)
     if place < rules.test_share and not rules.test_groups:
         return "test"
@@ -99,6 +103,7 @@ def pin_overfull_splits(groups: dict[str, float], *, rules: SplitRules) -> dict[
     splits = {group: split_of(group, rules=rules) for group in groups}
 
     def hashed_into(name: str) -> list[str]:
+        """The groups that their hash puts into a split, and nothing else."""
         return [group for group in groups if group not in pins and splits[group] == name]
 
     for name, share, named in _held_out(rules):
@@ -136,23 +141,20 @@ def pin_empty_splits(groups: dict[str, float], *, rules: SplitRules) -> dict[str
     at least one group, and is given the largest if it has none.
     """
     total = sum(groups.values())
+    splits = {group: split_of(group, rules=rules) for group in groups}
     pins: dict[str, str] = {}
-
-    def split(group: str) -> str:
-        return pins.get(group) or split_of(group, rules=rules)
-
-    if len(groups) > 1 and not any(split_of(g, rules=rules) == "train" for g in groups):
-        free = [g for g in groups if g not in rules.test_groups + rules.dev_groups]
-        if free:
-            pins[max(free, key=lambda g: (groups[g], -fraction(g)))] = "train"
+    free = [group for group in groups if group not in rules.test_groups + rules.dev_groups]
+    if "train" not in splits.values() and len(groups) > 1 and free:
+        largest = max(free, key=lambda g: (groups[g], -fraction(g)))
+        pins[largest] = "train"
     for name, share, _ in _held_out(rules):
-        if name not in rules.wanted() or any(split(g) == name for g in groups):
+        now = splits | pins
+        candidates = [group for group, split in now.items() if split == "train"]
+        if name not in rules.wanted() or name in now.values() or len(candidates) < 2:
             continue
-        candidates = [g for g in groups if split(g) == "train"]
-        if len(candidates) > 1:
-            wanted = share * total
-            distance = {g: (round(abs(groups[g] - wanted), 3), fraction(g)) for g in candidates}
-            pins[min(candidates, key=distance.__getitem__)] = name
+        wanted = share * total
+        distance = {g: (round(abs(groups[g] - wanted), 3), fraction(g)) for g in candidates}
+        pins[min(candidates, key=distance.__getitem__)] = name
     return pins
 
 
@@ -193,6 +195,7 @@ def split_manifests(
 
 
 def _all(paths: Sequence[str | Path]) -> Iterator[Utterance]:
+    """The utterances of all manifests, one after another."""
     for path in paths:
         yield from stream_manifest(path)
 

@@ -115,6 +115,7 @@ _UNPROTECT = str.maketrans({"\ue000": "'", "\ue001": "."})
 
 
 def _protect(match: re.Match) -> str:
+    """A stand-in for what is kept."""
     return {"'": "\ue000", ".": "\ue001"}.get(match[0], "")
 
 
@@ -147,6 +148,7 @@ def spell_numbers(text: str, *, language: str) -> str:
     words = _number_speller()
 
     def spell(match: re.Match) -> str:
+        """A number in words."""
         whole = match[1].replace(",", "")
         fraction = match[2]
         # num2words is slow and seldom what is said for very long digit strings, which are read

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from parakeet_ft.data.corpora.folder import existing_folder
-from parakeet_ft.data.corpora.table import read_quoteless
+from parakeet_ft.data.corpora.table import Record, read_quoteless
 from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.errors import UserError
 
@@ -37,13 +37,18 @@ def read_common_voice(folder: str | Path, *, tables: Sequence[str] = SPLITS) -> 
         )
     for name in tables:
         for record in read_quoteless(root / f"{name}.tsv"):
-            extra = {key: record[column] for column, key in KEPT.items() if record.get(column)}
-            if name in SPLITS:
-                extra["split"] = name
-            yield Utterance(
-                audio_filepath=str(root / "clips" / (record.get("path") or "")),
-                duration=0.0,
-                text=record.get("sentence") or "",
-                speaker=record.get("client_id") or None,
-                extra=extra,
-            )
+            yield _utterance(record, name, root / "clips")
+
+
+def _utterance(record: Record, table: str, clips: Path) -> Utterance:
+    """A row of a table as an utterance."""
+    extra = {key: record[column] for column, key in KEPT.items() if record.get(column)}
+    if table in SPLITS:
+        extra["split"] = table
+    return Utterance(
+        audio_filepath=str(clips / (record.get("path") or "")),
+        duration=0.0,
+        text=record.get("sentence") or "",
+        speaker=record.get("client_id") or None,
+        extra=extra,
+    )

@@ -41,7 +41,7 @@ def load_hugging_face(
     if not hasattr(loaded, "keys"):
         return {split or str(getattr(loaded, "split", None) or "all"): loaded}
     parts = dict(loaded)
-    return {split: parts[split]} if split in parts else parts
+    return {split: parts[split]} if split is not None and split in parts else parts
 
 
 def _is_saved(folder: Path) -> bool:
@@ -78,14 +78,18 @@ def read_hugging_face(
             extra = _further_fields(row, used=(audio_column, text_column, speaker_column))
             if split in SPLIT_NAMES and len(parts) > 1:
                 extra["split"] = SPLIT_NAMES[split]
-            speaker = row.get(speaker_column) if speaker_column else None
             yield Utterance(
                 audio_filepath=_audio_path(row[audio_column], keep_audio_in, extra),
                 duration=0.0,
                 text=row[text_column] or "",
-                speaker=None if speaker is None else str(speaker),
+                speaker=_name(row.get(speaker_column)),
                 extra=extra,
             )
+
+
+def _name(speaker: Any) -> str | None:
+    """A speaker's name or number as text, None if there is none."""
+    return None if speaker is None else str(speaker)
 
 
 def _first(names: Iterable[str], features: Iterable[str]) -> str | None:
@@ -93,11 +97,12 @@ def _first(names: Iterable[str], features: Iterable[str]) -> str | None:
     return next((name for name in names if name in features), None)
 
 
-def _check_column(what: str, column: str | None, features: Iterable[str]) -> None:
+def _check_column(what: str, column: str | None, features: Collection[str | None]) -> None:
     """Raise UserError unless a dataset has the column."""
     if column not in features:
+        known = ", ".join(map(str, features))
         raise UserError(
-            f"The dataset has no {what} column {column or ''}; it has {', '.join(features)}. "
+            f"The dataset has no {what} column {column or ''}; it has {known}. "
             f"Name it with --{what}-column."
         )
 
@@ -115,14 +120,22 @@ def _audio_path(cell: Any, folder: Path, extra: dict[str, Any]) -> str:
     """The path in a cell, or that of a file with its bytes; without either, a word in `extra`."""
     if isinstance(cell, str):
         return cell
-    if not cell or not (cell.get("bytes") or cell.get("path")):
+    cell = cell or {}
+    content = cell.get("bytes")
+    name = cell.get("path") or ""
+    if not content and not name:
         extra["bad_row"] = "no audio in this row"
         return str(folder)
-    if cell.get("bytes") is None:
-        return cell["path"]
-    digest = hashlib.blake2b(cell["bytes"], digest_size=10).hexdigest()
-    path = folder / digest[:2] / (digest + Path(cell.get("path") or "").suffix)
+    if content is None:
+        return name
+    return str(_written_once(content, folder, suffix=Path(name).suffix))
+
+
+def _written_once(content: bytes, folder: Path, *, suffix: str) -> Path:
+    """A file in `folder` with this content, named by it."""
+    digest = hashlib.blake2b(content, digest_size=10).hexdigest()
+    path = folder / digest[:2] / (digest + suffix)
     if not path.exists():
         with atomic_path(path) as temporary:
-            temporary.write_bytes(cell["bytes"])
-    return str(path)
+            temporary.write_bytes(content)
+    return path

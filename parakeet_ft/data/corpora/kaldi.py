@@ -31,9 +31,7 @@ def read_kaldi(
             "shell: read them, then use --allow-pipes."
         )
     speakers = _once_each(root / "utt2spk") if (root / "utt2spk").is_file() else {}
-    segments = None
-    if (root / "segments").is_file():
-        segments = {key: value.split() for key, value in _once_each(root / "segments").items()}
+    segments = _segments(root / "segments")
     for key, text in _pairs(existing_file(root / "text", what="text of a Kaldi data directory")):
         extra = {"id": key}
         recording = key
@@ -59,6 +57,13 @@ def read_kaldi(
             extra=extra,
             pipe=pipe,
         )
+
+
+def _segments(path: Path) -> dict[str, list[str]] | None:
+    """The fields of each segment; None if recordings are not divided."""
+    if not path.is_file():
+        return None
+    return {key: value.split() for key, value in _once_each(path).items()}
 
 
 def _is_command(value: str) -> bool:

@@ -90,12 +90,7 @@ def _of_cut(cut: dict[str, Any], folder: Path, number: int) -> Iterator[Utteranc
     start = parse_seconds(cut.get("start"), "start")
     length = parse_seconds(cut["duration"], "duration")
     for supervision in cut.get("supervisions", []):
-        # One that was cut off with its cut begins before it.
-        first = float(supervision["start"])
-        if not math.isfinite(first):
-            raise ValueError(f"start is {first}, expected seconds")
-        seconds = parse_seconds(supervision["duration"], "duration")
-        offset, duration = stretch(start + max(0.0, first), start + min(length, first + seconds))
+        offset, duration = _stretch_of(supervision, start, length)
         text = supervision.get("text") or ""
         speaker = supervision.get("speaker")
         if not isinstance(text, str) or not isinstance(speaker, str | None):
@@ -111,6 +106,18 @@ def _of_cut(cut: dict[str, Any], folder: Path, number: int) -> Iterator[Utteranc
             speaker=speaker,
             extra=extra,
         )
+
+
+def _stretch_of(supervision: dict[str, Any], start: float, length: float) -> tuple[float, float]:
+    """(offset, duration) in the recording of a supervision, as far as it is inside its cut, which
+    begins at `start`. Raises ValueError for what are no seconds.
+    """
+    # One that was cut off with its cut begins before it.
+    first = float(supervision["start"])
+    if not math.isfinite(first):
+        raise ValueError(f"start is {first}, expected seconds")
+    seconds = parse_seconds(supervision["duration"], "duration")
+    return stretch(start + max(0.0, first), start + min(length, first + seconds))
 
 
 def _audio_path(source: str, folder: Path) -> str:

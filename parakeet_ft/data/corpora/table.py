@@ -147,7 +147,7 @@ def _record(header: list[str], row: list[str]) -> Record:
     return record
 
 
-def read_quoteless(path: Path) -> Iterator[dict[str | None, Any]]:
+def read_quoteless(path: Path) -> Iterator[Record]:
     """The rows of a tab-separated file without quoting, as dicts; see _csv_records."""
     with open(path, encoding="utf-8", errors="surrogateescape", newline="") as lines:
         yield from _dicts(RowReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE), path)
@@ -163,10 +163,11 @@ def _header(row: list[str] | str, path: Path) -> list[str]:
 
 
 def _twice(column: str, path: Path) -> UserError:
+    """The error to raise for a column that is there twice."""
     return UserError(f"{path} has the column {column!r} twice: which one is meant? Rename one.")
 
 
-def _bad_row(header: list[str], why: str) -> Record:
+def _bad_row(header: Sequence[str | None], why: str) -> Record:
     """A row of nothing but the reason why it is none."""
     record: Record = dict.fromkeys(header)
     record["bad_row"] = why
@@ -209,9 +210,11 @@ class RowReader:
             number += len(self.taken)
 
     def _rows(self) -> Iterator[list[str]]:
+        """The rows from the next line on."""
         return csv.reader(self._feed(), delimiter=self.delimiter, quoting=self.quoting, strict=True)
 
     def _feed(self) -> Iterator[str]:
+        """The next lines, those first that are to be read again."""
         while True:
             line = self.again.popleft() if self.again else next(self.lines, None)
             if line is None:
@@ -239,7 +242,7 @@ class RowReader:
 
 def _json_records(lines: TextIO, path: Path) -> Iterator[Record]:
     """An object a line; other lines are bad rows. Raises UserError if none of the first is one."""
-    columns: list[str] = []
+    columns: list[str | None] = []
     waiting: list[str] = []  # what is wrong with lines before the first that shows the columns
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -297,6 +300,7 @@ def _find_columns(
     """The columns of path, text and speaker, as named or the first of a known name."""
 
     def find(what: str, wanted: str | None, known: Sequence[str]) -> str | None:
+        """The column for `what`, None for a speaker that there is not."""
         if wanted is not None and wanted not in names:
             raise UserError(
                 f"{path} has no column {wanted!r}; it has {', '.join(map(repr, names))}."
