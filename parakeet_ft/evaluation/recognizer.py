@@ -135,5 +135,6 @@ class Recognizer:
         return live
 
     def _tell(self, row: dict[str, Any]) -> None:
+        """Print what a weight is worth."""
         guard = f", guard {100 * row['guard_wer']:.1f} %" if row["guard_wer"] is not None else ""
         self.say.lines([f"weight {row['weight']:g}: domain WER {100 * row['wer']:.1f} %{guard}"])

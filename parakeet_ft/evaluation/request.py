@@ -69,6 +69,7 @@ def labels(paths: Sequence[str]) -> list[str]:
 
 
 def _without_suffix(path: PurePath) -> PurePath:
+    """A path without the suffix that all of its kind have."""
     return path.with_suffix("") if path.suffix in (".nemo", ".jsonl", ".json") else path
 
 

@@ -96,6 +96,7 @@ def compare_models(
     base = next(iter(transcribed))
 
     def assessed(name: str, model: str) -> dict[str, Any]:
+        """All figures of a model on a set."""
         row = {"model": model, "set": name} | assess(
             sets[name],
             transcribed[model][name],
@@ -144,6 +145,7 @@ def _pooled(model: str, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def percent(rate: float | None) -> str:
+    """A rate in percent; a dash if there is none."""
     return "-" if rate is None else f"{100 * rate:.1f}"
 
 
@@ -190,6 +192,7 @@ def score_table(content: dict[str, Any]) -> Table:
 
 
 def _language_model_weight(row: dict[str, Any]) -> str:
+    """The weight, "" without a language model."""
     found = row["decoding"].get("language_model")
     return f"{found['weight']:g}" if found else ""
 

@@ -48,8 +48,8 @@ def check_archive(path: Path) -> dict[str, Any]:
     weights = members.get(WEIGHTS)
     if weights is None:
         raise UserError(
-            f"{path} holds no {WEIGHTS} (found: {_some(members)}): it is "
-            "truncated or was not written by NeMo's save_to. Download or export it again."
+            f"{path} holds no {WEIGHTS} (found: {_some(members)}): it is truncated or was not "
+            "written by NeMo's save_to. Download or export it again."
         )
     _check_kind(config, path)
     _check_end_of_weights(weights, path)
@@ -281,8 +281,7 @@ def _members(tar: tarfile.TarFile, path: Path) -> dict[str, tarfile.TarInfo]:
     """
     found: dict[str, tarfile.TarInfo] = {}
     total = 0
-    packed = isinstance(tar.fileobj, gzip.GzipFile)
-    most = MOST_EXPANSION * path.stat().st_size if packed else math.inf
+    most = _most_bytes(tar, path)
     for member in tar:
         name = os.path.normpath(member.name)
         total += member.size
@@ -296,6 +295,12 @@ def _members(tar: tarfile.TarFile, path: Path) -> dict[str, tarfile.TarInfo]:
         if name != ".":
             found[name] = member
     return found
+
+
+def _most_bytes(tar: tarfile.TarFile, path: Path) -> float:
+    """What an archive may grow to: where it is packed, not beyond what weights can."""
+    packed = isinstance(tar.fileobj, gzip.GzipFile)
+    return MOST_EXPANSION * path.stat().st_size if packed else math.inf
 
 
 def _check_member(member: tarfile.TarInfo, name: str, path: Path) -> None:
@@ -315,6 +320,7 @@ def _file_in(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> IO[by
 
 
 def _no_file(member: tarfile.TarInfo, path: Path) -> UserError:
+    """The error to raise for a link, a folder or a device."""
     return UserError(
         f"{member.name} in {path} is a link or a folder, expected a file. {NOT_BY_NEMO}"
     )

@@ -88,9 +88,7 @@ def swap_tokenizer(
         for key, parameter in module.named_parameters():
             parameter.requires_grad_(learns[name][key])
         state = module.state_dict()
-        if changed := state.keys() ^ old[name].keys():
-            tensors = sorted(f"{name}.{key}" for key in changed)
-            raise RuntimeError(f"change_vocabulary changed the tensors of {name}: {tensors}")
+        _check_same_tensors(state, old[name], name)
         for key, value in state.items():
             whole = f"{name}.{key}"
             moved = old[name][key]
@@ -110,6 +108,15 @@ def _copies(module: Any) -> dict[str, torch.Tensor]:
 def _learning(module: Any) -> dict[str, bool]:
     """Whether each of a module's parameters learns."""
     return {key: parameter.requires_grad for key, parameter in module.named_parameters()}
+
+
+def _check_same_tensors(
+    state: dict[str, torch.Tensor], old: dict[str, torch.Tensor], module: str
+) -> None:
+    """Raise RuntimeError if a module has other tensors than before."""
+    if changed := state.keys() ^ old.keys():
+        tensors = sorted(f"{module}.{key}" for key in changed)
+        raise RuntimeError(f"change_vocabulary changed the tensors of {module}: {tensors}")
 
 
 def _copy_into(value: torch.Tensor, moved: torch.Tensor, *, name: str) -> None:

@@ -21,6 +21,8 @@ from parakeet_ft.model.archive import check_archive
 from parakeet_ft.model.checkpoints import BUNDLED, CHECKPOINTS, resolve
 
 CONNECT_SECONDS = 3.0
+# Of what is not HTTPS.
+PORTS = {"http": 80}
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -120,10 +122,12 @@ def fetch(source: str) -> Path:
 
 
 def _file_name(source: str) -> str:
+    """The name of the .nemo in a repository of the hub."""
     return source.rpartition("/")[2] + ".nemo"
 
 
 def _folder_name(source: str) -> str:
+    """A hub id as the cache names folders."""
     return source.replace("/", "--")
 
 
@@ -148,6 +152,7 @@ def _check_network(source: str) -> None:
     from huggingface_hub import constants
 
     cure = "."
+    reason: str | None
     if constants.HF_HUB_OFFLINE:
         reason = "HF_HUB_OFFLINE is set"
         cure = "; or unset HF_HUB_OFFLINE."
@@ -171,6 +176,7 @@ def unreachable(url: str) -> str | None:
     outcome = [f"no answer from {host} within {CONNECT_SECONDS:.0f} s"]
 
     def connect() -> None:
+        """Note that the server answers, or why not."""
         try:
             socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
             outcome[0] = ""
@@ -190,5 +196,4 @@ def _address(url: str) -> tuple[str, int]:
     proxy = urllib.request.getproxies().get(parts.scheme)
     if proxy and not urllib.request.proxy_bypass(parts.hostname or ""):
         parts = urllib.parse.urlsplit(proxy if "//" in proxy else f"//{proxy}")
-    port = parts.port or (80 if parts.scheme == "http" else 443)
-    return parts.hostname or "", port
+    return parts.hostname or "", parts.port or PORTS.get(parts.scheme, 443)

@@ -387,8 +387,8 @@ def _notes_on_spaces(model: Any, texts: Sequence[str]) -> list[str]:
     characters = sorted({match[2] for text in found for match in pattern.finditer(text)})
     return [
         f"{len(found)} texts have a space before {' '.join(characters)}, which NeMo deletes when "
-        f"it decodes: {found[0]!r} is written "
-        f"{pattern.sub(chr(92) + '2', found[0])!r} at best. Remove the space from the texts."
+        f"it decodes: {found[0]!r} is written {pattern.sub(chr(92) + '2', found[0])!r} at best. "
+        "Remove the space from the texts."
     ]
 
 
@@ -404,5 +404,6 @@ def _row_starts(old: bytes, before: list[str], after: list[str]) -> list[list[in
 
 
 def _piece_list(model: bytes) -> list[str]:
+    """The pieces of a serialised model, by id."""
     processor = sentencepieces.load_sentencepiece(model)
     return [processor.id_to_piece(i) for i in range(processor.get_piece_size())]

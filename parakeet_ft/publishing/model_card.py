@@ -54,8 +54,9 @@ def base_model_of(source: str, given: str | None) -> str | None:
         raise UserError(
             f"--base-model {given!r}: expected a hub id such as nvidia/parakeet-ctc-0.6b."
         )
-    is_id = source not in BUNDLED and HUB_ID.fullmatch(source) and not source.endswith(".nemo")
-    return given or (source if is_id else None)
+    if given or source in BUNDLED or source.endswith(".nemo"):
+        return given
+    return source if HUB_ID.fullmatch(source) else None
 
 
 def data_facts(manifests: dict[str, dict[str, str]]) -> list[dict[str, Any]]:
@@ -110,11 +111,10 @@ def limits(report: dict[str, Any], data: list[dict[str, Any]]) -> list[str]:
     size = f"{report['tuned']['domain']['words']:,} words"
     if test and test["hours"]:
         size += f", {60 * test['hours']:.0f} minutes,"
-    people = "speakers that are not named" if speakers is None else f"{speakers} speakers"
-    if speakers == 1:
-        people = "one speaker"
+    people: dict[Any, str] = {None: "speakers that are not named", 1: "one speaker"}
+    who = people.get(speakers, f"{speakers} speakers")
     found = [
-        f"Tested on {size} of {people}, recorded as the test set is. Other accents and ages, "
+        f"Tested on {size} of {who}, recorded as the test set is. Other accents and ages, "
         "channels, noise, rooms and subjects were not tested, nor any other language: measure on "
         "your own recordings first."
     ]

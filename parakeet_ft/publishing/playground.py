@@ -130,6 +130,7 @@ def build_page(models: dict[str, Any], *, names: dict[str, str]) -> gradio.Block
     import gradio
 
     def show(path: str | None) -> tuple[str, ...]:
+        """compare(), with what is wrong shown on the page."""
         try:
             return compare(path, models=models)
         except UserError as error:
@@ -138,8 +139,7 @@ def build_page(models: dict[str, Any], *, names: dict[str, str]) -> gradio.Block
     with gradio.Blocks(title="parakeet-ft: before and after", analytics_enabled=False) as page:
         gradio.Markdown(
             "## Before and after tuning\nUpload or record speech. Words that only one of the two "
-            "hears are marked; above each stands "
-            "when it begins, in seconds."
+            "hears are marked; above each stands when it begins, in seconds."
             if len(models) == 2
             else "## The tuned model\nUpload or record speech. Above each word stands when it "
             "begins, in seconds."

@@ -125,6 +125,7 @@ def figures(report: dict[str, Any], role: str) -> list[dict[str, Any]]:
 
 
 def _no_rate(label: str) -> dict[str, Any]:
+    """A rate that is of something else."""
     return {"measure": label, "before": "-", "after": "-", "change": "-", "rate": True}
 
 
@@ -142,6 +143,7 @@ def _rate(label: str, before: float, after: float) -> dict[str, Any]:
 
 
 def _count(label: str, before: int, after: int) -> dict[str, Any]:
+    """A number of errors and its change."""
     return {
         "measure": label,
         "before": f"{before:,}",
@@ -176,9 +178,11 @@ class Canvas:
     floor = height - 30  # below it stand the steps
 
     def x(self, step: float) -> float:
+        """Where a step stands."""
         return self.left + (self.edge - self.left) * step / self.last_step
 
     def y(self, rate: float) -> float:
+        """Where a rate stands."""
         return self.floor - (self.floor - self.top) * rate / self.highest
 
 
@@ -272,6 +276,7 @@ def _curve(canvas: Canvas, label: str, points: Sequence[tuple[float, float]]) ->
 
 
 def _diamond(canvas: Canvas, label: str, y: float) -> str:
+    """The mark of what was exported."""
     return f'<path class="{label}" d="M{canvas.edge + 16} {y - 6:.1f}l6 6l-6 6l-6 -6z"/>'
 
 

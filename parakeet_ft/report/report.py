@@ -131,6 +131,7 @@ def _validation_remarks(history: Sequence[dict[str, Any]], *, ended_well: bool) 
 
 
 def _span(steps: Sequence[int]) -> str:
+    """The steps of a remark in words."""
     if len(steps) == 1:
         return f"step {steps[0]}"
     return f"{len(steps)} validations, steps {steps[0]} to {steps[-1]}"
@@ -264,8 +265,8 @@ def _selection(
         rule += ", less the more of the guard's tolerance is used"
     return (
         f"Chosen: {best['description']}, the best of {validations} validations and "
-        f"{len(candidates) - 1} interpolations and averages "
-        f"(score {best['selection_score']:.3f}: {rule})."
+        f"{len(candidates) - 1} interpolations and averages (score {best['selection_score']:.3f}: "
+        f"{rule})."
     )
 
 
@@ -348,6 +349,7 @@ def _sets_table(report: dict[str, Any]) -> list[str]:
 def _set_row(
     name: str, before: dict[str, Any], after: dict[str, Any], comparison: dict[str, Any]
 ) -> str:
+    """A row of the table of test sets."""
     normalized = [percent(before["wer_normalized"]), percent(after["wer_normalized"])]
     if reason := wer.joined(after):
         normalized = [reason, "-"]
@@ -378,6 +380,7 @@ def _dev_table(title: str, rows: Sequence[tuple[str, dict[str, Any]]]) -> list[s
 
 
 def _dev_row(name: str, row: dict[str, Any]) -> str:
+    """A row of the tables of validation scores."""
     guard = percent(row["guard_wer"]) if "guard_wer" in row else "-"
     return f"| {name} | {percent(row['val_wer'])} | {guard} | {row['selection_score']:.3f} |"
 

@@ -16,6 +16,9 @@ from parakeet_ft.model.checkpoints import CHECKPOINTS, resolve
 from parakeet_ft.settings.rules import shown
 
 CONF = project_folder("conf")
+# Lines of conf/: a comment that goes on, and a key with its value and comment.
+COMMENT = re.compile(r"\s+#\s?(.*)")
+ENTRY = re.compile(r"(?P<indent>\s*)(?P<key>\w+):(?:\s+[^#\s].*?)?(?:\s+#\s*(?P<comment>.*))?$")
 
 # Hydra's, those that make sense here.
 OPTIONS = ("-h", "--help", "-m", "--multirun", "--cfg", "--resolve", "--info", "--hydra-help")
@@ -165,6 +168,7 @@ def _keys(composed_of: Callable[..., Any], options: list[str]) -> list[str]:
     from omegaconf.errors import OmegaConfBaseException
 
     def keys_with(given: list[str]) -> list[str]:
+        """The keys that there are with these options."""
         return list(flatten(OmegaConf.to_container(composed_of(*given), resolve=False)))
 
     try:
@@ -267,18 +271,18 @@ def _comments_in(path: Path, prefix: str) -> dict[str, str]:
     parents: list[tuple[int, str]] = []
     last = ""
     for line in path.read_text(encoding="utf-8").splitlines():
-        comment = re.match(r"\s+#\s?(.*)", line)
+        comment = COMMENT.match(line)
         if comment and last:
             found[last] = f"{found.get(last, '')} {comment[1].strip()}".strip()
             continue
-        entry = re.match(r"(\s*)(\w+):(?:\s+([^#\s].*?))?(?:\s+#\s*(.*))?$", line)
+        entry = ENTRY.match(line)
         last = ""
         if not entry:
             continue
-        indent = len(entry[1])
+        indent = len(entry["indent"])
         parents = [(depth, name) for depth, name in parents if depth < indent]
-        parents.append((indent, entry[2]))
+        parents.append((indent, entry["key"]))
         last = prefix + ".".join(name for _, name in parents)
-        if entry[4]:
-            found[last] = entry[4].strip()
+        if entry["comment"]:
+            found[last] = entry["comment"].strip()
     return found

@@ -80,11 +80,13 @@ class Narrator:
         self.console.print(f"[bold]{name}[/bold]")
 
     def end_phase(self) -> None:
+        """Note how long the phase took that is under way."""
         if self.phase_started is not None:
             self.phases[self._name] = round(time.monotonic() - self.phase_started, 2)
             self.phase_started = None
 
     def lines(self, lines: list[str]) -> None:
+        """Print lines, indented."""
         for line in lines:
             self.console.print(f"  {line}", markup=False)
 
@@ -188,9 +190,8 @@ def model_line(model: dict[str, Any], learning: dict[str, Any]) -> str:
     """What the model is and how much of it learns."""
     return (
         f"model      {model['class']}, {model['num_weights'] / 1e6:.1f} M weights, "
-        f"{learning['learning'] / 1e6:.1f} M learn; "
-        f"{model['vocab_size']} pieces, loss {model['loss']['class']}, blank "
-        f"{model['loss']['blank']}"
+        f"{learning['learning'] / 1e6:.1f} M learn; {model['vocab_size']} pieces, loss "
+        f"{model['loss']['class']}, blank {model['loss']['blank']}"
     )
 
 
@@ -208,8 +209,7 @@ def batches_line(batching: dict[str, Any], budget: dict[str, Any]) -> str:
     """How the batches are made and how large the largest is."""
     return (
         f"batches    {batching['reason']}: {batching['batches']} a pass, padding "
-        f"{batching['padding_share']:.1%}, the largest "
-        f"{batching['largest_batch_seconds']:g} s or "
+        f"{batching['padding_share']:.1%}, the largest {batching['largest_batch_seconds']:g} s or "
         f"{batching['largest_batch_utterances']} utterances; {budget['accumulate']} a step"
     )
 
@@ -222,8 +222,8 @@ def optimizer_lines(optimizer: dict[str, Any]) -> list[str]:
     ]
     lines += [
         f"           {group['name']:<28} lr {group['lr']:.1e}  weight decay "
-        f"{group['weight_decay']:g}  {group['tensors']:4} tensors "
-        f"{group['weights'] / 1e6:8.3f} M weights"
+        f"{group['weight_decay']:g}  {group['tensors']:4} tensors {group['weights'] / 1e6:8.3f} M "
+        "weights"
         for group in optimizer["groups"]
     ]
     return lines
@@ -241,8 +241,7 @@ def begins_lines(begins_at_step: dict[str, int]) -> list[str]:
 def distillation_line(distillation: dict[str, Any]) -> str:
     """What is compared with the teacher, and how much that counts."""
     return (
-        f"distil     {distillation['compares']}, weight "
-        f"{distillation['weight']:g}, temperature "
+        f"distil     {distillation['compares']}, weight {distillation['weight']:g}, temperature "
         f"{distillation['temperature']:g}"
     )
 
@@ -284,8 +283,8 @@ def _masks(masks: dict[str, float]) -> str:
     if isinstance(masks["time_width"], float):
         width = f"{masks['time_width']:.0%} of the time"
     return (
-        f"SpecAugment {masks['freq_masks']} x {masks['freq_width']} mels, "
-        f"{masks['time_masks']} x {width}"
+        f"SpecAugment {masks['freq_masks']} x {masks['freq_width']} mels, {masks['time_masks']} x "
+        f"{width}"
     )
 
 

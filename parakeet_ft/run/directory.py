@@ -197,6 +197,7 @@ def _changes_allowed(
 
 
 def _cannot_be_made(directory: Path, error: OSError) -> UserError:
+    """The error to raise where a directory cannot be made."""
     return UserError(
         f"{directory} cannot be made: {error.strerror}. Expected a writable place; name "
         f"another with hydra.run.dir=DIR."
@@ -204,6 +205,7 @@ def _cannot_be_made(directory: Path, error: OSError) -> UserError:
 
 
 def _continuing(directory: Path, changes: list[str]) -> str:
+    """A line on what is continued and what changed."""
     if not changes:
         return f"continuing {directory}"
     return f"continuing {directory}, with changes: {_few(changes)}"

@@ -58,6 +58,7 @@ def git_commit() -> str | None:
 
 
 def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide a run."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -132,6 +133,7 @@ class Run:
         self._write(self.path, self.content)
 
     def _write(self, path: Path, content: dict[str, Any]) -> None:
+        """Write run.json; of several ranks the first alone does."""
         if not ranks.rank():
             write_json(path, sealed(content))
 

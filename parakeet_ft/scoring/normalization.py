@@ -59,6 +59,7 @@ def _normalized(normalizer: Normalizer, text: str) -> str:
 
 @lru_cache(maxsize=8)
 def _whisper(language: str) -> Callable[[str], str]:
+    """The rules of Whisper for a language, made once."""
     if language == "en":
         from whisper_normalizer.english import EnglishTextNormalizer
 

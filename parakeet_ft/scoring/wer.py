@@ -41,6 +41,7 @@ class Score:
 
 
 def _counts(references: Sequence[Sequence[str]], hypotheses: Sequence[Sequence[str]]) -> np.ndarray:
+    """Substitutions, deletions, insertions and length (N, 4) of pairs."""
     if len(references) != len(hypotheses):
         raise ValueError(f"{len(references)} references but {len(hypotheses)} hypotheses")
     rows = np.zeros((len(references), 4), dtype=np.int64)

@@ -194,6 +194,7 @@ def _learn_merges(
     where: defaultdict[tuple[str, str], set[int]] = defaultdict(set)
 
     def tally(index: int, sign: int) -> None:
+        """Count the pairs of a word, or with sign -1 take them back."""
         word = spelled[index]
         for pair in pairwise(word):
             joined = "".join(pair)
@@ -221,6 +222,7 @@ def _learn_merges(
 
 
 def _are_letters(text: str) -> bool:
+    """Whether a text may become one piece: letters, their marks and apostrophes."""
     return all(unicodedata.category(c)[0] in "LM" or c in "'’" for c in text)
 
 
@@ -351,6 +353,7 @@ def spell(model: bytes, pieces: Iterable[str]) -> dict[str, list[int]]:
 
 
 def _parse(model: bytes) -> Any:
+    """The fields of a serialised model."""
     from sentencepiece import sentencepiece_model_pb2
 
     load_sentencepiece(model)

@@ -208,10 +208,7 @@ def transcribe_segments(
                     continue
                 on_audio(index, samples)
                 if is_silent(samples):
-                    seconds = len(samples) / rate_hz
-                    frames = round(seconds / parts.frame_seconds(model))
-                    on_frames(frames, frames)
-                    results.append((index, Transcript("", (), seconds)))
+                    results.append((index, _nothing_heard(model, samples, on_frames)))
                 else:
                     audible[index] = samples
             if audible:
@@ -219,6 +216,14 @@ def transcribe_segments(
                 found = decode(model, batch, lengths, on_frames=on_frames)
                 results += zip(audible, found, strict=True)
             yield results
+
+
+def _nothing_heard(model: Any, samples: np.ndarray, on_frames: Counter) -> Transcript:
+    """The transcript of silence, all of whose frames are silent."""
+    seconds = len(samples) / parts.rate_hz(model)
+    frames = round(seconds / parts.frame_seconds(model))
+    on_frames(frames, frames)
+    return Transcript("", (), seconds)
 
 
 def _padded(
@@ -280,7 +285,7 @@ def transcribe_sets(
     Where several ranks call it, each decodes its share of every set and gets all transcripts.
     """
     done: dict[int, list[str]] = {}
-    texts = {}
+    texts: dict[str, list[str]] = {}
     for key in ("validation", "test", "guard_validation", "guard_test"):
         if key not in sets:
             continue

@@ -64,6 +64,7 @@ class TranscriptFolder:
         self._close()
 
     def _close(self) -> None:
+        """Let other runs in."""
         self._file.close()
         self._lock.release()
 
@@ -119,6 +120,7 @@ class TranscriptFolder:
         os.fsync(self._file.fileno())
 
     def _row(self, position: int) -> dict[str, Any]:
+        """The row that stands at a position."""
         self._file.seek(position)
         return json.loads(self._file.readline())
 
@@ -176,6 +178,7 @@ class TranscriptFolder:
         return join_segments(heard, seconds=seconds, begin=begin)
 
     def file_of(self, recording: Recording, suffix: str) -> Path:
+        """Where a transcript of a format lies."""
         return self.out / f"{recording.name}.{suffix}"
 
     def write(self, recording: Recording, key: str) -> None:

@@ -49,12 +49,14 @@ def fuse_language_model(
     if weight == "auto":
 
         def rate(found: Sequence[Utterance]) -> float | None:
+            """The WER on a set as the model decodes now; None without one."""
             if not found:
                 return None
             heard = transcribe(model, found, batch_seconds=batch_seconds)
             return wer.score([u.text for u in found], heard).wer
 
         def score(value: float) -> tuple[float, float | None]:
+            """The WER of both sets with a weight."""
             set_decoding(model, **decoding, lm_path=arpa_path, lm_weight=value)
             domain = rate(tune_on)
             general = rate(guard)

@@ -218,56 +218,72 @@ def transcribe_recordings(
     """
     from parakeet_ft.transcription.decode import transcribe_segments
 
-    by_key: dict[str, list[Recording]] = {}
-    for recording, key in recordings:
-        by_key.setdefault(key, []).append(recording)
-    failed: dict[str, str] = {}
-    missing: dict[str, int] = {}
-    segments: list[Segment] = []
-    owners: list[tuple[str, int]] = []
-
-    def finish(key: str) -> None:
-        for recording in by_key[key]:
-            folder.write(recording, key)
-
-    def fail(key: str, error: AudioError) -> None:
-        failed.update({recording.name: str(error) for recording in by_key[key]})
-
-    def take(index: int, result: Transcript | AudioError) -> None:
-        key = owners[index][0]
-        missing[key] -= 1
-        if isinstance(result, AudioError):
-            fail(key, result)
-        elif not missing[key] and by_key[key][0].name not in failed:
-            finish(key)
-
-    for key, (recording, *_) in by_key.items():
+    work = _Work(recordings, folder)
+    for key, (recording, *_) in work.by_key.items():
         try:
             planned = _stored_plan(model, recording, key, folder, long_audio=long_audio)
         except AudioError as error:
-            fail(key, error)
+            work.fail(key, error)
             continue
-        numbers = folder.missing_parts(key, len(planned))
-        missing[key] = len(numbers)
         if sum(segment.seconds for segment in planned) > SHORT_SECONDS:
             on_long(recording.name, way_taken(planned))
-        segments += [planned[number] for number in numbers]
-        owners += [(key, number) for number in numbers]
-        if not numbers:
-            finish(key)
-    total = sum(segment.seconds for segment in segments)
+        work.add(key, planned)
+    total = sum(segment.seconds for segment in work.segments)
     on_total(total)
     with _out_of_memory_told(batch_seconds):
-        for results in transcribe_segments(model, segments, batch_seconds=batch_seconds):
-            folder.store_transcripts(
-                (*owners[index], result)
-                for index, result in results
-                if not isinstance(result, AudioError)
-            )
-            for index, result in results:
-                take(index, result)
-            on_audio(sum(segments[index].seconds for index, _ in results))
-    return total, failed
+        for results in transcribe_segments(model, work.segments, batch_seconds=batch_seconds):
+            work.take(results)
+            on_audio(sum(work.segments[index].seconds for index, _ in results))
+    return total, work.failed
+
+
+class _Work:
+    """The segments that are to be transcribed, and what becomes of the recordings they are of."""
+
+    def __init__(
+        self, recordings: Iterable[tuple[Recording, str]], folder: TranscriptFolder
+    ) -> None:
+        self.folder = folder
+        self.by_key: dict[str, list[Recording]] = {}
+        for recording, key in recordings:
+            self.by_key.setdefault(key, []).append(recording)
+        self.segments: list[Segment] = []
+        self.owners: list[tuple[str, int]] = []
+        self.missing: dict[str, int] = {}
+        self.failed: dict[str, str] = {}
+
+    def add(self, key: str, planned: list[Segment]) -> None:
+        """The segments that the folder lacks; a recording that lacks none is written."""
+        numbers = self.folder.missing_parts(key, len(planned))
+        self.missing[key] = len(numbers)
+        self.segments += [planned[number] for number in numbers]
+        self.owners += [(key, number) for number in numbers]
+        if not numbers:
+            self._finish(key)
+
+    def take(self, results: list[tuple[int, Transcript | AudioError]]) -> None:
+        """Keep what was heard, then write the recordings of which all is heard."""
+        self.folder.store_transcripts(
+            (*self.owners[index], result)
+            for index, result in results
+            if not isinstance(result, AudioError)
+        )
+        for index, result in results:
+            key, _ = self.owners[index]
+            self.missing[key] -= 1
+            if isinstance(result, AudioError):
+                self.fail(key, result)
+            elif not self.missing[key] and self.by_key[key][0].name not in self.failed:
+                self._finish(key)
+
+    def fail(self, key: str, error: AudioError) -> None:
+        """Remember why a recording has no transcript."""
+        self.failed.update({recording.name: str(error) for recording in self.by_key[key]})
+
+    def _finish(self, key: str) -> None:
+        """Write the files of a recording, under each of its names."""
+        for recording in self.by_key[key]:
+            self.folder.write(recording, key)
 
 
 def _stored_plan(
@@ -300,19 +316,26 @@ def transcribe_files(
     for number, recording in enumerate(recordings):
         planned = plan(model, recording, seconds[number], long_audio=long_audio)
         owned += [(number, segment) for segment in planned]
-    segments = [segment for _, segment in owned]
     found: dict[int, Transcript] = {}
+    segments = [segment for _, segment in owned]
     for results in transcribe_segments(model, segments, batch_seconds=batch_seconds):
-        for index, result in results:
-            if isinstance(result, AudioError):
-                raise result
-            found[index] = result
+        found.update(_checked(results))
     heard: list[list[tuple[Segment, Transcript]]] = [[] for _ in recordings]
     for index, (number, segment) in enumerate(owned):
         heard[number].append((segment, found[index]))
     return [
         join_segments(pairs, seconds=length) for pairs, length in zip(heard, seconds, strict=True)
     ]
+
+
+def _checked(
+    results: list[tuple[int, Transcript | AudioError]],
+) -> Iterator[tuple[int, Transcript]]:
+    """The transcripts. Raises the first error among them."""
+    for index, result in results:
+        if isinstance(result, AudioError):
+            raise result
+        yield index, result
 
 
 def cut_like_a_recording(model: Any, *, long_audio: str) -> Callable[[Utterance], list[Segment]]:

@@ -20,7 +20,9 @@ def transcript_of(
         return Transcript(hypothesis.text, (), duration)
     texts, frames = word_frames(hypothesis, decoding)
     # The features of a frame lie around its number, not behind it.
-    carried = [tuple(_times(token, frame_seconds) for token in word) for word in frames]
+    carried = [
+        (_times(first, frame_seconds), _times(last, frame_seconds)) for first, last in frames
+    ]
     spans = word_spans(carried, pauses(samples, rate_hz=rate_hz), duration=duration)
     words = tuple(Word(text, *span) for text, span in zip(texts, spans, strict=True))
     return Transcript(hypothesis.text, words, duration)

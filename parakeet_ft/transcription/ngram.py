@@ -57,8 +57,10 @@ def discounts(counts: Counter[Ngram]) -> tuple[float, float, float]:
     if not all(of[n] for n in (1, 2, 3, 4)):
         return FALLBACK
     y = of[1] / (of[1] + 2 * of[2])
-    found = tuple(n - (n + 1) * y * of[n + 1] / of[n] for n in (1, 2, 3))
-    return found if all(0 <= d <= n for n, d in enumerate(found, 1)) else FALLBACK
+    one, two, three = (n - (n + 1) * y * of[n + 1] / of[n] for n in (1, 2, 3))
+    if 0 <= one <= 1 and 0 <= two <= 2 and 0 <= three <= 3:
+        return one, two, three
+    return FALLBACK
 
 
 def train_ngram(sentences: Iterable[Sequence[int]], *, order: int, vocab_size: int) -> Model:
