@@ -14,6 +14,7 @@ test: .venv/.installed
 lint: .venv/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python -m mypy
 
 bench: .venv/.installed
 	$(BIN)/python benchmarks/run_all.py

@@ -58,8 +58,7 @@ def main() -> None:
     hours = [shard["seconds"] / 3600 for shard in done["shards"]]
     print(
         f"{len(hours)} shards of {min(hours):.3f} to {max(hours):.3f} h, {sum(hours):.3f} h and "
-        f"{sum(s['utterances'] for s in done['shards']):,} "
-        f"utterances in all: {args.out}"
+        f"{sum(s['utterances'] for s in done['shards']):,} utterances in all: {args.out}"
     )
 
 

@@ -56,11 +56,8 @@ def find_script(words: list[str]) -> tuple[Path | None, list[str]]:
         return None, rest
     if name not in known:
         near = difflib.get_close_matches(name, [*known, "data-prep"], n=1)
-        raise UserError(
-            f"Unknown command {name!r}. "
-            + (f"Did you mean {near[0]}? " if near else "")
-            + f"Expected one of {', '.join(known)}."
-        )
+        hint = f"Did you mean {near[0]}? " if near else ""
+        raise UserError(f"Unknown command {name!r}. {hint}Expected one of {', '.join(known)}.")
     return known[name], rest
 
 

@@ -60,10 +60,12 @@ def refusal(error: BaseException, *, place: str | os.PathLike = "") -> str | Non
     """What a full or read-only disk and their like are in words, also inside the errors of
     libraries; None for any other error. `place` is told where the error names no file.
     """
-    number, file = None, place
+    number = None
+    file = place
     if isinstance(error, OSError):
+        number = error.errno
         # Of a renaming that failed, the name it was to get.
-        number, file = error.errno, error.filename2 or error.filename or place
+        file = error.filename2 or error.filename or place
     elif found := RUST_ERROR.search(str(error)):
         number = int(found[1])
     reason = REFUSED.get(number or 0)
@@ -71,7 +73,8 @@ def refusal(error: BaseException, *, place: str | os.PathLike = "") -> str | Non
         reason = "a file could not be written whole (is the disk full?)"
     if reason is None:
         return None
-    return f"{f'{file}: ' if file else ''}{reason}. The same command goes on once that is mended."
+    where = f"{file}: " if file else ""
+    return f"{where}{reason}. The same command goes on once that is mended."
 
 
 @contextlib.contextmanager
@@ -96,7 +99,8 @@ def exit_on_user_error() -> Iterator[None]:
         finally:
             sys.stdout.flush()
     except UserError as error:
-        print(f"{'' if isinstance(error, Stopped) else 'error: '}{error}", file=sys.stderr)
+        label = "" if isinstance(error, Stopped) else "error: "
+        print(f"{label}{error}", file=sys.stderr)
         sys.exit(error.code)
     except KeyboardInterrupt:
         print("\nSIGINT: stopped. The same command may be given again.", file=sys.stderr)

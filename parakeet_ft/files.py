@@ -161,25 +161,29 @@ def misfit(content: Any, shape: Any, name: str = "") -> str | None:
     """Where a JSON value is not of a shape, in words; None if it is. A shape is a type, several of
     them, or a dict of shapes by key, in which "*" stands for every key.
     """
-    label = name or "it"
     if isinstance(shape, dict):
-        if not isinstance(content, dict):
-            return f"{label} is {type(content).__name__}, expected an object"
-        required = [key for key in shape if key != "*"]
-        if missing := [key for key in required if key not in content]:
-            return f"{label} lacks {', '.join(missing)}"
-        keys = list(content) if "*" in shape else required
-        problems = (
-            misfit(content[key], shape.get(key, shape.get("*")), f"{name}.{key}".lstrip("."))
-            for key in keys
-        )
-        return next((problem for problem in problems if problem), None)
+        return _misfit_of_object(content, shape, name)
     kinds = shape if isinstance(shape, tuple) else (shape,)
     truth_as_number = isinstance(content, bool) and not {bool, object} & set(kinds)
-    if truth_as_number or not isinstance(content, kinds):
-        expected = " or ".join(kind.__name__ for kind in kinds)
-        return f"{label} is {type(content).__name__}, expected {expected}"
-    return None
+    if isinstance(content, kinds) and not truth_as_number:
+        return None
+    expected = " or ".join(kind.__name__ for kind in kinds)
+    return f"{name or 'it'} is {type(content).__name__}, expected {expected}"
+
+
+def _misfit_of_object(content: Any, shape: dict[str, Any], name: str) -> str | None:
+    """`misfit` for a shape that is a dict."""
+    if not isinstance(content, dict):
+        return f"{name or 'it'} is {type(content).__name__}, expected an object"
+    missing = [key for key in shape if key not in {"*", *content}]
+    if missing:
+        return f"{name or 'it'} lacks {', '.join(missing)}"
+    every = shape.get("*")
+    problems = (
+        misfit(content[key], shape.get(key, every), f"{name}.{key}".lstrip("."))
+        for key in (content if "*" in shape else shape)
+    )
+    return next(filter(None, problems), None)
 
 
 def damaged_member(archive: Path | IO[bytes]) -> str | None:

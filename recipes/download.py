@@ -11,7 +11,7 @@ not asked for again, here or by any other recipe.
 import argparse
 
 from parakeet_ft.errors import exit_on_user_error
-from parakeet_ft.model import source
+from parakeet_ft.model import archive, source
 
 
 def main() -> None:
@@ -22,7 +22,7 @@ def main() -> None:
     with exit_on_user_error():
         for model in parser.parse_args().models:
             path = source.fetch(model)
-            source.check_archive(path)
+            archive.check_archive(path)
             print(f"{model}: {path} ({path.stat().st_size / 1e9:.2f} GB)")
 
 

@@ -15,21 +15,27 @@ model, set and decoding, is not decoded again. Breaks errors down by duration,
 level, speaker and any field of the manifests.
 """
 
+from __future__ import annotations
+
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 
 from parakeet_ft.errors import disk_told, exit_on_user_error
 from parakeet_ft.evaluation import request
 
+if TYPE_CHECKING:
+    from parakeet_ft.data.manifest import Utterance
+    from parakeet_ft.evaluation.recognizer import Recognizer
+    from parakeet_ft.run.console import Narrator
+
 
 def evaluate(cfg: dict[str, Any], *, run_dir: Path, command: list[str]) -> dict[str, Any]:
     """Score every model on every set; returns what evaluation.json holds."""
-    from parakeet_ft.evaluation import hypotheses, tables
-    from parakeet_ft.evaluation.recognizer import Recognizer
+    from parakeet_ft.evaluation import tables
     from parakeet_ft.model.source import fetch
     from parakeet_ft.run.console import Narrator, libraries_to
     from parakeet_ft.run.provenance import git_commit, hardware, versions
@@ -38,37 +44,12 @@ def evaluate(cfg: dict[str, Any], *, run_dir: Path, command: list[str]) -> dict[
         say = Narrator(terminal)
         asked = request.read_request(cfg)
         archives = {model: fetch(source) for model, source in asked.models.items()}
-        decoding, texts = (
-            cfg["decoding"] | {"phrases": list(asked.phrases)},
-            asked.language_model(cfg["language_model"]),
-        )
-        transcribed, digests = {}, {}
+        transcribed = {}
+        digests = {}
         for model, archive in archives.items():
-            recognizer = Recognizer(
-                archive,
-                label=model,
-                decoding=decoding,
-                language_model=texts,
-                long_audio=cfg["long_audio"],
-                folder=run_dir / "language_models",
-                device=cfg["device"],
-                batch_seconds=cfg["batch_seconds"],
-                warm_up_batches=cfg["warm_up_batches"],
-                say=say,
-            )
+            recognizer = open_recognizer(archive, model, cfg, asked, run_dir=run_dir, say=say)
             digests[model] = recognizer.digest
-            transcribed[model] = {
-                name: hypotheses.once(
-                    run_dir / "hypotheses",
-                    utterances,
-                    model=model,
-                    name=name,
-                    identity=recognizer.identity,
-                    transcribe=recognizer.transcribe,
-                    say=say,
-                )
-                for name, utterances in asked.sets.items()
-            }
+            transcribed[model] = transcribe_sets(recognizer, asked.sets, run_dir=run_dir)
         result = {
             "command": shlex.join(["python", *command]),
             "commit": git_commit(),
@@ -101,6 +82,52 @@ def evaluate(cfg: dict[str, Any], *, run_dir: Path, command: list[str]) -> dict[
             ]
         )
     return result
+
+
+def open_recognizer(
+    archive: Path,
+    label: str,
+    cfg: dict[str, Any],
+    asked: request.Request,
+    *,
+    run_dir: Path,
+    say: Narrator,
+) -> Recognizer:
+    """A model with the decoding that was asked for; it is restored when the first set needs it."""
+    from parakeet_ft.evaluation.recognizer import Recognizer
+
+    return Recognizer(
+        archive,
+        label=label,
+        decoding=cfg["decoding"] | {"phrases": list(asked.phrases)},
+        language_model=asked.language_model(cfg["language_model"]),
+        long_audio=cfg["long_audio"],
+        folder=run_dir / "language_models",
+        device=cfg["device"],
+        batch_seconds=cfg["batch_seconds"],
+        warm_up_batches=cfg["warm_up_batches"],
+        say=say,
+    )
+
+
+def transcribe_sets(
+    recognizer: Recognizer, sets: dict[str, list[Utterance]], *, run_dir: Path
+) -> dict[str, dict[str, Any]]:
+    """What a model makes of each set, or made of it in an earlier run in this folder."""
+    from parakeet_ft.evaluation import hypotheses
+
+    return {
+        name: hypotheses.once(
+            run_dir / "hypotheses",
+            utterances,
+            model=recognizer.label,
+            name=name,
+            identity=recognizer.identity,
+            transcribe=recognizer.transcribe,
+            say=recognizer.say,
+        )
+        for name, utterances in sets.items()
+    }
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="evaluate")

@@ -4,6 +4,7 @@ seed, pass and number, so that neither the number of ranks nor a resume changes 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import random
@@ -52,11 +53,9 @@ class Augmentation:
                 position=rng.random(),
             )
             samples = mix(samples, noise, snr_db=rng.uniform(*self.noise_snr_db), rate_hz=rate_hz)
-        return (
-            telephone(samples, rate_hz=rate_hz)
-            if rng.random() < self.codec_probability
-            else samples
-        )
+        if rng.random() < self.codec_probability:
+            samples = telephone(samples, rate_hz=rate_hz)
+        return samples
 
     def facts(self) -> dict[str, Any]:
         """What this object does, for run.json and the console."""
@@ -82,24 +81,14 @@ def build(
     """The augmentation of a run; None if nothing is to be changed. Raises UserError for values that
     cannot be meant and noise that is not there.
     """
-    if speed is not None and not (
-        speed and all(isinstance(f, int | float) and 0.5 <= f <= 2 for f in speed)
-    ):
-        raise UserError(
-            f"data.augmentation.speed={speed}: expected null or factors between 0.5 and 2, such as "
-            f"[0.9,1.0,1.1]."
-        )
+    _check_speed(speed)
     if len(noise_snr_db) != 2 or noise_snr_db[0] > noise_snr_db[1]:
         raise UserError(
             f"data.augmentation.noise_snr_db={list(noise_snr_db)}: expected the lowest and the "
             f"highest, such as [5,20]."
         )
-    for key, value in (
-        ("noise_probability", noise_probability),
-        ("codec_probability", codec_probability),
-    ):
-        if not 0 <= value <= 1:
-            raise UserError(f"data.augmentation.{key}={value}: expected a number between 0 and 1.")
+    _check_probability("noise_probability", noise_probability)
+    _check_probability("codec_probability", codec_probability)
     noises = read_noises(noise_manifest) if noise_manifest and noise_probability else []
     if not (speed or noises or codec_probability):
         return None
@@ -113,27 +102,48 @@ def build(
     )
 
 
+def _check_speed(speed: Sequence[float] | None) -> None:
+    """Raise UserError unless there are factors that speech can bear, or None."""
+    if speed is None:
+        return
+    if not speed or not all(isinstance(f, int | float) and 0.5 <= f <= 2 for f in speed):
+        raise UserError(
+            f"data.augmentation.speed={speed}: expected null or factors between 0.5 and 2, such as "
+            f"[0.9,1.0,1.1]."
+        )
+
+
+def _check_probability(key: str, value: float) -> None:
+    """Raise UserError unless a value is a probability."""
+    if not 0 <= value <= 1:
+        raise UserError(f"data.augmentation.{key}={value}: expected a number between 0 and 1.")
+
+
 def read_noises(source: str) -> list[Utterance]:
     """Noise from a manifest, whose texts do not matter, or all audio under a folder. Raises
     UserError if there is none.
     """
     if os.path.isdir(source):
-        found = []
-        for path in sorted(
-            p for p in Path(source).rglob("*") if p.is_file() and not p.name.startswith(".")
-        ):
-            try:
-                found.append(Utterance(str(path.resolve()), probe(str(path)).duration, ""))
-            except AudioError:
-                continue  # licences and lists lie beside the audio
+        found = _audio_below(Path(source))
     else:
         found = list(stream_manifest(source, needs_text=False))
     if not found:
         raise UserError(
             f"data.augmentation.noise_manifest={source} holds no audio. Expected a folder of audio "
-            f"files, or a manifest with audio_filepath "
-            "and duration, as data_prep/non_speech.py makes."
+            "files, or a manifest with audio_filepath and duration, as data_prep/non_speech.py "
+            "makes."
         )
+    return found
+
+
+def _audio_below(folder: Path) -> list[Utterance]:
+    """All audio files below a folder; licences and lists that lie beside them are left out."""
+    found = []
+    for path in sorted(folder.rglob("*")):
+        if path.name.startswith(".") or not path.is_file():
+            continue
+        with contextlib.suppress(AudioError):
+            found.append(Utterance(str(path.resolve()), probe(str(path)).duration, ""))
     return found
 
 
@@ -180,9 +190,8 @@ def telephone(samples: np.ndarray, *, rate_hz: int) -> np.ndarray:
     import torch
     from lhotse.augmentation import get_or_create_resampler
 
-    narrow = get_or_create_resampler(rate_hz, TELEPHONE_HZ)(torch.from_numpy(samples)[None]).clamp(
-        -1, 1
-    )
+    to_narrow = get_or_create_resampler(rate_hz, TELEPHONE_HZ)
+    narrow = to_narrow(torch.from_numpy(samples)[None]).clamp(-1, 1)
     compressed = torch.sign(narrow) * torch.log1p(255 * narrow.abs()) / np.log1p(255)
     compressed = torch.round((compressed + 1) / 2 * 255) / 255 * 2 - 1
     expanded = torch.sign(compressed) * torch.expm1(compressed.abs() * np.log1p(255)) / 255

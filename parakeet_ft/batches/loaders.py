@@ -140,7 +140,8 @@ class Plan:
         """What a pass looks like: numbers of batches and utterances, seconds of audio and their
         share of padding, and the largest batches.
         """
-        durations, batches = self.durations_of_pass(number), self.batches_of_pass(number)
+        durations = self.durations_of_pass(number)
+        batches = self.batches_of_pass(number)
         padded = [max(durations[i] for i in batch) * len(batch) for batch in batches]
         audio = sum(durations[i] for batch in batches for i in batch)
         return {
@@ -172,13 +173,17 @@ class BatchSequence(torch.utils.data.Sampler):
     """
 
     def __init__(self, plan: Plan, *, rank: int, stop: int, start: int = 0) -> None:
-        self.plan, self.rank, self.start, self.stop = plan, rank, start, stop
+        self.plan = plan
+        self.rank = rank
+        self.start = start
+        self.stop = stop
 
     def __len__(self) -> int:
         return self.stop
 
     def __iter__(self) -> Iterator[list[int]]:
-        position, number = 0, 0
+        position = 0
+        number = 0
         while position < self.stop:
             for batch in self.plan.batches_of_pass(number)[self.rank :: self.plan.num_ranks]:
                 if self.start <= position < self.stop:
@@ -200,12 +205,10 @@ class BatchDataset(torch.utils.data.Dataset):
         rate_hz: int,
         augmentation: Augmentation | None = None,
     ) -> None:
-        self.utterances, self.tokenize, self.rate_hz, self.augmentation = (
-            utterances,
-            tokenize,
-            rate_hz,
-            augmentation,
-        )
+        self.utterances = utterances
+        self.tokenize = tokenize
+        self.rate_hz = rate_hz
+        self.augmentation = augmentation
 
     def read(self, index: int) -> torch.Tensor:
         """The samples (T) of an utterance as its pass plays them."""

@@ -6,6 +6,7 @@ input in a fraction of a second.
     manifest.py    the format
     ledger.py      what is done already; parallel.py: on which machines
     audio.py       probe, decode, resample, measure, write
+    audio_file.py  what audio is read from; libsndfile.py, ffmpeg.py: by which decoder
     text.py, filters.py, splits.py, leaks.py, summary.py: pure, one stage each
     audit.py       the quick look before training
     report.py      report.html; command.py: the flags of data_prep/

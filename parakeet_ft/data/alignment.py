@@ -64,18 +64,18 @@ def transcript_words(
     for line in text.splitlines():
         parts = line.split()
         for number, part in enumerate(parts):
-            tokens: tuple[int, ...] = ()
-            for form in (part, part.lower(), strip_punctuation(part.lower()).strip()):
-                found = tuple(encode(form)) if form else ()
-                if found and unknown_id not in found:
-                    tokens = found
-                    break
-            words.append(
-                TranscriptWord(
-                    part, tokens, number == len(parts) - 1 or bool(SENTENCE_END.search(part))
-                )
-            )
+            ends_sentence = number == len(parts) - 1 or bool(SENTENCE_END.search(part))
+            words.append(TranscriptWord(part, _tokens(part, encode, unknown_id), ends_sentence))
     return words
+
+
+def _tokens(word: str, encode: Callable[[str], Sequence[int]], unknown_id: int) -> tuple[int, ...]:
+    """The tokens of the first form of a word that can be written; () if none can."""
+    for form in (word, word.lower(), strip_punctuation(word.lower()).strip()):
+        found = tuple(encode(form)) if form else ()
+        if found and unknown_id not in found:
+            return found
+    return ()
 
 
 def best_path(
@@ -89,59 +89,85 @@ def best_path(
     sqrt(T) frames, and the frames between computed again on the way back. Raises UserError if the
     tokens do not fit into the frames.
     """
-    labels = np.full(2 * len(tokens) + 1, blank)
-    labels[1::2] = tokens
-    num_frames, num_states = len(log_probs), len(labels)
+    num_frames = len(log_probs)
     needed = len(tokens) + sum(a == b for a, b in itertools.pairwise(tokens))
     if needed > num_frames:
         raise UserError(
             f"The transcript has {needed} tokens, the recording {num_frames} frames: it belongs to "
             f"another recording."
         )
-    free = np.array(sorted({0, num_states - 1, *(2 * i + 2 for i in free_after)}))
-    # Without a blank between, a token may follow another only if they differ.
-    cannot_skip = np.ones(num_states, dtype=bool)
-    cannot_skip[3::2] = labels[3::2] == labels[1:-2:2]
+    trellis = _Trellis(log_probs, tokens, blank=blank, free_after=free_after)
+    step = max(1, math.isqrt(num_frames))
+    scores = trellis.start()
+    kept = {0: scores}
+    for frame in range(1, num_frames):
+        scores = trellis.advance(scores, frame)
+        if frame % step == 0:
+            kept[frame] = scores
+    path = np.empty(num_frames, dtype=np.int64)
+    last = len(scores) - 1
+    path[-1] = last if last == 0 or scores[-1] >= scores[-2] else last - 1
+    end = num_frames - 1
+    for start in sorted(kept, reverse=True):
+        scores = kept[start]
+        backs = np.zeros((end - start, len(scores)), dtype=np.int8)
+        for row, frame in enumerate(range(start + 1, end + 1)):
+            scores = trellis.advance(scores, frame, backs[row])
+        for frame in range(end, start, -1):
+            path[frame - 1] = path[frame] - backs[frame - start - 1, path[frame]]
+        end = start
+    return path
 
-    def emissions(frame: int) -> np.ndarray:
-        row = np.asarray(log_probs[frame], dtype=np.float32)[labels]
-        row[free] = np.maximum(row[free], UNTRANSCRIBED)
-        return row
 
-    def advance(scores: np.ndarray, frame: int, back: np.ndarray | None) -> np.ndarray:
+class _Trellis:
+    """The states of a CTC path over log_probs (T, V), and how scores go from frame to frame."""
+
+    def __init__(
+        self, log_probs: np.ndarray, tokens: Sequence[int], *, blank: int, free_after: Sequence[int]
+    ) -> None:
+        self.log_probs = log_probs
+        self.labels = _labels(tokens, blank)
+        last = len(self.labels) - 1
+        self.free = np.array(sorted({0, last, *(2 * i + 2 for i in free_after)}))
+        # Without a blank between, a token may follow another only if they differ.
+        self.cannot_skip = np.ones(len(self.labels), dtype=bool)
+        self.cannot_skip[3::2] = self.labels[3::2] == self.labels[1:-2:2]
+
+    def start(self) -> np.ndarray:
+        """Scores (states,) of the first frame: a path begins with a blank or the first token."""
+        scores = np.full(len(self.labels), -np.inf, dtype=np.float32)
+        scores[:2] = self._emissions(0)[:2]
+        return scores
+
+    def advance(self, scores: np.ndarray, frame: int, back: np.ndarray | None = None) -> np.ndarray:
+        """The scores of a frame from those of the one before, less the best, as float32 would lose
+        hundredths of a nat over hours; `back` takes how many states each came from behind.
+        """
         from_one = np.concatenate(([-np.inf], scores[:-1])).astype(np.float32)
-        from_two = np.concatenate(([-np.inf, -np.inf], scores[:-2])).astype(np.float32)[:num_states]
-        from_two[cannot_skip] = -np.inf
+        from_two = np.concatenate(([-np.inf, -np.inf], scores[:-2])).astype(np.float32)
+        from_two = from_two[: len(scores)]
+        from_two[self.cannot_skip] = -np.inf
         best = np.maximum(scores, from_one)
         if back is not None:
             back[:] = from_one > scores
             back[from_two > best] = 2
         np.maximum(best, from_two, out=best)
-        best += emissions(frame)
+        best += self._emissions(frame)
+        best -= best.max()
         return best
 
-    step = max(1, math.isqrt(num_frames))
-    scores = np.full(num_states, -np.inf, dtype=np.float32)
-    scores[:2] = emissions(0)[:2]
-    kept = {0: scores}
-    for frame in range(1, num_frames):
-        scores = advance(scores, frame, None)
-        # Float32 would lose hundredths of a nat over hours: only differences matter.
-        scores -= scores.max()
-        if frame % step == 0:
-            kept[frame] = scores
-    path = np.empty(num_frames, dtype=np.int64)
-    path[-1] = num_states - 1 if num_states == 1 or scores[-1] >= scores[-2] else num_states - 2
-    end = num_frames - 1
-    for start in sorted(kept, reverse=True):
-        scores, backs = kept[start], np.zeros((end - start, num_states), dtype=np.int8)
-        for row, frame in enumerate(range(start + 1, end + 1)):
-            scores = advance(scores, frame, backs[row])
-            scores -= scores.max()
-        for frame in range(end, start, -1):
-            path[frame - 1] = path[frame] - backs[frame - start - 1, path[frame]]
-        end = start
-    return path
+    def _emissions(self, frame: int) -> np.ndarray:
+        """Log-probabilities (states,) of a frame."""
+        row = np.asarray(self.log_probs[frame], dtype=np.float32)[self.labels]
+        row[self.free] = np.maximum(row[self.free], UNTRANSCRIBED)
+        return row
+
+
+def _labels(tokens: Sequence[int], blank: int) -> np.ndarray:
+    """The label of each state: the tokens with a blank before, between and after."""
+    labels = np.full(2 * len(tokens) + 1, blank)
+    labels[1::2] = tokens
+    return labels
 
 
 def align_words(
@@ -164,35 +190,33 @@ def align_words(
         ],
     )
     spoken = np.flatnonzero(path % 2)
-    first, last = np.full(len(words), -1), np.full(len(words), -1)
+    first = np.full(len(words), -1)
+    last = np.full(len(words), -1)
     for frame in spoken:
         word = owners[path[frame] // 2]
         first[word] = frame if first[word] < 0 else first[word]
         last[word] = frame
-    labels = np.full(2 * len(tokens) + 1, blank)
-    labels[1::2] = tokens
+    labels = _labels(tokens, blank)
     # Chosen row by row: the whole matrix may be a file on disk.
     along = np.array([float(log_probs[frame][labels[state]]) for frame, state in enumerate(path)])
     sums = np.concatenate(([0.0], np.cumsum(along)))
-    out, before = [], 0.0
+    times = []
+    end = 0
     for index in range(len(words)):
-        if first[index] < 0:
-            out.append((before, before, 0.0))
-            continue
-        begin, end = int(first[index]), int(last[index]) + 1
-        out.append(
-            (begin * frame_seconds, end * frame_seconds, (sums[end] - sums[begin]) / (end - begin))
-        )
-        before = end * frame_seconds
-    return [
-        (b, e, _stretch(sums, round(b / frame_seconds), round(e / frame_seconds)) if e > b else 0.0)
-        for b, e, _ in out
-    ]
+        begin = end  # of a word without tokens, which takes no time
+        score = 0.0
+        if first[index] >= 0:
+            begin = int(first[index])
+            end = int(last[index]) + 1
+            score = _stretch(sums, begin, end)
+        times.append((begin * frame_seconds, end * frame_seconds, score))
+    return times
 
 
 def _stretch(sums: np.ndarray, begin: int, end: int) -> float:
     """Mean log-probability of SCORE_FRAMES frames around a word, within the recording."""
-    middle, total = (begin + end) // 2, len(sums) - 1
+    middle = (begin + end) // 2
+    total = len(sums) - 1
     low = max(0, min(middle - SCORE_FRAMES // 2, total - SCORE_FRAMES))
     high = min(total, low + SCORE_FRAMES)
     return float(sums[high] - sums[low]) / (high - low)
@@ -211,31 +235,32 @@ def cut_utterances(
     Each takes half of the pause to its neighbour, at most `pad_seconds`; its score is that of its
     worst word.
     """
-    groups, start = [], 0
+    groups = []
+    start = 0
     for index, word in enumerate(words):
         if word.ends_sentence or index == len(words) - 1:
             groups += _part(times, start, index + 1, max_seconds - 2 * pad_seconds)
             start = index + 1
     segments = []
     for number, (low, high) in enumerate(groups):
-        begin, end = times[low][0], times[high - 1][1]
+        begin = times[low][0]
+        end = times[high - 1][1]
         if end <= begin:
             continue
-        before = times[groups[number - 1][1] - 1][1] if number else 0.0
-        after = times[groups[number + 1][0]][0] if number + 1 < len(groups) else total_seconds
-        padded_begin = begin - min(pad_seconds, max(0.0, begin - before) / (2 if number else 1))
-        padded_end = end + min(
-            pad_seconds, max(0.0, after - end) / (2 if number + 1 < len(groups) else 1)
-        )
-        score = min(
-            (times[i][2] for i in range(low, high) if times[i][1] > times[i][0]), default=-99.0
-        )
+        # The edges of the recording need not be shared with a neighbour.
+        room_before = begin
+        if number:
+            room_before = max(0.0, begin - times[groups[number - 1][1] - 1][1]) / 2
+        room_after = max(0.0, total_seconds - end)
+        if number + 1 < len(groups):
+            room_after = max(0.0, times[groups[number + 1][0]][0] - end) / 2
+        scores = [score for begins, ends, score in times[low:high] if ends > begins]
         segments.append(
             AlignedUtterance(
-                round(padded_begin, 3),
-                round(padded_end, 3),
+                round(begin - min(pad_seconds, room_before), 3),
+                round(end + min(pad_seconds, room_after), 3),
                 " ".join(w.text for w in words[low:high]),
-                round(score, 3),
+                round(min(scores, default=-99.0), 3),
             )
         )
     return segments

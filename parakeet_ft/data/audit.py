@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import bisect
 import hashlib
+import itertools
 import os
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -39,16 +41,15 @@ def quick_check(
         raise UserError(f"{where} holds no utterance.")
     if missing := missing_audio(utterances):
         first = "".join(f"\n  {path}" for path in missing[:5])
+        some = ", the first five" if len(missing) > 5 else ""
         raise UserError(
-            f"{where} names {len(missing)} audio files that do not "
-            f"exist{', the first five' if len(missing) > 5 else ''}:{first}\n"
+            f"{where} names {len(missing)} audio files that do not exist{some}:{first}\n"
             "Relative paths are relative to the manifest's folder."
         )
     warnings = _check_texts(utterances, where)
-    chosen = (
-        utterances if len(utterances) <= sample else random.Random(0).sample(utterances, sample)
-    )
-    return warnings + _check_sample(chosen, where)
+    if len(utterances) > sample:
+        utterances = random.Random(0).sample(utterances, sample)
+    return warnings + _check_sample(utterances, where)
 
 
 def check_overlap(sets: Mapping[str, Sequence[Utterance]], *, allowed: bool = False) -> list[str]:
@@ -58,33 +59,35 @@ def check_overlap(sets: Mapping[str, Sequence[Utterance]], *, allowed: bool = Fa
     utterances of the same text and length in other files, a warning a set.
     """
     trained = {role: sets[role] for role in ("train", "replay") if sets.get(role)}
-    scored = {}
+    scored: dict[str, Sequence[Utterance]] = {}
     for role in sets:
         # A validation set that serves as the test set, too, is told of once.
         if role not in trained and sets[role] and all(sets[role] is not s for s in scored.values()):
             scored[role] = sets[role]
-    found, warnings = [], []
-    for role, utterances in scored.items():
-        for other, theirs in trained.items():
-            same = shared_stretches(utterances, theirs)
-            if same:
-                shown = "; ".join(f"{u.audio_filepath} at {u.offset:g} s" for u in same[:2])
-                found.append(
-                    f"{len(same)} of the {len(utterances)} utterances of data.{role} are in "
-                    f"{OVERLAP_KEYS[other]}: {shown}"
-                )
-            elif count := _count_same_text_and_length(utterances, theirs):
-                warnings.append(
-                    f"{count} of the {len(utterances)} utterances of data.{role} have the "
-                    f"text and the length of one in {OVERLAP_KEYS[other]}: is it the same "
-                    "audio under another name?"
-                )
+    found = []
+    warnings = []
+    for role, other in itertools.product(scored, trained):
+        utterances = scored[role]
+        same = shared_stretches(utterances, trained[other])
+        if same:
+            shown = "; ".join(f"{u.audio_filepath} at {u.offset:g} s" for u in same[:2])
+            found.append(
+                f"{len(same)} of the {len(utterances)} utterances of data.{role} are in "
+                f"{OVERLAP_KEYS[other]}: {shown}"
+            )
+        elif count := _count_same_text_and_length(utterances, trained[other]):
+            warnings.append(
+                f"{count} of the {len(utterances)} utterances of data.{role} have the "
+                f"text and the length of one in {OVERLAP_KEYS[other]}: is it the same "
+                "audio under another name?"
+            )
     if found and not allowed:
         raise UserError(
-            "What is scored must not be trained on, or the scores say nothing:\n  "
-            + "\n  ".join(found)
-            + "\n`python data_prep/split.py` divides a manifest; "
-            "data.allow_overlap=true lets it pass."
+            "\n  ".join(
+                ["What is scored must not be trained on, or the scores say nothing:", *found]
+            )
+            + "\n`python data_prep/split.py` divides a manifest; data.allow_overlap=true lets it "
+            "pass."
         )
     return warnings + [f"{line}." for line in found]
 
@@ -96,30 +99,45 @@ def shared_stretches(scored: Sequence[Utterance], trained: Sequence[Utterance]) 
     for u in trained:
         if u.audio_filepath in paths:
             stretches.setdefault(u.audio_filepath, []).append((u.offset, u.offset + u.duration))
+    longest = {path: max(end - begin for begin, end in file) for path, file in stretches.items()}
     for file in stretches.values():
         file.sort()
-    longest = {path: max(end - begin for begin, end in file) for path, file in stretches.items()}
-    shared = []
-    for u in scored:
-        file = stretches.get(u.audio_filepath, [])
-        # Those that begin before this one ends, back to where none is long enough to reach it.
-        at = bisect.bisect_left(file, (u.offset + u.duration, 0.0))
-        while at and file[at - 1][0] + longest[u.audio_filepath] > u.offset:
-            at -= 1
-            common = min(file[at][1], u.offset + u.duration) - max(file[at][0], u.offset)
-            if common > u.duration / 2:
-                shared.append(u)
-                break
-    return shared
+    return [
+        u
+        for u in scored
+        if u.audio_filepath in stretches
+        and _is_shared(u, stretches[u.audio_filepath], longest[u.audio_filepath])
+    ]
+
+
+def _is_shared(utterance: Utterance, file: list[tuple[float, float]], longest: float) -> bool:
+    """Whether more than half of an utterance lies in one of the sorted stretches of its file."""
+    begin = utterance.offset
+    end = utterance.offset + utterance.duration
+    # Those that begin before this one ends, back to where none is long enough to reach it.
+    for at in reversed(range(bisect.bisect_left(file, (end, 0.0)))):
+        other_begin, other_end = file[at]
+        if other_begin + longest <= begin:
+            return False
+        if min(other_end, end) - max(other_begin, begin) > utterance.duration / 2:
+            return True
+    return False
 
 
 def _count_same_text_and_length(scored: Sequence[Utterance], trained: Sequence[Utterance]) -> int:
-    mine = {(u.text, round(u.duration, 3)) for u in scored if u.text}
-    both = {key for u in trained if (key := (u.text, round(u.duration, 3))) in mine}
-    return sum((u.text, round(u.duration, 3)) in both for u in scored)
+    """How many of the scored utterances have the text and the length of one that is trained on."""
+    mine = {_text_and_length(u) for u in scored if u.text}
+    both = mine.intersection(map(_text_and_length, trained))
+    return sum(_text_and_length(u) in both for u in scored)
+
+
+def _text_and_length(utterance: Utterance) -> tuple[str, float]:
+    """What two utterances of the same audio have in common."""
+    return utterance.text, round(utterance.duration, 3)
 
 
 def _check_texts(utterances: Sequence[Utterance], where: str) -> list[str]:
+    """What is wrong with texts. Raises UserError if all are empty."""
     empty = [u for u in utterances if not u.text.strip() and not u.extra.get("non_speech")]
     if not empty:
         return []
@@ -127,19 +145,21 @@ def _check_texts(utterances: Sequence[Utterance], where: str) -> list[str]:
         fields = ", ".join(empty[0].extra) or "none"
         raise UserError(
             f"{where}: the text of all {len(empty)} utterances is empty. Is it in another field? "
-            f"The first has these further "
-            f"fields: {fields}."
+            f"The first has these further fields: {fields}."
         )
     return [
         f"{where}: {len(empty)} of {len(utterances)} texts are empty, the first "
-        f"{empty[0].audio_filepath}. Training teaches silence "
-        f"there; "
+        f"{empty[0].audio_filepath}. Training teaches silence there; "
         'mark real non-speech with "non_speech": true.'
     ]
 
 
 def _check_sample(chosen: Sequence[Utterance], where: str) -> list[str]:
-    unreadable, wrong = [], []
+    """What is wrong with durations. Raises UserError for audio that cannot be read, and for wrong
+    durations that are no accident.
+    """
+    unreadable = []
+    wrong = []
     for utterance in chosen:
         try:
             info = audio.probe(utterance.audio_filepath)
@@ -159,20 +179,18 @@ def _check_sample(chosen: Sequence[Utterance], where: str) -> list[str]:
             f"read:{''.join(unreadable[:5])}\n"
             "`python data_prep/check.py MANIFEST` lists them all."
         )
+    if not wrong:
+        return []
+    told = (
+        f"{where}: {len(wrong)} of {len(chosen)} sampled durations are wrong: "
+        f"{'; '.join(wrong[:5])}."
+    )
     if len(wrong) > MAX_WRONG_DURATIONS * len(chosen):
         raise UserError(
-            f"{where}: {len(wrong)} of {len(chosen)} sampled durations are wrong: "
-            f"{'; '.join(wrong[:5])}.\n"
+            f"{told}\n"
             "`python data_prep/check.py MANIFEST --write` writes a manifest with real durations."
         )
-    return (
-        [
-            f"{where}: {len(wrong)} of {len(chosen)} sampled durations are wrong: "
-            f"{'; '.join(wrong[:5])}."
-        ]
-        if wrong
-        else []
-    )
+    return [told]
 
 
 def wrong_duration(utterance: Utterance, *, real: float) -> str | None:
@@ -201,39 +219,66 @@ def skim(
     Memory holds hashes of the texts of all manifests but the largest, for the audit of shared
     texts, and no utterance.
     """
-    summary, largest = Summary(), max(range(len(paths)), key=lambda i: os.path.getsize(paths[i]))
-    held_out: dict[bytes, str] = {}
-    shared: dict[tuple[str, str], int] = {}
+    summary = Summary()
+    largest = max(range(len(paths)), key=lambda i: os.path.getsize(paths[i]))
+    texts = _SharedTexts()
     for number in sorted(range(len(paths)), key=lambda i: (i == largest, i)):
-        chosen: list[Utterance] = []
-        rng = random.Random(number)
+        chosen = _Sample(sample, seed=number)
         for count, utterance in enumerate(read_manifests([paths[number]]), 1):
             dropped = _skim_reason(utterance, limits, encode, unknown_id)
             if dropped is not None:
                 summary.drop(utterance, reason=dropped[0], detail=dropped[1])
             else:
                 summary.add(utterance, split=names[number])
-                # Reservoir sampling: each line has the same chance, whatever their number.
-                if len(chosen) < sample:
-                    chosen.append(utterance)
-                elif (place := rng.randrange(count)) < sample:
-                    chosen[place] = utterance
-                key = hashlib.blake2b(
-                    " ".join(utterance.text.lower().split()).encode(), digest_size=8
-                ).digest()
-                if (other := held_out.get(key, names[number])) != names[number]:
-                    shared[names[number], other] = shared.get((names[number], other), 0) + 1
-                elif number != largest:
-                    held_out[key] = names[number]
+                chosen.offer(utterance, count)
+                texts.add(utterance.text, names[number], remember=number != largest)
             if count % 1000 == 0:
                 on_progress(1000, 0.0)
-        if chosen:
-            _note_sample(chosen, names[number], summary)
-    summary.notes += [
-        f"{count} utterances of {name} have a text that {other} has too."
-        for (name, other), count in shared.items()
-    ]
+        if chosen.utterances:
+            _note_sample(chosen.utterances, names[number], summary)
+    summary.notes += texts.notes()
     return summary
+
+
+class _Sample:
+    """At most `size` utterances of a stream, each with the same chance (reservoir sampling)."""
+
+    def __init__(self, size: int, *, seed: int) -> None:
+        self.size = size
+        self.rng = random.Random(seed)
+        self.utterances: list[Utterance] = []
+
+    def offer(self, utterance: Utterance, count: int) -> None:
+        """The `count`-th of the stream."""
+        if len(self.utterances) < self.size:
+            self.utterances.append(utterance)
+        elif (place := self.rng.randrange(count)) < self.size:
+            self.utterances[place] = utterance
+
+
+class _SharedTexts:
+    """Which sets have texts that another has too, counted over hashes."""
+
+    def __init__(self) -> None:
+        self.names: dict[bytes, str] = {}
+        self.counts: Counter[tuple[str, str]] = Counter()
+
+    def add(self, text: str, name: str, *, remember: bool) -> None:
+        """Count a text that another set has; else keep it, if it is to be kept."""
+        words = " ".join(text.lower().split())
+        key = hashlib.blake2b(words.encode(), digest_size=8).digest()
+        other = self.names.get(key, name)
+        if other != name:
+            self.counts[name, other] += 1
+        elif remember:
+            self.names[key] = name
+
+    def notes(self) -> list[str]:
+        """A line for each pair of sets that share texts."""
+        return [
+            f"{count} utterances of {name} have a text that {other} has too."
+            for (name, other), count in self.counts.items()
+        ]
 
 
 def _skim_reason(
@@ -242,6 +287,7 @@ def _skim_reason(
     encode: Callable[[str], Sequence[int]] | None,
     unknown_id: int,
 ) -> tuple[str, str] | None:
+    """Why the filters drop an utterance, as far as can be said without its audio."""
     if "bad_row" not in utterance.extra and not os.path.isfile(utterance.audio_filepath):
         return "missing", ""
     trusted = audio.Measured(duration=utterance.duration, level_dbfs=0.0)
@@ -249,6 +295,7 @@ def _skim_reason(
 
 
 def _note_sample(chosen: Sequence[Utterance], name: str, summary: Summary) -> None:
+    """What a sample shows is a note, whatever it is."""
     try:
         summary.notes += _check_sample(chosen, name)
     except UserError as error:

@@ -59,28 +59,39 @@ def number_type(
     """A type for argparse: a finite number within these bounds, "off" (None) if that is allowed."""
 
     def parse(text: str) -> float | None:
+        """A number, or None for "off"."""
         if off and text in ("off", "none"):
             return None
-        try:
-            value = int(text) if whole else float(text)
-        except ValueError:
-            value = math.nan
-        if not (lowest <= value <= highest and abs(value) < math.inf) or (
-            above is not None and value <= above
-        ):
+        value = _number(text, whole=whole)
+        if not (lowest <= value <= highest and beyond < value < math.inf):
             raise argparse.ArgumentTypeError(f"{text!r}: expected {wanted}")
         return value
 
-    bounds = [f"of {lowest:g} or more"] * (lowest > -math.inf) + [f"above {above}"] * (
-        above is not None
-    )
-    bounds += [f"of at most {highest:g}"] * (highest < math.inf)
-    wanted = " ".join(["a whole number" if whole else "a number", " and ".join(bounds)]).strip()
-    wanted += ", or off" * off
+    beyond = -math.inf if above is None else above
+    bounds = []
+    if lowest > -math.inf:
+        bounds.append(f"of {lowest:g} or more")
+    if above is not None:
+        bounds.append(f"above {above}")
+    if highest < math.inf:
+        bounds.append(f"of at most {highest:g}")
+    kind = "a whole number" if whole else "a number"
+    wanted = f"{kind} {' and '.join(bounds)}".strip()
+    if off:
+        wanted += ", or off"
     return parse
 
 
+def _number(text: str, *, whole: bool) -> float:
+    """A number as it is typed; NaN if it is none."""
+    try:
+        return int(text) if whole else float(text)
+    except ValueError:
+        return math.nan
+
+
 def _names(text: str) -> tuple[str, ...]:
+    """Names between commas."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
@@ -117,9 +128,8 @@ def add_split_flags(group, *, sentence_disjoint: bool = True) -> None:
         default="auto",
         metavar="WHAT",
         help="what must not be in two splits: speaker, sentence, a further field (session ...), or "
-        "`given` for the corpus's "
-        "own "
-        "splits; auto takes given, speaker, session or sentence, the first that the data has",
+        "`given` for the corpus's own splits; auto takes given, speaker, session or sentence, the "
+        "first that the data has",
     )
     if sentence_disjoint:
         group.add_argument(
@@ -130,6 +140,7 @@ def add_split_flags(group, *, sentence_disjoint: bool = True) -> None:
 
 
 def _add_audio_flags(group) -> None:
+    """How audio is read and written."""
     group.add_argument(
         "--in-place", action="store_true", help="refer to the original files and convert nothing"
     )
@@ -141,6 +152,7 @@ def _add_audio_flags(group) -> None:
 
 
 def _add_text_flags(group) -> None:
+    """What is done to texts."""
     group.add_argument("--case", choices=("keep", "lower"), default="keep")
     group.add_argument("--punctuation", choices=("keep", "strip"), default="keep")
     group.add_argument(
@@ -159,6 +171,7 @@ def _add_text_flags(group) -> None:
 
 
 def _add_filter_flags(group) -> None:
+    """What is dropped."""
     for field, help_text in (
         ("min_duration", "seconds"),
         ("max_duration", "seconds"),
@@ -332,6 +345,7 @@ def progress_bar(total: int, *, what: str) -> Iterator[Callable[[int, float], No
         seconds = 0.0
 
         def advance(count: int, more: float) -> None:
+            """Move the bar by so many utterances and seconds."""
             nonlocal seconds
             seconds += more
             elapsed = progress.tasks[task].elapsed or 1e-9
@@ -411,8 +425,7 @@ def finish(summary: Summary, *, max_dropped: float) -> None:
     if summary.dropped_share > max_dropped:
         print(
             f"error: {100 * summary.dropped_share:.1f} % of the utterances were dropped, more than "
-            f"--max-dropped {max_dropped:g} allows; "
-            "the manifests hold the rest.",
+            f"--max-dropped {max_dropped:g} allows; the manifests hold the rest.",
             file=sys.stderr,
         )
         sys.exit(1)

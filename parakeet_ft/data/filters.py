@@ -111,61 +111,71 @@ def reason_to_drop(
 
 
 def _text_reason(utterance: Utterance, limits: Limits) -> tuple[str, str] | None:
+    """What is wrong with the row and its text."""
     if "bad_row" in utterance.extra:
         return "bad_row", str(utterance.extra["bad_row"])
-    if not is_utf8(utterance.text) or not is_utf8(utterance.audio_filepath):
-        shown = utterance.audio_filepath if is_utf8(utterance.text) else utterance.text
-        return "not_utf8", repr(shown.encode("utf-8", "backslashreplace")[:80])
+    for shown in (utterance.text, utterance.audio_filepath):
+        if not is_utf8(shown):
+            return "not_utf8", repr(shown.encode("utf-8", "backslashreplace")[:80])
     if not is_utf8(utterance.to_json()):
         return "not_utf8", "in the speaker or a further field"
-    if (
-        not utterance.text.strip()
-        and not utterance.extra.get("non_speech")
-        and not limits.allow_empty_text
-    ):
+    if not utterance.text.strip() and not _may_be_empty(utterance, limits):
         return "empty_text", ""
     score = utterance.extra.get("alignment_score")
-    if (
-        limits.min_alignment_score is not None
-        and score is not None
-        and score < limits.min_alignment_score
-    ):
+    if score is not None and _is_below(score, limits.min_alignment_score):
         return "low_alignment_score", f"{score:.2f}: {utterance.text[:60]}"
     return None
+
+
+def _may_be_empty(utterance: Utterance, limits: Limits) -> bool:
+    """Whether an utterance needs no text."""
+    return limits.allow_empty_text or bool(utterance.extra.get("non_speech"))
 
 
 def _audio_reason(
     utterance: Utterance, measured: Measured, limits: Limits, claimed: float
 ) -> tuple[str, str] | None:
+    """What is wrong with the audio."""
     if measured.reason is not None:
         return measured.reason, measured.detail
-    if (
-        limits.check_claimed_duration
-        and claimed - measured.duration > TOLERANCE_SECONDS + TOLERANCE_SHARE * measured.duration
-    ):
-        return "wrong_duration", f"claims {claimed:.2f} s, has {measured.duration:.2f} s"
-    if limits.min_duration is not None and measured.duration < limits.min_duration:
-        return "too_short", f"{measured.duration:.2f} s"
-    if limits.max_duration is not None and measured.duration > limits.max_duration:
-        return "too_long", f"{measured.duration:.2f} s"
-    if (
-        limits.min_level_dbfs is not None
-        and measured.level_dbfs < limits.min_level_dbfs
-        and not utterance.extra.get("non_speech")
-    ):
+    seconds = measured.duration
+    if limits.check_claimed_duration and _ends_late(claimed, seconds):
+        return "wrong_duration", f"claims {claimed:.2f} s, has {seconds:.2f} s"
+    if _is_below(seconds, limits.min_duration):
+        return "too_short", f"{seconds:.2f} s"
+    if _is_above(seconds, limits.max_duration):
+        return "too_long", f"{seconds:.2f} s"
+    is_silent = _is_below(measured.level_dbfs, limits.min_level_dbfs)
+    if is_silent and not utterance.extra.get("non_speech"):
         return "silent", f"{measured.level_dbfs:.0f} dBFS"
-    if limits.max_clipped is not None and measured.clipped_share > limits.max_clipped:
+    if _is_above(measured.clipped_share, limits.max_clipped):
         return "clipped", f"{100 * measured.clipped_share:.1f} % of the samples"
     return None
 
 
+def _ends_late(claimed: float, seconds: float) -> bool:
+    """Whether audio is said to be longer than rounding and padding make it."""
+    return claimed - seconds > TOLERANCE_SECONDS + TOLERANCE_SHARE * seconds
+
+
+def _is_below(value: float, limit: float | None) -> bool:
+    """Whether a value is below a limit that is in force."""
+    return limit is not None and value < limit
+
+
+def _is_above(value: float, limit: float | None) -> bool:
+    """Whether a value is above a limit that is in force."""
+    return limit is not None and value > limit
+
+
 def _rate_reason(utterance: Utterance, duration: float, limits: Limits) -> tuple[str, str] | None:
+    """Whether the text is too short or too long for its audio."""
     if not utterance.text or not duration:
         return None
     rate = len(utterance.text) / duration
-    if limits.min_chars_per_second is not None and rate < limits.min_chars_per_second:
+    if _is_below(rate, limits.min_chars_per_second):
         return "too_few_chars", f"{rate:.2f} characters a second"
-    if limits.max_chars_per_second is not None and rate > limits.max_chars_per_second:
+    if _is_above(rate, limits.max_chars_per_second):
         return "too_many_chars", f"{rate:.1f} characters a second"
     return None
 
@@ -177,16 +187,18 @@ def _token_reason(
     encode: Callable[[str], Sequence[int]] | None,
     unknown_id: int,
 ) -> tuple[str, str] | None:
-    # Without a tokenizer the number of words is a lower bound: no piece spans two words.
-    ids = encode(utterance.text) if encode else None
-    if ids is not None and unknown_id in ids:
-        return "unknown_chars", utterance.text[:80]
+    """Whether the tokenizer and CTC can deal with the text."""
+    if encode is None:
+        # A lower bound: no piece spans two words.
+        needed = len(utterance.text.split())
+    else:
+        ids = encode(utterance.text)
+        if unknown_id in ids:
+            return "unknown_chars", utterance.text[:80]
+        needed = ctc_length(ids)
     if limits.ctc_subsampling is None:
         return None
-    needed = len(utterance.text.split()) if ids is None else ctc_length(ids)
     frames = encoder_frames(duration, subsampling=limits.ctc_subsampling)
-    return (
-        ("ctc_unalignable", f"{needed} tokens or more, {frames} frames")
-        if needed > frames
-        else None
-    )
+    if needed <= frames:
+        return None
+    return "ctc_unalignable", f"{needed} tokens or more, {frames} frames"

@@ -35,27 +35,24 @@ class Leaks:
 
     def lines(self) -> list[str]:
         """For people, a line a finding; empty if nothing is shared."""
-        out = []
-        for what, found in (
-            ("samples", self.audio),
-            ("text", self.text),
-            ("nearly the text", self.near_text),
-        ):
-            for (held, other), count in found.items():
-                if count:
-                    out.append(
-                        (
-                            f"{held} shares the {what} of {count} of its {self.held_out[held]} "
-                            f"utterances with {other}"
-                        ).replace("the nearly the", "nearly the")
-                    )
+        out = [
+            *self._counted("the samples", self.audio),
+            *self._counted("the text", self.text),
+            *self._counted("nearly the text", self.near_text),
+        ]
         for (held, other), names in self.speakers.items():
             if names:
-                out.append(
-                    f"{held} shares {len(names)} speakers with {other}: "
-                    f"{', '.join(names[:5])}{' ...' if len(names) > 5 else ''}"
-                )
+                shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
+                out.append(f"{held} shares {len(names)} speakers with {other}: {shown}")
         return out
+
+    def _counted(self, what: str, found: dict[tuple[str, str], int]) -> list[str]:
+        """A line for each pair of splits that share something."""
+        return [
+            f"{held} shares {what} of {count} of its {self.held_out[held]} utterances with {other}"
+            for (held, other), count in found.items()
+            if count
+        ]
 
 
 def find_leaks(
@@ -64,7 +61,8 @@ def find_leaks(
     pairs: Iterable[tuple[str, str]] = (("test", "train"), ("dev", "train"), ("test", "dev")),
 ) -> Leaks:
     """Compare the splits of a ledger in which splits are assigned."""
-    leaks, kept = Leaks(), "reason IS NULL AND split = ?"
+    leaks = Leaks()
+    kept = "reason IS NULL AND split = ?"
     for held, other in pairs:
         leaks.held_out[held] = ledger.scalar(f"SELECT COUNT(*) FROM rows WHERE {kept}", held)
         if not leaks.held_out[held]:
@@ -81,8 +79,7 @@ def find_leaks(
             name
             for (name,) in ledger.connection.execute(
                 f"SELECT DISTINCT {speaker} FROM rows WHERE {kept} AND {speaker} IS NOT NULL AND "
-                f"{speaker} IN "
-                f"(SELECT {speaker} FROM rows WHERE {kept}) ORDER BY 1",
+                f"{speaker} IN (SELECT {speaker} FROM rows WHERE {kept}) ORDER BY 1",
                 (held, other),
             )
         ]
@@ -95,6 +92,7 @@ def find_leaks(
 
 
 def _texts(ledger: Ledger, split: str) -> Iterator[str]:
+    """The different texts of a split, in order."""
     cursor = ledger.connection.cursor()
     for (text,) in cursor.execute(
         "SELECT DISTINCT text_key FROM rows WHERE reason IS NULL AND split = ? ORDER BY text_key",
@@ -113,30 +111,35 @@ def near_duplicates(
     their rarest (1 - t) shingles.
     """
     mine = {text: shingles for text in held_out if (shingles := _shingles(text))}
-    frequency = Counter(shingle for shingles in mine.values() for shingle in shingles)
-
-    def rarest(shingles: set[str]) -> list[str]:
-        # What no held-out text has comes first: it cannot match, but it takes its place in the
-        # prefix.
-        ordered = sorted(shingles, key=lambda shingle: (frequency.get(shingle, 0), shingle))
-        return ordered[: len(ordered) - math.ceil(threshold * len(ordered)) + 1]
-
-    index = defaultdict(list)
+    frequency = Counter(itertools.chain.from_iterable(mine.values()))
+    index = defaultdict(set)
     for text, shingles in mine.items():
-        for shingle in rarest(shingles):
-            index[shingle].append(text)
+        for shingle in _rarest(shingles, frequency, threshold):
+            index[shingle].add(text)
     for other in others:
         shingles = _shingles(other)
-        if not shingles:
-            continue
-        candidates = {text for shingle in rarest(shingles) for text in index.get(shingle, ())}
+        candidates: set[str] = set()
+        for shingle in _rarest(shingles, frequency, threshold):
+            candidates |= index.get(shingle, set())
         for text in sorted(candidates - {other}):
             similarity = len(mine[text] & shingles) / len(mine[text] | shingles)
             if similarity >= threshold:
                 yield text, other, similarity
 
 
+def _rarest(shingles: set[str], frequency: Counter[str], threshold: float) -> list[str]:
+    """The shingles of which another text must share one to be near; none of a text without any.
+
+    What no held-out text has comes first: it cannot match, but it takes its place in the prefix.
+    """
+    if not shingles:
+        return []
+    ordered = sorted(shingles, key=lambda shingle: (frequency.get(shingle, 0), shingle))
+    return ordered[: len(ordered) - math.ceil(threshold * len(ordered)) + 1]
+
+
 def _shingles(text: str) -> set[str]:
+    """The words of a text and its pairs of neighbouring words."""
     words = text.split()
     if len(words) < FEWEST_WORDS:
         return set()

@@ -80,22 +80,26 @@ class Ledger:
         self._committed = time.monotonic()
 
     def close(self) -> None:
+        """Write what was noted, and let others in."""
         self.connection.execute("COMMIT")
         self.connection.close()
 
     def commit(self, *, now: bool = False) -> None:
+        """Write what was noted, `now` or when some time has passed."""
         if now or time.monotonic() - self._committed > COMMIT_SECONDS:
             self.connection.execute("COMMIT")
             self.connection.execute("BEGIN")
             self._committed = time.monotonic()
 
     def measured(self, key: str) -> Measured | None:
+        """What a job showed; None if it was never done."""
         found = self.connection.execute(
             "SELECT measured FROM audio WHERE key = ?", (key,)
         ).fetchone()
         return Measured(*json.loads(found[0])) if found else None
 
     def store_measured(self, results: Iterable[tuple[str, Measured]]) -> None:
+        """Note what jobs showed."""
         self.connection.executemany(
             "INSERT OR REPLACE INTO audio VALUES (?, ?)",
             [(key, json.dumps(dataclasses.astuple(measured))) for key, measured in results],
@@ -121,6 +125,7 @@ class Ledger:
         detail: str,
         split: str,
     ) -> None:
+        """Note one utterance as it will be written."""
         fields = [
             utterance.audio_filepath,
             utterance.duration,
@@ -174,8 +179,10 @@ class Ledger:
         )
 
     def scalar(self, query: str, *values):
+        """The single value that a query gives."""
         return self.connection.execute(query, values).fetchone()[0]
 
 
 def _storable(text: str) -> str:
+    """A text as SQLite can keep it."""
     return text.encode("utf-8", "backslashreplace").decode()

@@ -5,13 +5,14 @@ A relative `audio_filepath` is relative to the manifest that names it, as in NeM
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from parakeet_ft.errors import UserError
 from parakeet_ft.files import atomic_path
@@ -76,6 +77,7 @@ def parse_json(line: str) -> Any:
 
 
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The mapping of a JSON object. Raises ValueError for a key that is there twice."""
     record = dict(pairs)
     if len(record) < len(pairs):
         names = [name for name, _ in pairs]
@@ -85,6 +87,7 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _is_utf8(text: str) -> bool:
+    """Whether no character is half of a surrogate pair."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -111,6 +114,21 @@ def parse_line(line: str, where: str, *, needs_text: bool = True) -> Utterance:
         )
     if not needs_text:
         record.setdefault("text", "")
+    _check_fields(record, where)
+    duration = _seconds(record, "duration", where, lowest=1e-9, expected="seconds above 0")
+    offset = _seconds(record, "offset", where, lowest=0.0, expected="seconds")
+    return Utterance(
+        audio_filepath=record["audio_filepath"],
+        text=record["text"],
+        duration=duration,
+        offset=offset,
+        speaker=_speaker(record, where),
+        extra={k: v for k, v in record.items() if k not in KNOWN},
+    )
+
+
+def _check_fields(record: dict[str, Any], where: str) -> None:
+    """Raise ManifestError unless an object has what every line must have, path and text as text."""
     missing = [key for key in ("audio_filepath", "duration", "text") if key not in record]
     if missing:
         raise ManifestError(
@@ -122,30 +140,27 @@ def parse_line(line: str, where: str, *, needs_text: bool = True) -> Utterance:
         )
     if not isinstance(record["text"], str):
         raise ManifestError(f"{where}: text is {record['text']!r}, expected a string.")
-    numbers = {}
-    for key, lowest in (("duration", 1e-9), ("offset", 0.0)):
-        value = 0.0 if record.get(key) is None else record[key]
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not lowest <= value < float("inf")
-        ):
-            raise ManifestError(
-                f"{where}: {key} is {record.get(key)!r}, expected "
-                f"seconds{' above 0' if key == 'duration' else ''}."
-            )
-        numbers[key] = float(value)
+
+
+def _speaker(record: dict[str, Any], where: str) -> str | None:
+    """The speaker's name or number as text. Raises ManifestError for anything else."""
     speaker = record.get("speaker")
-    if speaker is not None and not isinstance(speaker, str | int | float):
+    if speaker is None:
+        return None
+    if not isinstance(speaker, str | int | float):
         raise ManifestError(f"{where}: speaker is {speaker!r}, expected a name.")
-    return Utterance(
-        audio_filepath=record["audio_filepath"],
-        text=record["text"],
-        duration=numbers["duration"],
-        offset=numbers["offset"],
-        speaker=None if speaker is None else str(speaker),
-        extra={k: v for k, v in record.items() if k not in KNOWN},
-    )
+    return str(speaker)
+
+
+def _seconds(
+    record: dict[str, Any], key: str, where: str, *, lowest: float, expected: str
+) -> float:
+    """A number of seconds, 0 if there is none. Raises ManifestError below `lowest`."""
+    value = 0.0 if record.get(key) is None else record[key]
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not lowest <= value < float("inf"):
+        raise ManifestError(f"{where}: {key} is {record.get(key)!r}, expected {expected}.")
+    return float(value)
 
 
 def stream_manifest(path: str | os.PathLike, *, needs_text: bool = True) -> Iterator[Utterance]:
@@ -164,21 +179,17 @@ def stream_manifest(path: str | os.PathLike, *, needs_text: bool = True) -> Iter
     if not path.is_file():
         raise ManifestError(
             f"No manifest at {path}. Expected a file of JSON lines; `python "
-            f"data_prep/from_table.py TABLE --out DIR` makes "
-            f"one."
+            "data_prep/from_table.py TABLE --out DIR` makes one."
         )
     folder = str(path.parent)
     with path.open(encoding="utf-8") as lines:
         try:
             for number, line in enumerate(lines, 1):
-                if line.strip():
-                    utterance = parse_line(line, f"{path} line {number}", needs_text=needs_text)
-                    yield dataclasses.replace(
-                        utterance,
-                        audio_filepath=os.path.normpath(
-                            os.path.join(folder, utterance.audio_filepath)
-                        ),
-                    )
+                if not line.strip():
+                    continue
+                utterance = parse_line(line, f"{path} line {number}", needs_text=needs_text)
+                audio_path = os.path.join(folder, utterance.audio_filepath)
+                yield dataclasses.replace(utterance, audio_filepath=os.path.normpath(audio_path))
         except UnicodeDecodeError as error:
             raise ManifestError(
                 f"{path} is not UTF-8 text (byte {error.start} of a block): is it a manifest?"
@@ -210,13 +221,28 @@ def write_manifest(utterances: Iterable[Utterance], path: str | os.PathLike) -> 
     return count
 
 
+class LineFiles:
+    """OUT/<name>.jsonl by name, each made when its first line comes; `stack` closes them, and names
+    them then, or removes them if anything went wrong.
+    """
+
+    def __init__(self, out: Path, stack: contextlib.ExitStack) -> None:
+        self.out = out
+        self.stack = stack
+        self.files: dict[str, TextIO] = {}
+
+    def write(self, name: str, line: str) -> None:
+        """Add a line to the file of this name."""
+        if name not in self.files:
+            path = self.stack.enter_context(atomic_path(self.out / f"{name}.jsonl"))
+            self.files[name] = self.stack.enter_context(path.open("w", encoding="utf-8"))
+        self.files[name].write(line + "\n")
+
+
 def missing_audio(utterances: Iterable[Utterance]) -> list[str]:
     """Paths of audio files that do not exist, each once, in order."""
-    return [
-        path
-        for path in dict.fromkeys(u.audio_filepath for u in utterances)
-        if not os.path.isfile(path)
-    ]
+    paths = dict.fromkeys(u.audio_filepath for u in utterances)
+    return [path for path in paths if not os.path.isfile(path)]
 
 
 def manifest_hash(path: str | os.PathLike) -> str:

@@ -102,7 +102,8 @@ def make_synthetic(
     """Write FLAC to OUT/audio and yield the utterances, paths relative to `out`; the same seed
     gives the same bytes.
     """
-    seconds, number = 0.0, 0
+    seconds = 0.0
+    number = 0
     while seconds < hours * 3600:
         rng = np.random.default_rng([seed, number])
         kind = KINDS[number % len(KINDS)]
@@ -137,16 +138,12 @@ def cut_folder(
     `min_seconds`.
     """
     root = existing_folder(folder)
-    usable = []
-    for path in walk_audio(root):
-        try:
-            if (length := audio.probe(str(path)).duration) >= min_seconds:
-                usable.append((path, length))
-        except audio.AudioError:
-            continue
+    lengths = ((path, _seconds_of(path)) for path in walk_audio(root))
+    usable = [(path, length) for path, length in lengths if length >= min_seconds]
     if not usable:
         raise UserError(f"{root} holds no audio of {min_seconds:g} s or more that can be read.")
-    seconds, number = 0.0, 0
+    seconds = 0.0
+    number = 0
     while seconds < hours * 3600:
         rng = np.random.default_rng([seed, number])
         path, length = usable[number % len(usable)]
@@ -161,7 +158,16 @@ def cut_folder(
         number += 1
 
 
+def _seconds_of(path: Path) -> float:
+    """The length of a file; -1 if it cannot be read."""
+    try:
+        return audio.probe(str(path)).duration
+    except audio.AudioError:
+        return -1.0
+
+
 def _utterance(path: Path, seconds: float, kind: str) -> Utterance:
+    """A stretch of something else than speech."""
     return Utterance(
         audio_filepath=str(path),
         duration=seconds,

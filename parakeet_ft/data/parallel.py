@@ -49,6 +49,7 @@ def die_with_parent(parent: int) -> None:
 
 
 def _watch(parent: int) -> None:
+    """End when `parent` does."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
@@ -132,6 +133,7 @@ def open_executor(
 
 
 def _dask_client(scheduler: str | None, *, jobs: int):
+    """A client of the scheduler, or of workers that Slurm starts. Raises UserError."""
     try:
         from distributed import Client
     except ImportError:
@@ -144,23 +146,27 @@ def _dask_client(scheduler: str | None, *, jobs: int):
         except (OSError, ValueError) as error:
             raise UserError(
                 f"No Dask scheduler answers at {scheduler} ({error}). Start one with `dask "
-                f"scheduler`, workers with "
-                f"`dask worker {scheduler}`, on machines that see the same files."
+                f"scheduler`, workers with `dask worker {scheduler}`, on machines that see the "
+                "same files."
             ) from None
+    cluster = _slurm_cluster()
+    cluster.scale(jobs)
+    return Client(cluster, set_as_default=False)
+
+
+def _slurm_cluster():
+    """dask-jobqueue's cluster, as it is configured. Raises UserError."""
     try:
         from dask_jobqueue import SLURMCluster
 
-        cluster = SLURMCluster()
+        return SLURMCluster()
     except ImportError:
         raise UserError("--slurm needs dask-jobqueue: pip install 'parakeet-ft[dask]'") from None
     except (ValueError, TypeError) as error:
         raise UserError(
             f"dask-jobqueue is not configured for this cluster: {error}. Set cores, memory and "
-            f"walltime under "
-            "jobqueue.slurm in ~/.config/dask/jobqueue.yaml."
+            "walltime under jobqueue.slurm in ~/.config/dask/jobqueue.yaml."
         ) from None
-    cluster.scale(jobs)
-    return Client(cluster, set_as_default=False)
 
 
 def chunked(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
@@ -189,7 +195,8 @@ def map_chunks(
     that kills its worker again gets `crashed(item)`. Dask moves the work of a dead worker to others
     by itself.
     """
-    waiting, pool = iter(chunks), executor()
+    waiting = iter(chunks)
+    pool = executor()
     suspects: deque[list[Item]] = deque()
     pending: dict[Future, list[Item]] = {}
     while True:
@@ -219,6 +226,7 @@ def map_chunks(
 
 
 def _dask_losses() -> tuple[type[BaseException], ...]:
+    """What Dask raises for work that was lost with its worker."""
     import sys
 
     # Only a process that has a Dask client can meet Dask's exception: nothing is imported for it.

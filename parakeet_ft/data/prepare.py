@@ -23,7 +23,7 @@ from parakeet_ft.data import audio, splits
 from parakeet_ft.data.audio import AudioError, KaldiPipe, Measured
 from parakeet_ft.data.filters import Limits, reason_to_drop
 from parakeet_ft.data.ledger import Ledger, ledger_errors
-from parakeet_ft.data.manifest import Utterance
+from parakeet_ft.data.manifest import LineFiles, Utterance
 from parakeet_ft.data.parallel import chunked, map_chunks
 from parakeet_ft.data.splits import SPLITS, SplitRules
 from parakeet_ft.data.summary import Summary
@@ -89,17 +89,8 @@ def process_audio(job: AudioJob) -> Measured:
     """
     stage = job.stage
     try:
-        if stage.max_duration is not None and job.pipe is None:
-            info = audio.probe(job.path)
-            seconds = job.duration or info.duration - job.offset
-            if seconds > stage.max_duration:
-                return Measured(
-                    reason="too_long",
-                    detail=f"{seconds:.2f} s",
-                    duration=seconds,
-                    rate_hz=info.rate_hz,
-                    channels=info.channels,
-                )
+        if (too_long := _too_long(job)) is not None:
+            return too_long
         samples, rate_hz = audio.decode(
             job.pipe or job.path, offset=job.offset, duration=job.duration or None
         )
@@ -114,7 +105,26 @@ def process_audio(job: AudioJob) -> Measured:
         return Measured(reason=error.reason, detail=str(error))
 
 
+def _too_long(job: AudioJob) -> Measured | None:
+    """What the header shows of a stretch above the limit, which is not decoded; None below it."""
+    longest = job.stage.max_duration
+    if longest is None or job.pipe is not None:
+        return None
+    info = audio.probe(job.path)
+    seconds = job.duration or info.duration - job.offset
+    if seconds <= longest:
+        return None
+    return Measured(
+        reason="too_long",
+        detail=f"{seconds:.2f} s",
+        duration=seconds,
+        rate_hz=info.rate_hz,
+        channels=info.channels,
+    )
+
+
 def process_chunk(jobs: Sequence[AudioJob]) -> list[Measured]:
+    """What a worker does at once."""
     return [process_audio(job) for job in jobs]
 
 
@@ -132,22 +142,13 @@ def audio_job(utterance: Utterance, *, root: Path, out: Path, stage: AudioStage)
     identity = f"{relative}|{utterance.offset:.4f}|{utterance.duration:.4f}".encode(
         "utf-8", "surrogateescape"
     )
-    name = hashlib.blake2b(identity, digest_size=6).hexdigest()
-    try:
-        found = os.stat(path)
-        state = f"{found.st_size}|{found.st_mtime_ns}"
-    except (OSError, ValueError):
-        state = "missing"
-    key = hashlib.blake2b(
-        identity + f"|{state}|{dataclasses.astuple(stage)}".encode(), digest_size=12
-    ).hexdigest()
-    stem = (
-        re.sub(r"[^\w.-]+", "_", Path(path).stem.encode("ascii", "replace").decode())[:60]
-        or "audio"
-    )
-    target = str(out / "audio" / name[:2] / f"{stem}-{name}.flac") if stage.convert else None
+    state = f"|{_state(path)}|{dataclasses.astuple(stage)}".encode()
+    target = None
+    if stage.convert:
+        name = hashlib.blake2b(identity, digest_size=6).hexdigest()
+        target = str(out / "audio" / name[:2] / f"{_stem(path)}-{name}.flac")
     return AudioJob(
-        key=key,
+        key=hashlib.blake2b(identity + state, digest_size=12).hexdigest(),
         path=path,
         offset=utterance.offset,
         duration=utterance.duration,
@@ -155,6 +156,21 @@ def audio_job(utterance: Utterance, *, root: Path, out: Path, stage: AudioStage)
         stage=stage,
         pipe=utterance.pipe,
     )
+
+
+def _state(path: str) -> str:
+    """What changes when a file does."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return "missing"
+    return f"{found.st_size}|{found.st_mtime_ns}"
+
+
+def _stem(path: str) -> str:
+    """A file's name without its suffix, fit for every file system."""
+    stem = Path(path).stem.encode("ascii", "replace").decode()
+    return re.sub(r"[^\w.-]+", "_", stem)[:60] or "audio"
 
 
 def run_audio_stage(
@@ -173,20 +189,20 @@ def run_audio_stage(
     """
 
     def unknown() -> Iterator[AudioJob]:
+        """The jobs that are still to be done; all others are progress."""
         for utterance in source():
             if "bad_row" in utterance.extra:
                 on_progress(1, 0.0)
                 continue
             job = audio_job(utterance, root=root, out=out, stage=stage)
             measured = ledger.measured(job.key)
-            if measured is None or (
-                measured.reason is None and job.target and not os.path.exists(job.target)
-            ):
+            if measured is None or _is_lost(job, measured):
                 yield job
             else:
                 on_progress(1, measured.duration)
 
     def crashed(job: AudioJob) -> Measured:
+        """What to note of audio that kills its worker."""
         return Measured(
             reason="crashed_decoder", detail=f"a worker process died while it read {job.path}"
         )
@@ -206,6 +222,13 @@ def run_audio_stage(
             stale.unlink(missing_ok=True)
 
 
+def _is_lost(job: AudioJob, measured: Measured) -> bool:
+    """Whether what was written for a job is no longer there."""
+    if measured.reason is not None or job.target is None:
+        return False
+    return not os.path.exists(job.target)
+
+
 def judge(
     source: Source,
     ledger: Ledger,
@@ -217,51 +240,27 @@ def judge(
     unknown_id: int = 0,
 ) -> None:
     """Text, filters and duplicates: one row a source utterance in the ledger."""
-    limits = stages.limits
     for number, utterance in enumerate(source()):
         job = audio_job(utterance, root=root, out=out, stage=stages.audio)
         measured = ledger.measured(job.key) or Measured(reason="missing")
-        text = (
-            normalise(utterance.text, rules=stages.text)
-            if is_utf8(utterance.text)
-            else utterance.text
-        )
-        prepared = dataclasses.replace(
-            utterance,
-            audio_filepath=job.target or utterance.audio_filepath,
-            text=text,
-            duration=measured.duration,
-            offset=0.0 if job.target else utterance.offset,
-            pipe=None,
-        )
+        prepared = _prepared(utterance, job, measured, rules=stages.text)
+        text = prepared.text
         key = text_key(text) if text and is_utf8(text) else ""
         dropped = reason_to_drop(
             prepared,
             measured,
-            limits=limits,
+            limits=stages.limits,
             encode=encode,
             unknown_id=unknown_id,
             claimed=utterance.duration,
         )
-        if (
-            dropped is None
-            and limits.drop_duplicate_audio
-            and ledger.count_same("samples_hash", measured.samples_hash)
-        ):
-            dropped = "duplicate_audio", ""
-        if (
-            dropped is None
-            and limits.max_same_text is not None
-            and key
-            and ledger.count_same("text_key", key) >= limits.max_same_text
-        ):
-            dropped = "duplicate_text", text[:80]
-        reason, detail = dropped or (None, "")
-        if reason is not None:
+        dropped = dropped or _duplicate(ledger, measured, text, key, limits=stages.limits)
+        if dropped is not None:
             # A dropped utterance is named by the file that the user knows.
             prepared = dataclasses.replace(
                 prepared, audio_filepath=utterance.audio_filepath, offset=utterance.offset
             )
+        reason, detail = dropped or (None, "")
         ledger.add_row(
             number,
             prepared,
@@ -275,6 +274,36 @@ def judge(
         )
 
 
+def _prepared(
+    utterance: Utterance, job: AudioJob, measured: Measured, *, rules: TextRules
+) -> Utterance:
+    """An utterance as the manifest will have it: its text, its own file, its real duration."""
+    text = utterance.text
+    if is_utf8(text):
+        text = normalise(text, rules=rules)
+    return dataclasses.replace(
+        utterance,
+        audio_filepath=job.target or utterance.audio_filepath,
+        text=text,
+        duration=measured.duration,
+        offset=0.0 if job.target else utterance.offset,
+        pipe=None,
+    )
+
+
+def _duplicate(
+    ledger: Ledger, measured: Measured, text: str, key: str, *, limits: Limits
+) -> tuple[str, str] | None:
+    """Reason and detail for what the kept rows hold already, or None."""
+    if limits.drop_duplicate_audio and ledger.count_same("samples_hash", measured.samples_hash):
+        return "duplicate_audio", ""
+    if limits.max_same_text is None or not key:
+        return None
+    if ledger.count_same("text_key", key) >= limits.max_same_text:
+        return "duplicate_text", text[:80]
+    return None
+
+
 def assign_splits(ledger: Ledger, *, stages: Stages, out: Path) -> list[str]:
     """Give each kept row its split; returns notes for the user. Groups that no hash reached are
     pinned in OUT/splits.json.
@@ -285,11 +314,7 @@ def assign_splits(ledger: Ledger, *, stages: Stages, out: Path) -> list[str]:
         _other_splits(ledger)
         ledger.connection.execute("UPDATE rows SET split = 'train' WHERE split = ''")
     else:
-        path = {"speaker": "$[4]", "sentence": None}.get(kind, f'$[5]."{kind}"')
-        column = {"sentence": "text_key", "utterance": "samples_hash || number"}.get(
-            kind, f"COALESCE(json_extract(record, '{path}'), text_key)"
-        )
-        ledger.connection.execute(f"UPDATE rows SET grp = {column}")
+        ledger.connection.execute(f"UPDATE rows SET grp = {_group_column(kind)}")
         rules = _pinned_rules(ledger, stages.splits, out / "splits.json", kind, notes)
         ledger.connection.create_function(
             "split_of",
@@ -302,12 +327,21 @@ def assign_splits(ledger: Ledger, *, stages: Stages, out: Path) -> list[str]:
     if stages.sentence_disjoint:
         ledger.connection.execute(
             "UPDATE rows SET reason = 'text_in_held_out', detail = '' WHERE reason IS NULL AND "
-            "split = 'train' AND text_key != '' AND "
-            "text_key IN "
-            "(SELECT text_key FROM rows WHERE reason IS NULL AND split IN ('dev', 'test'))"
+            "split = 'train' AND text_key != '' AND text_key IN (SELECT text_key FROM rows WHERE "
+            "reason IS NULL AND split IN ('dev', 'test'))"
         )
     ledger.commit(now=True)
     return notes
+
+
+def _group_column(kind: str) -> str:
+    """What groups rows, in SQL; those that lack it are grouped by their sentence."""
+    if kind == "sentence":
+        return "text_key"
+    if kind == "utterance":
+        return "samples_hash || number"
+    path = "$[4]" if kind == "speaker" else f'$[5]."{kind}"'
+    return f"COALESCE(json_extract(record, '{path}'), text_key)"
 
 
 def _note_shares(ledger: Ledger, rules: SplitRules, kind: str, notes: list[str]) -> None:
@@ -342,22 +376,7 @@ def _split_kind(ledger: Ledger, stages: Stages, notes: list[str]) -> str:
     )
     kind = stages.split_by
     if kind == "auto":
-        sessions = ledger.scalar(
-            "SELECT COUNT(DISTINCT json_extract(record, '$[5].session')) FROM rows WHERE reason IS "
-            "NULL"
-        )
-        named = stages.splits.test_groups or stages.splits.dev_groups
-        # With fewer speakers than splits, a split would be empty, or take half of the data.
-        enough = speakers > 1 and speakers >= len(stages.splits.wanted())
-        kind = (
-            "given"
-            if given == kept and kept
-            else "speaker"
-            if enough or named
-            else "session"
-            if sessions > 2
-            else "sentence"
-        )
+        kind = "given" if given == kept and kept else _auto_kind(ledger, stages.splits, speakers)
         if kind == "sentence" and kept:
             who = {0: "No speaker is known", 1: "One speaker"}.get(speakers, f"{speakers} speakers")
             notes.append(
@@ -374,21 +393,34 @@ def _split_kind(ledger: Ledger, stages: Stages, notes: list[str]) -> str:
     if kind == "speaker" and not speakers:
         raise UserError(
             "The splits were to be disjoint by speaker, but no utterance has one. Name the column "
-            "with --speaker-column, or "
-            "--split-by sentence."
+            "with --speaker-column, or --split-by sentence."
         )
-    sentences = (
-        ledger.scalar("SELECT COUNT(DISTINCT text_key) FROM rows WHERE reason IS NULL")
-        if kind == "sentence"
-        else 0
-    )
-    if kind == "sentence" and sentences < FEWEST_SENTENCES and kept > sentences:
-        notes.append(
-            f"Only {sentences} different sentences: the splits are by utterance, and share "
-            f"sentences."
-        )
-        return "utterance"
+    if kind == "sentence":
+        return _sentence_or_utterance(ledger, kept=kept, notes=notes)
     return kind
+
+
+def _auto_kind(ledger: Ledger, rules: SplitRules, speakers: int) -> str:
+    """What "auto" is where not all utterances have a split."""
+    # With fewer speakers than splits, a split would be empty, or take half of the data.
+    enough = speakers > 1 and speakers >= len(rules.wanted())
+    if enough or rules.test_groups or rules.dev_groups:
+        return "speaker"
+    sessions = ledger.scalar(
+        "SELECT COUNT(DISTINCT json_extract(record, '$[5].session')) FROM rows WHERE reason IS NULL"
+    )
+    return "session" if sessions > 2 else "sentence"
+
+
+def _sentence_or_utterance(ledger: Ledger, *, kept: int, notes: list[str]) -> str:
+    """`sentence`, or `utterance` where too few different sentences would leave nothing to test."""
+    sentences = ledger.scalar("SELECT COUNT(DISTINCT text_key) FROM rows WHERE reason IS NULL")
+    if sentences >= FEWEST_SENTENCES or kept <= sentences:
+        return "sentence"
+    notes.append(
+        f"Only {sentences} different sentences: the splits are by utterance, and share sentences."
+    )
+    return "utterance"
 
 
 def _other_splits(ledger: Ledger) -> int:
@@ -425,28 +457,35 @@ def _pinned_rules(
 ) -> SplitRules:
     """The rules with what earlier runs pinned and what must be pinned now."""
     stored = json.loads(path.read_text()) if path.is_file() else {}
-    rules = dataclasses.replace(rules, pinned=tuple(sorted(stored.items())))
+    rules = _with_pins(rules, stored)
     if rules.dev_groups or rules.test_groups:
         splits.check_named(ledger.group_seconds(), rules=rules)
     groups = ledger.group_seconds(limit=100_000)
-    pins = {}
+    pins: dict[str, str] = {}
     if not stored and not any((path.parent / f"{name}.jsonl").exists() for name in SPLITS):
         pins = splits.pin_overfull_splits(groups, rules=rules)
-    with_pins = dataclasses.replace(rules, pinned=tuple(sorted((stored | pins).items())))
-    if pins := pins | splits.pin_empty_splits(groups, rules=with_pins):
-        with atomic_path(path) as temporary:
-            temporary.write_text(
-                json.dumps(stored | pins, ensure_ascii=False, indent=1, sort_keys=True) + "\n"
-            )
+    pins |= splits.pin_empty_splits(groups, rules=_with_pins(rules, stored | pins))
     pinned = stored | pins
+    if pins:
+        text = json.dumps(pinned, ensure_ascii=False, indent=1, sort_keys=True)
+        with atomic_path(path) as temporary:
+            temporary.write_text(text + "\n")
     if pinned and kind == "speaker":
-        given = ", ".join(f"{split} (it got {group})" for group, split in pinned.items())
-        notes.append(
-            f"No speaker's hash fell into {given}; kept in {path.name}."
-            if "train" not in pinned.values()
-            else f"The hash of few speakers missed the shares: {given}; kept in {path.name}."
-        )
-    return dataclasses.replace(rules, pinned=tuple(sorted(pinned.items())))
+        notes.append(f"{_pins_told(pinned)}; kept in {path.name}.")
+    return _with_pins(rules, pinned)
+
+
+def _with_pins(rules: SplitRules, pins: dict[str, str]) -> SplitRules:
+    """The rules with these groups pinned."""
+    return dataclasses.replace(rules, pinned=tuple(sorted(pins.items())))
+
+
+def _pins_told(pinned: dict[str, str]) -> str:
+    """Which speakers were put where, and why."""
+    given = ", ".join(f"{split} (it got {group})" for group, split in pinned.items())
+    if "train" in pinned.values():
+        return f"The hash of few speakers missed the shares: {given}"
+    return f"No speaker's hash fell into {given}"
 
 
 def write_manifests(ledger: Ledger, *, out: Path, only_dropped: bool = False) -> Summary:
@@ -457,56 +496,42 @@ def write_manifests(ledger: Ledger, *, out: Path, only_dropped: bool = False) ->
     """
     summary = Summary()
     with contextlib.ExitStack() as stack:
-        files = {}
-
-        def write(name: str, line: str) -> None:
-            if name not in files:
-                files[name] = stack.enter_context(
-                    open(
-                        stack.enter_context(atomic_path(out / f"{name}.jsonl")),
-                        "w",
-                        encoding="utf-8",
-                    )
-                )
-            files[name].write(line + "\n")
-
+        files = LineFiles(out, stack)
         for row in ledger.rows():
-            utterance = row.utterance
             if row.reason is not None:
-                summary.drop(utterance, reason=row.reason, detail=row.detail)
-                write(
-                    "dropped",
-                    json.dumps(
-                        {
-                            "reason": row.reason,
-                            "detail": row.detail,
-                            "audio_filepath": utterance.audio_filepath,
-                            "text": utterance.text,
-                        }
-                        | ({"offset": utterance.offset} if utterance.offset else {}),
-                        ensure_ascii=not is_utf8(
-                            utterance.text + utterance.audio_filepath + row.detail
-                        ),
-                    ),
-                )
+                summary.drop(row.utterance, reason=row.reason, detail=row.detail)
+                files.write("dropped", _dropped_line(row.utterance, row.reason, row.detail))
                 continue
-            summary.add(utterance, split=row.split, measured=row.measured)
-            if only_dropped:
-                continue
-            extra = {k: v for k, v in utterance.extra.items() if k != "split"}
-            inside = utterance.audio_filepath.startswith(str(out) + os.sep)
-            path = (
-                os.path.relpath(utterance.audio_filepath, out)
-                if inside
-                else utterance.audio_filepath
-            )
-            write(
-                row.split,
-                dataclasses.replace(utterance, audio_filepath=path, extra=extra).to_json(),
-            )
-    for name in {"dropped", *(() if only_dropped else SPLITS)} - set(files):
+            summary.add(row.utterance, split=row.split, measured=row.measured)
+            if not only_dropped:
+                files.write(row.split, _kept_line(row.utterance, out))
+    names = {"dropped"} if only_dropped else {"dropped", *SPLITS}
+    for name in names - set(files.files):
         (out / f"{name}.jsonl").unlink(missing_ok=True)
     return summary
+
+
+def _dropped_line(utterance: Utterance, reason: str, detail: str) -> str:
+    """One line of dropped.jsonl; texts that are no UTF-8 are escaped."""
+    record: dict[str, object] = {
+        "reason": reason,
+        "detail": detail,
+        "audio_filepath": utterance.audio_filepath,
+        "text": utterance.text,
+    }
+    if utterance.offset:
+        record["offset"] = utterance.offset
+    escaped = not is_utf8(utterance.text + utterance.audio_filepath + detail)
+    return json.dumps(record, ensure_ascii=escaped)
+
+
+def _kept_line(utterance: Utterance, out: Path) -> str:
+    """One line of a manifest in `out`, with audio below that folder relative to it."""
+    path = utterance.audio_filepath
+    if path.startswith(str(out) + os.sep):
+        path = os.path.relpath(path, out)
+    extra = {key: value for key, value in utterance.extra.items() if key != "split"}
+    return dataclasses.replace(utterance, audio_filepath=path, extra=extra).to_json()
 
 
 def prepare(

@@ -11,6 +11,7 @@ from pathlib import Path
 from parakeet_ft.data import audio
 from parakeet_ft.data.filters import REASONS
 from parakeet_ft.data.leaks import Leaks
+from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.data.splits import SPLITS
 from parakeet_ft.data.summary import Summary
 from parakeet_ft.files import atomic_path
@@ -58,17 +59,24 @@ def write_report(
 def _rows(
     heap: Sequence[tuple], players: bool, count: int, form: str, sign: int
 ) -> list[dict[str, str]]:
+    """Utterances with the figure that they are shown for, most extreme first; `sign` undoes that of
+    the heap.
+    """
+    ordered = sorted(heap, key=lambda entry: (-entry[0], -entry[1]))
     return [
         {
             "figure": form.format(sign * value),
             "text": utterance.text,
             "path": utterance.audio_filepath,
-            "player": player(utterance.audio_filepath, utterance.offset, utterance.duration)
-            if players
-            else "",
+            "player": _player_of(utterance) if players else "",
         }
-        for value, _, utterance in sorted(heap, key=lambda e: (-e[0], -e[1]))[:count]
+        for value, _, utterance in ordered[:count]
     ]
+
+
+def _player_of(utterance: Utterance) -> str:
+    """An utterance as player() gives it."""
+    return player(utterance.audio_filepath, utterance.offset, utterance.duration)
 
 
 @functools.lru_cache(maxsize=64)

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import heapq
 import io
+import itertools
 import json
 import math
 import os
@@ -17,12 +18,16 @@ from array import array
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from parakeet_ft.data import audio
 from parakeet_ft.data.manifest import Utterance, parse_line
 from parakeet_ft.data.parallel import map_chunks
 from parakeet_ft.errors import UserError
 from parakeet_ft.files import atomic_path
+
+if TYPE_CHECKING:
+    from lhotse import MonoCut, Recording
 
 # Files of these kinds go into a shard byte for byte when the utterance is the whole file:
 # libsndfile, which NeMo reads shards with, knows them.
@@ -108,11 +113,7 @@ def write_shards(
         "format": format,
         "seed": seed,
     }
-    started = _state(out) / "started.json"
-    if not started.is_file() or json.loads(started.read_text()) != identity:
-        shutil.rmtree(_state(out), ignore_errors=True)
-        with atomic_path(started) as temporary:
-            temporary.write_text(json.dumps(identity))
+    _forget_others(_state(out), identity)
     done = {}
     for shard in shards:
         if _done_path(shard).is_file():
@@ -138,7 +139,18 @@ def write_shards(
     return described
 
 
+def _forget_others(state: Path, identity: dict) -> None:
+    """Remove what a run with another manifest or other options noted."""
+    started = state / "started.json"
+    if started.is_file() and json.loads(started.read_text()) == identity:
+        return
+    shutil.rmtree(state, ignore_errors=True)
+    with atomic_path(started) as temporary:
+        temporary.write_text(json.dumps(identity))
+
+
 def _done_path(shard: Shard) -> Path:
+    """The file that says that a shard is whole."""
     return _state(Path(shard.out)) / f"done_{shard.number}.json"
 
 
@@ -202,11 +214,11 @@ def write_nemo_shard(shard: Shard) -> dict:
     index as of indexed_adapters.py, create_index and create_tar_index. The same input gives the
     same bytes.
     """
-    out, seconds, lines = Path(shard.out), 0.0, []
-    tar_path, manifest_path = (
-        out / f"audio_{shard.number}.tar",
-        out / "sharded_manifests" / f"manifest_{shard.number}.json",
-    )
+    out = Path(shard.out)
+    tar_path = out / f"audio_{shard.number}.tar"
+    manifest_path = out / "sharded_manifests" / f"manifest_{shard.number}.json"
+    seconds = 0.0
+    lines = []
     offsets = []
     with (
         atomic_path(tar_path) as temporary,
@@ -219,26 +231,12 @@ def write_nemo_shard(shard: Shard) -> dict:
             offsets.append(tar.offset)
             tar.addfile(member, io.BytesIO(data))
             seconds += duration
-            extra = {"shard_id": shard.number} | {
-                k: v for k, v in utterance.extra.items() if k != "shard_id"
-            }
-            lines.append(
-                dataclasses.replace(
-                    utterance,
-                    audio_filepath=member.name,
-                    duration=duration,
-                    offset=0.0,
-                    extra=extra,
-                ).to_json()
-                + "\n"
-            )
+            lines.append(_member_line(utterance, member.name, duration, shard.number))
     _write_index(offsets, tar_path)
     with atomic_path(manifest_path) as temporary:
         temporary.write_text("".join(lines), encoding="utf-8")
-    starts = [0]
-    for line in lines[:-1]:
-        starts.append(starts[-1] + len(line.encode()))
-    _write_index(starts, manifest_path)
+    lengths = (len(line.encode()) for line in lines[:-1])
+    _write_index(list(itertools.accumulate(lengths, initial=0)), manifest_path)
     return {
         "number": shard.number,
         "utterances": len(lines),
@@ -248,7 +246,17 @@ def write_nemo_shard(shard: Shard) -> dict:
     }
 
 
+def _member_line(utterance: Utterance, member: str, duration: float, shard: int) -> str:
+    """A line of a shard's manifest: the utterance is all of a member of the tar."""
+    extra = {"shard_id": shard} | utterance.extra | {"shard_id": shard}
+    whole = dataclasses.replace(
+        utterance, audio_filepath=member, duration=duration, offset=0.0, extra=extra
+    )
+    return whole.to_json() + "\n"
+
+
 def _write_index(offsets: list[int], path: Path) -> None:
+    """Offsets and the end of a file, as NeMo reads them."""
     with atomic_path(path.with_name(path.name + ".idx")) as temporary:
         temporary.write_bytes(struct.pack(f"<{len(offsets) + 1}Q", *offsets, path.stat().st_size))
 
@@ -265,10 +273,12 @@ def _write_whole_manifest(out: Path, numbers: list[int]) -> None:
 
 def write_shar_shard(shard: Shard) -> dict:
     """cuts.N.jsonl.gz and recording.N.tar, written by Lhotse itself."""
-    from lhotse import MonoCut, Recording, SupervisionSegment
+    from lhotse import Recording
     from lhotse.shar import SharWriter
 
-    out, seconds, count = Path(shard.out), 0.0, 0
+    out = Path(shard.out)
+    seconds = 0.0
+    count = 0
     staging = _state(out) / f"staging_{shard.number:06d}"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
@@ -280,30 +290,9 @@ def write_shar_shard(shard: Shard) -> dict:
         warn_unused_fields=False,
     ) as writer:
         for number, utterance in enumerate(read_lines(shard)):
-            data, _, _ = encoded(utterance)
-            recording = Recording.from_bytes(data, recording_id=f"{shard.number}-{number:06d}")
-            segment = SupervisionSegment(
-                id=recording.id,
-                recording_id=recording.id,
-                start=0.0,
-                duration=recording.duration,
-                channel=0,
-                text=utterance.text,
-                language=utterance.extra.get("lang"),
-                speaker=utterance.speaker,
-            )
-            custom = {k: v for k, v in utterance.extra.items() if k != "lang"} or None
-            writer.write(
-                MonoCut(
-                    id=recording.id,
-                    start=0.0,
-                    duration=recording.duration,
-                    channel=0,
-                    recording=recording,
-                    supervisions=[segment],
-                    custom=custom,
-                )
-            )
+            recording_id = f"{shard.number}-{number:06d}"
+            recording = Recording.from_bytes(encoded(utterance)[0], recording_id=recording_id)
+            writer.write(_cut(utterance, recording))
             seconds += recording.duration
             count += 1
     out.mkdir(parents=True, exist_ok=True)
@@ -311,3 +300,28 @@ def write_shar_shard(shard: Shard) -> dict:
         os.replace(path, out / path.name)
     staging.rmdir()
     return {"number": shard.number, "utterances": count, "seconds": round(seconds, 3)}
+
+
+def _cut(utterance: Utterance, recording: Recording) -> MonoCut:
+    """A cut of a whole recording with the utterance as its only supervision."""
+    from lhotse import MonoCut, SupervisionSegment
+
+    segment = SupervisionSegment(
+        id=recording.id,
+        recording_id=recording.id,
+        start=0.0,
+        duration=recording.duration,
+        channel=0,
+        text=utterance.text,
+        language=utterance.extra.get("lang"),
+        speaker=utterance.speaker,
+    )
+    return MonoCut(
+        id=recording.id,
+        start=0.0,
+        duration=recording.duration,
+        channel=0,
+        recording=recording,
+        supervisions=[segment],
+        custom={key: value for key, value in utterance.extra.items() if key != "lang"} or None,
+    )

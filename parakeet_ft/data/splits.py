@@ -6,16 +6,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from parakeet_ft.data.manifest import Utterance, stream_manifest
+from parakeet_ft.data.manifest import LineFiles, Utterance, stream_manifest
 from parakeet_ft.data.text import text_key
 from parakeet_ft.errors import UserError
-from parakeet_ft.files import atomic_path
 
 SPLITS = ("train", "dev", "test")
 # A held-out split of more than so many times its share is worth a word, or a change.
@@ -43,57 +43,52 @@ class SplitRules:
         if not (fits and self.dev_share + self.test_share < 1):
             raise UserError(
                 f"--dev-share {self.dev_share:g} and --test-share {self.test_share:g}: expected "
-                f"two fractions of 0 or more "
-                "whose sum is below 1."
+                "two fractions of 0 or more whose sum is below 1."
             )
         if both := sorted(set(self.dev_groups) & set(self.test_groups)):
             raise UserError(
                 f"{', '.join(both)} is named for dev and for test; expected one split for each."
             )
 
+    @functools.cached_property
+    def fixed(self) -> dict[str, str]:
+        """The splits of groups that do not depend on their hash: pinned, or named, which wins."""
+        pinned = dict(reversed(self.pinned))
+        return (
+            pinned | dict.fromkeys(self.dev_groups, "dev") | dict.fromkeys(self.test_groups, "test")
+        )
+
     def wanted(self) -> list[str]:
         """The splits that must not stay empty. Naming the speakers of one split leaves the other to
         its share.
         """
-        held_out = [
-            name
-            for name, share, named in (
-                ("test", self.test_share, self.test_groups),
-                ("dev", self.dev_share, self.dev_groups),
-            )
-            if share > 0 or named
-        ]
-        return ["train", *held_out]
+        wanted = ["train"]
+        if self.test_share > 0 or self.test_groups:
+            wanted.append("test")
+        if self.dev_share > 0 or self.dev_groups:
+            wanted.append("dev")
+        return wanted
 
 
 def fraction(key: str) -> float:
     """The place of a key in [0, 1), the same on every machine for ever."""
-    return (
-        int.from_bytes(
-            hashlib.blake2b(
-                key.encode("utf-8", "surrogateescape"), digest_size=8, person=b"parakeet-ft"
-            ).digest(),
-            "big",
-        )
-        / 2**64
-    )
+    bytes_of_key = key.encode("utf-8", "surrogateescape")
+    hashed = hashlib.blake2b(bytes_of_key, digest_size=8, person=b"parakeet-ft")
+    return int.from_bytes(hashed.digest(), "big") / 2**64
 
 
 def split_of(group: str, *, rules: SplitRules) -> str:
     """The split of one group: named, pinned, or by hash; test takes the low end and dev the high
     end, so changing one share leaves the other.
     """
-    if group in rules.test_groups:
-        return "test"
-    if group in rules.dev_groups:
-        return "dev"
-    for name, pinned in rules.pinned:
-        if group == name:
-            return pinned
+    if group in rules.fixed:
+        return rules.fixed[group]
     place = fraction(group)
     if place < rules.test_share and not rules.test_groups:
         return "test"
-    return "dev" if place >= 1 - rules.dev_share and not rules.dev_groups else "train"
+    if place >= 1 - rules.dev_share and not rules.dev_groups:
+        return "dev"
+    return "train"
 
 
 def pin_overfull_splits(groups: dict[str, float], *, rules: SplitRules) -> dict[str, str]:
@@ -103,24 +98,38 @@ def pin_overfull_splits(groups: dict[str, float], *, rules: SplitRules) -> dict[
     nearer to it, that group goes there and what the hash had put there goes to train. For data that
     is split for the first time: later it would move speakers that a model was tested on.
     """
-    total, pins = sum(groups.values()), dict(rules.pinned)
-    for name, share in (("test", rules.test_share), ("dev", rules.dev_share)):
-        named = rules.test_groups if name == "test" else rules.dev_groups
-        hashed = [g for g in groups if g not in pins and split_of(g, rules=rules) == name]
-        held = sum(groups[g] for g in hashed)
-        if named or held <= OVERFULL * share * total:
+    total = sum(groups.values())
+    pins = dict(rules.pinned)
+    splits = {group: split_of(group, rules=rules) for group in groups}
+
+    def hashed_into(name: str) -> list[str]:
+        """The groups that their hash puts into a split, and nothing else."""
+        return [group for group in groups if group not in pins and splits[group] == name]
+
+    for name, share, named in _held_out(rules):
+        hashed = hashed_into(name)
+        held = sum(groups[group] for group in hashed)
+        wanted = share * total
+        if named or held <= OVERFULL * wanted:
             continue
-        candidates = [
-            g
-            for g in groups
-            if g not in pins
-            and split_of(g, rules=rules) == "train"
-            and abs(groups[g] - share * total) < abs(held - share * total)
-        ]
-        if candidates:
-            nearest = min(candidates, key=lambda g: (abs(groups[g] - share * total), fraction(g)))
-            pins |= dict.fromkeys(hashed, "train") | {nearest: name}
+        nearest = _nearest(groups, hashed_into("train"), wanted)
+        if nearest is not None and abs(groups[nearest] - wanted) < abs(held - wanted):
+            pins |= dict.fromkeys(hashed, "train")
+            pins[nearest] = name
     return {group: split for group, split in pins.items() if (group, split) not in rules.pinned}
+
+
+def _held_out(rules: SplitRules) -> list[tuple[str, float, tuple[str, ...]]]:
+    """Name, share and named groups of test and of dev, in the order in which they choose."""
+    return [
+        ("test", rules.test_share, rules.test_groups),
+        ("dev", rules.dev_share, rules.dev_groups),
+    ]
+
+
+def _nearest(groups: dict[str, float], candidates: list[str], wanted: float) -> str | None:
+    """The candidate whose seconds come nearest to those wanted, of equals by the lower hash."""
+    return min(candidates, key=lambda g: (abs(groups[g] - wanted), fraction(g)), default=None)
 
 
 def pin_empty_splits(groups: dict[str, float], *, rules: SplitRules) -> dict[str, str]:
@@ -132,27 +141,20 @@ def pin_empty_splits(groups: dict[str, float], *, rules: SplitRules) -> dict[str
     at least one group, and is given the largest if it has none.
     """
     total = sum(groups.values())
+    splits = {group: split_of(group, rules=rules) for group in groups}
     pins: dict[str, str] = {}
-
-    def split(group: str) -> str:
-        return pins.get(group) or split_of(group, rules=rules)
-
-    held = {name: [g for g in groups if split_of(g, rules=rules) == name] for name in SPLITS}
-    if not held["train"] and len(groups) > 1:
-        free = [g for g in groups if g not in rules.test_groups + rules.dev_groups]
-        if free:
-            pins[max(free, key=lambda g: (groups[g], -fraction(g)))] = "train"
-    for name, share in (("test", rules.test_share), ("dev", rules.dev_share)):
-        if name not in rules.wanted() or any(split(g) == name for g in groups):
+    free = [group for group in groups if group not in rules.test_groups + rules.dev_groups]
+    if "train" not in splits.values() and len(groups) > 1 and free:
+        largest = max(free, key=lambda g: (groups[g], -fraction(g)))
+        pins[largest] = "train"
+    for name, share, _ in _held_out(rules):
+        now = splits | pins
+        candidates = [group for group, split in now.items() if split == "train"]
+        if name not in rules.wanted() or name in now.values() or len(candidates) < 2:
             continue
-        candidates = [g for g in groups if split(g) == "train"]
-        if len(candidates) > 1:
-            pins[
-                min(
-                    candidates,
-                    key=lambda g: (round(abs(groups[g] - share * total), 3), fraction(g)),
-                )
-            ] = name
+        wanted = share * total
+        distance = {g: (round(abs(groups[g] - wanted), 3), fraction(g)) for g in candidates}
+        pins[min(candidates, key=distance.__getitem__)] = name
     return pins
 
 
@@ -160,10 +162,10 @@ def check_named(groups: Iterable[str], *, rules: SplitRules) -> None:
     """Raise UserError if a speaker named for dev or test is not in the data."""
     known = set(groups)
     if unknown := [g for g in rules.test_groups + rules.dev_groups if g not in known]:
-        some = ", ".join(sorted(known)[:10]) + (" ..." if len(known) > 10 else "")
-        raise UserError(
-            f"No utterance of {', '.join(unknown)}; the data has {some or 'no speakers'}."
-        )
+        some = ", ".join(sorted(known)[:10]) or "no speakers"
+        if len(known) > 10:
+            some += " ..."
+        raise UserError(f"No utterance of {', '.join(unknown)}; the data has {some}.")
 
 
 def split_manifests(
@@ -177,18 +179,42 @@ def split_manifests(
     UserError.
     """
     if split_by == "auto":
-        speakers = {
-            u.speaker for path in paths for u in stream_manifest(path) if u.speaker is not None
-        }
-        split_by = (
-            "speaker" if len(speakers) > 1 or rules.test_groups or rules.dev_groups else "sentence"
-        )
+        split_by = _speaker_or_sentence(paths, rules)
+    seconds = _seconds_by_group(paths, split_by)
+    check_named(seconds, rules=rules)
+    for pin in (pin_overfull_splits, pin_empty_splits):
+        pins = pin(seconds, rules=rules)
+        rules = dataclasses.replace(rules, pinned=(*rules.pinned, *pins.items()))
+    with contextlib.ExitStack() as stack:
+        files = LineFiles(out, stack)
+        for utterance in _all(paths):
+            split = split_of(group_of(utterance, split_by), rules=rules)
+            path = _path_from(out, utterance.audio_filepath)
+            files.write(split, dataclasses.replace(utterance, audio_filepath=path).to_json())
+    return [name for name in SPLITS if name in files.files]
+
+
+def _all(paths: Sequence[str | Path]) -> Iterator[Utterance]:
+    """The utterances of all manifests, one after another."""
+    for path in paths:
+        yield from stream_manifest(path)
+
+
+def _speaker_or_sentence(paths: Sequence[str | Path], rules: SplitRules) -> str:
+    """What "auto" is for these manifests."""
+    if rules.test_groups or rules.dev_groups:
+        return "speaker"
+    speakers = {utterance.speaker for utterance in _all(paths)} - {None}
+    return "speaker" if len(speakers) > 1 else "sentence"
+
+
+def _seconds_by_group(paths: Sequence[str | Path], split_by: str) -> dict[str, float]:
+    """Seconds of each group. Raises UserError if there is no utterance, or none has the field."""
     seconds: dict[str, float] = defaultdict(float)
     fields: set[str] = set()
-    for path in paths:
-        for utterance in stream_manifest(path):
-            seconds[group_of(utterance, split_by)] += utterance.duration
-            fields.update(utterance.extra)
+    for utterance in _all(paths):
+        seconds[group_of(utterance, split_by)] += utterance.duration
+        fields.update(utterance.extra)
     if not seconds:
         raise UserError(f"{', '.join(map(str, paths))} hold no utterance.")
     if split_by not in ("speaker", "sentence") and split_by not in fields:
@@ -196,42 +222,21 @@ def split_manifests(
             f"--split-by {split_by}: no utterance has a field of that name. Expected speaker, "
             f"sentence, or one of the further fields: {', '.join(sorted(fields)) or 'none'}."
         )
-    check_named(seconds, rules=rules)
-    for pin in (pin_overfull_splits, pin_empty_splits):
-        pins = pin(seconds, rules=rules)
-        rules = dataclasses.replace(rules, pinned=(*rules.pinned, *pins.items()))
-    with contextlib.ExitStack() as stack:
-        files = {}
-        for path in paths:
-            for utterance in stream_manifest(path):
-                split = split_of(group_of(utterance, split_by), rules=rules)
-                if split not in files:
-                    files[split] = stack.enter_context(
-                        open(
-                            stack.enter_context(atomic_path(out / f"{split}.jsonl")),
-                            "w",
-                            encoding="utf-8",
-                        )
-                    )
-                inside = utterance.audio_filepath.startswith(str(out) + os.sep)
-                shown = (
-                    os.path.relpath(utterance.audio_filepath, out)
-                    if inside
-                    else os.path.abspath(utterance.audio_filepath)
-                )
-                files[split].write(
-                    dataclasses.replace(utterance, audio_filepath=shown).to_json() + "\n"
-                )
-    return [name for name in SPLITS if name in files]
+    return seconds
+
+
+def _path_from(out: Path, path: str) -> str:
+    """A path as a manifest in `out` names it: relative if it is inside, else absolute."""
+    if path.startswith(str(out) + os.sep):
+        return os.path.relpath(path, out)
+    return os.path.abspath(path)
 
 
 def group_of(utterance: Utterance, split_by: str) -> str:
     """What must not be in two splits: the speaker, the sentence's key, or a further field."""
-    value = (
-        utterance.speaker
-        if split_by == "speaker"
-        else None
-        if split_by == "sentence"
-        else utterance.extra.get(split_by)
-    )
+    value = None
+    if split_by == "speaker":
+        value = utterance.speaker
+    elif split_by != "sentence":
+        value = utterance.extra.get(split_by)
     return text_key(utterance.text) if value is None else str(value)

@@ -27,6 +27,7 @@ class Histogram:
         self.counts = self.counts or [0] * self.bins
 
     def add(self, value: float) -> None:
+        """Count a value in its bin, those beyond the ends in the last."""
         at = int((value - self.low) / (self.high - self.low) * self.bins)
         self.counts[min(max(at, 0), self.bins - 1)] += 1
 
@@ -100,18 +101,22 @@ class Summary:
 
     @property
     def num_kept(self) -> int:
+        """Utterances that are kept."""
         return sum(self.count.values())
 
     @property
     def num_dropped(self) -> int:
+        """Utterances that are dropped."""
         return int(sum(entry[0] for entry in self.dropped.values()))
 
     @property
     def hours_kept(self) -> float:
+        """Hours of what is kept."""
         return sum(self.seconds.values()) / 3600
 
     @property
     def hours_dropped(self) -> float:
+        """Hours of what is dropped, as far as its length is known."""
         return sum(entry[1] for entry in self.dropped.values()) / 3600
 
     @property
@@ -123,7 +128,10 @@ class Summary:
 
 
 def _keep(heap: list[tuple], entry: tuple) -> None:
-    (heapq.heappush if len(heap) < EXTREMES else heapq.heappushpop)(heap, entry)
+    """Keep the largest few."""
+    heapq.heappush(heap, entry)
+    if len(heap) > EXTREMES:
+        heapq.heappop(heap)
 
 
 def print_summary(summary: Summary, *, title: str) -> None:

@@ -47,6 +47,7 @@ PLAIN = str.maketrans(
     }
 )
 # In scripts that join letters, these two are spelling and not decoration.
+PLAIN_BUT_JOINERS = {code: plain for code, plain in PLAIN.items() if code not in (0x200C, 0x200D)}
 JOINERS = re.compile("[\u0600-\u06ff\u0900-\u0dff]")
 NUMBER = re.compile(r"(?<![\w.,])(\d{1,3}(?:,\d{3})+|\d+)(\.\d+)?(st|nd|rd|th)?(?![\w]|[.,]\d)")
 
@@ -77,10 +78,7 @@ def normalise(text: str, *, rules: TextRules) -> str:
         pattern, table = _replacement_pattern(rules.replacements)
         text = pattern.sub(lambda match: table[match[0]], text)
     if rules.plain_quotes:
-        joined = JOINERS.search(text)
-        text = text.translate(
-            {k: v for k, v in PLAIN.items() if k not in (0x200C, 0x200D)} if joined else PLAIN
-        )
+        text = text.translate(PLAIN_BUT_JOINERS if JOINERS.search(text) else PLAIN)
     if rules.numbers:
         text = spell_numbers(text, language=rules.numbers)
     if rules.punctuation == "strip":
@@ -94,10 +92,12 @@ def normalise(text: str, *, rules: TextRules) -> str:
 def _replacement_pattern(
     replacements: tuple[tuple[str, str], ...],
 ) -> tuple[re.Pattern, dict[str, str]]:
+    """A pattern of all that is to be replaced, and what each match becomes."""
     # Longest first, so that "Dr. med." wins over "Dr.".
     parts = []
     for source, _ in sorted(replacements, key=lambda pair: -len(pair[0])):
-        left, right = r"\b" if source[0].isalnum() else "", r"\b" if source[-1].isalnum() else ""
+        left = r"\b" if source[0].isalnum() else ""
+        right = r"\b" if source[-1].isalnum() else ""
         parts.append(left + re.escape(source) + right)
     return re.compile("|".join(parts)), dict(replacements)
 
@@ -115,6 +115,7 @@ _UNPROTECT = str.maketrans({"\ue000": "'", "\ue001": "."})
 
 
 def _protect(match: re.Match) -> str:
+    """A stand-in for what is kept."""
     return {"'": "\ue000", ".": "\ue001"}.get(match[0], "")
 
 
@@ -124,15 +125,15 @@ class _PunctuationTable(dict):
     """
 
     def __missing__(self, code: int) -> int | str:
-        character = chr(code)
-        self[code] = (
-            code
-            if unicodedata.category(character)[0] not in "PS"
-            else ""
-            if character in "'."
-            else " "
-        )
+        self[code] = self._replacement(code)
         return self[code]
+
+    @staticmethod
+    def _replacement(code: int) -> int | str:
+        """A space for punctuation and symbols, nothing for an apostrophe or point, else itself."""
+        if unicodedata.category(chr(code))[0] not in "PS":
+            return code
+        return "" if chr(code) in "'." else " "
 
 
 _WITHOUT_PUNCTUATION = _PunctuationTable()
@@ -147,16 +148,15 @@ def spell_numbers(text: str, *, language: str) -> str:
     words = _number_speller()
 
     def spell(match: re.Match) -> str:
-        whole, fraction, ordinal = match[1].replace(",", ""), match[2], match[3]
+        """A number in words."""
+        whole = match[1].replace(",", "")
+        fraction = match[2]
         # num2words is slow and seldom what is said for very long digit strings, which are read
         # digit by digit.
         if len(whole) > 12 or (len(whole) > 1 and whole[0] == "0" and not fraction):
             return " ".join(words(int(digit), lang=language) for digit in whole)
-        return words(
-            float(whole + fraction) if fraction else int(whole),
-            lang=language,
-            **({"to": "ordinal"} if ordinal else {}),
-        )
+        number = float(whole + fraction) if fraction else int(whole)
+        return words(number, lang=language, to="ordinal" if match[3] else "cardinal")
 
     try:
         return NUMBER.sub(spell, text)
@@ -168,6 +168,7 @@ def spell_numbers(text: str, *, language: str) -> str:
 
 
 def _number_speller():
+    """num2words. Raises UserError if it is not installed."""
     try:
         from num2words import num2words
     except ImportError:
@@ -211,6 +212,5 @@ def text_key(text: str) -> str:
     """What two texts that sound alike have in common: case, punctuation and spacing removed. For
     duplicates and leaks, not for training.
     """
-    return " ".join(
-        strip_punctuation(unicodedata.normalize("NFKC", text).translate(PLAIN)).lower().split()
-    )
+    plain = unicodedata.normalize("NFKC", text).translate(PLAIN)
+    return " ".join(strip_punctuation(plain).lower().split())

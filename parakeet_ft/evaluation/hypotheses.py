@@ -47,25 +47,32 @@ def read_hypotheses(path: Path, *, key: str) -> dict[str, Any] | None:
     facts_path = path.with_suffix(".json")
     if not facts_path.exists():
         return None
-    try:
-        facts = read_json(facts_path)
-    except ValueError as error:
-        raise ValueError(f"{facts_path.name} is damaged: {error}") from None
-    if problem := misfit(facts, {"key": str, "sha256": str}):
-        raise ValueError(f"{facts_path.name} is damaged: {problem}")
+    facts = _read_facts(facts_path)
     if facts["key"] != key:
         return None
     try:
         content = path.read_bytes()
     except OSError as error:
         raise ValueError(f"it cannot be read ({error.strerror})") from None
-    if _digest(content, {k: v for k, v in facts.items() if k != "sha256"}) != facts["sha256"]:
+    told = {name: fact for name, fact in facts.items() if name != "sha256"}
+    if _digest(content, told) != facts["sha256"]:
         raise ValueError("it was changed after it was written (its checksum differs)")
     rows = [json.loads(line) for line in content.decode("utf-8").splitlines()]
     return facts | {
         "texts": [row["pred_text"] for row in rows],
         "levels_dbfs": [row["level_dbfs"] for row in rows],
     }
+
+
+def _read_facts(path: Path) -> dict[str, Any]:
+    """What is said of hypotheses. Raises ValueError if the file is damaged."""
+    try:
+        facts = read_json(path)
+    except ValueError as error:
+        raise ValueError(f"{path.name} is damaged: {error}") from None
+    if problem := misfit(facts, {"key": str, "sha256": str}):
+        raise ValueError(f"{path.name} is damaged: {problem}")
+    return facts
 
 
 def write_hypotheses(

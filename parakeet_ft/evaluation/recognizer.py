@@ -33,20 +33,16 @@ class Recognizer:
         warm_up_batches: int,
         say: Narrator,
     ) -> None:
-        self.archive, self.label, self.decoding, self.language_model, self.say = (
-            archive,
-            label,
-            decoding,
-            language_model,
-            say,
-        )
+        self.archive = archive
+        self.label = label
+        self.decoding = decoding
+        self.language_model = language_model
         self.long_audio = long_audio
-        self.folder, self.device, self.batch_seconds, self.warm_up_batches = (
-            folder,
-            device,
-            batch_seconds,
-            warm_up_batches,
-        )
+        self.folder = folder
+        self.device = device
+        self.batch_seconds = batch_seconds
+        self.warm_up_batches = warm_up_batches
+        self.say = say
         self.digest = file_hash(archive)
         self._model: Any = None
         self._facts: dict[str, Any] = {}
@@ -87,6 +83,7 @@ class Recognizer:
         )
 
     def _open(self) -> None:
+        """Restore the model and set its decoding."""
         self.say.phase(f"restoring {self.label}")
         import torch
 
@@ -94,7 +91,6 @@ class Recognizer:
         from parakeet_ft.model import parts
         from parakeet_ft.model.restore import restore
         from parakeet_ft.transcription.decoding import set_decoding
-        from parakeet_ft.transcription.language_model import fuse_language_model
 
         if self.device == "cuda" and not torch.cuda.is_available():
             raise UserError(
@@ -102,40 +98,43 @@ class Recognizer:
                 "of torch."
             )
         driver.check_seen(self.device, cpu=ON_CPU)
-        device = (
-            ("cuda" if torch.cuda.is_available() else "cpu")
-            if self.device == "auto"
-            else self.device
-        )
+        device = self.device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
         self._model = restore(str(self.archive)).to(device)
         if self.language_model:
-            self.say.phase(f"a language model for {self.label}")
-            live = fuse_language_model(
-                self._model,
-                **self.language_model,
-                arpa_path=self.folder / f"{self.label.replace('/', '-')}.arpa",
-                decoding=self.decoding,
-                batch_seconds=self.batch_seconds,
-                on_weight=self._tell,
-            )
-            chosen = live["language_model"]
-            self.say.lines(
-                [
-                    f"weight of the language model: {chosen['weight']:g}"
-                    + (" (the best of those above; 0 leaves it out)" if chosen["tuning"] else "")
-                ]
-            )
+            live = self._fuse(self.language_model)
         else:
             live = set_decoding(self._model, **self.decoding)
-        self.say.lines(
-            [
-                f"{live['class']}, {live['head']} head"
-                + (f", beam {live['beam_size']}" if live["beam_size"] else "")
-                + "".join(f", {name} x {weight:g}" for name, weight in live["fused"].items())
-            ]
-        )
+        line = f"{live['class']}, {live['head']} head"
+        if live["beam_size"]:
+            line += f", beam {live['beam_size']}"
+        for name, weight in live["fused"].items():
+            line += f", {name} x {weight:g}"
+        self.say.lines([line])
         self._facts = {"decoding": live, "device": str(parts.device(self._model))}
 
+    def _fuse(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Decode with a language model; returns the live decoding."""
+        from parakeet_ft.transcription.language_model import fuse_language_model
+
+        self.say.phase(f"a language model for {self.label}")
+        live = fuse_language_model(
+            self._model,
+            **settings,
+            arpa_path=self.folder / f"{self.label.replace('/', '-')}.arpa",
+            decoding=self.decoding,
+            batch_seconds=self.batch_seconds,
+            on_weight=self._tell,
+        )
+        chosen = live["language_model"]
+        line = f"weight of the language model: {chosen['weight']:g}"
+        if chosen["tuning"]:
+            line += " (the best of those above; 0 leaves it out)"
+        self.say.lines([line])
+        return live
+
     def _tell(self, row: dict[str, Any]) -> None:
+        """Print what a weight is worth."""
         guard = f", guard {100 * row['guard_wer']:.1f} %" if row["guard_wer"] is not None else ""
         self.say.lines([f"weight {row['weight']:g}: domain WER {100 * row['wer']:.1f} %{guard}"])

@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import Any
@@ -43,40 +44,42 @@ class Request:
         """The settings of conf/language_model with texts in place of paths; None if no text was
         given.
         """
-        return (
-            settings | {"text": self.lm_text, "tune_on": self.lm_tune_on, "guard": self.lm_guard}
-            if self.lm_text
-            else None
-        )
+        if not self.lm_text:
+            return None
+        return settings | {
+            "text": self.lm_text,
+            "tune_on": self.lm_tune_on,
+            "guard": self.lm_guard,
+        }
 
 
 def labels(paths: Sequence[str]) -> list[str]:
     """The shortest ends of the paths that tell them apart, without suffix; a path that is given
     twice is numbered.
     """
-    parts = [
-        PurePath(path).with_suffix("").parts
-        if PurePath(path).suffix in (".nemo", ".jsonl", ".json")
-        else PurePath(path).parts
-        for path in paths
-    ]
-    found: list[str] = []
+    parts = [_without_suffix(PurePath(path)).parts for path in paths]
+    given: Counter[str] = Counter()
+    found = []
     for own in parts:
-        length = next(
-            (
-                n
-                for n in range(1, len(own) + 1)
-                if sum(other[-n:] == own[-n:] for other in parts) == 1
-            ),
-            len(own),
-        )
+        length = _telling_length(own, parts)
         name = "/".join(part for part in own[-length:] if part != "/")
-        found.append(
-            name
-            if name not in found
-            else f"{name} ({sum(other.partition(' (')[0] == name for other in found) + 1})"
-        )
+        given[name] += 1
+        found.append(name if given[name] == 1 else f"{name} ({given[name]})")
     return found
+
+
+def _without_suffix(path: PurePath) -> PurePath:
+    """A path without the suffix that all of its kind have."""
+    return path.with_suffix("") if path.suffix in (".nemo", ".jsonl", ".json") else path
+
+
+def _telling_length(own: tuple[str, ...], all_parts: Sequence[tuple[str, ...]]) -> int:
+    """How many parts at its end tell a path from all others; all of them if none do."""
+    for length in range(1, len(own) + 1):
+        alike = [other for other in all_parts if other[-length:] == own[-length:]]
+        if len(alike) == 1:
+            return length
+    return len(own)
 
 
 def _lines(value: Any, *, key: str) -> tuple[str, ...]:
@@ -86,16 +89,13 @@ def _lines(value: Any, *, key: str) -> tuple[str, ...]:
     if isinstance(value, list):
         return tuple(str(item) for item in value)
     try:
-        found = tuple(
-            line.strip()
-            for line in Path(bundled(value) or value).read_text(encoding="utf-8").splitlines()
-            if line.strip()
-        )
+        text = Path(bundled(value) or value).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"{key}={value!r} cannot be read: {error}. Expected a list such as [a,b] or a UTF-8 "
             f"file with one a line."
         ) from None
+    found = tuple(line.strip() for line in text.splitlines() if line.strip())
     if not found:
         raise UserError(f"{key}={value!r} holds no line of text.")
     return found
@@ -108,13 +108,17 @@ def _texts(value: str | None, *, key: str) -> tuple[str, ...]:
     return _lines(value, key=key)
 
 
+def _utterances(value: str | None) -> tuple[Utterance, ...]:
+    """The utterances of a manifest, none if none is named."""
+    return tuple(read_manifest(bundled(value) or "")) if value else ()
+
+
 def expand_shorthand(overrides: Sequence[str]) -> list[str]:
     """With a benchmark named and no manifests, the demo's are not scored beside it."""
     given = {override.partition("=")[0] for override in overrides}
-    return [
-        *overrides,
-        *(["manifests=[]"] if "benchmark" in given and "manifests" not in given else []),
-    ]
+    if "benchmark" in given and "manifests" not in given:
+        return [*overrides, "manifests=[]"]
+    return list(overrides)
 
 
 def read_sets(config: dict[str, Any], *, normalizer: Normalizer) -> dict[str, list[Utterance]]:
@@ -122,46 +126,55 @@ def read_sets(config: dict[str, Any], *, normalizer: Normalizer) -> dict[str, li
     stderr.
     """
     from parakeet_ft.data.audit import quick_check
-    from parakeet_ft.evaluation.benchmark import fetch_set
 
     paths = [bundled(path) or path for path in config["manifests"]]
     sets = dict(zip(labels(paths), map(read_manifest, paths), strict=True))
     for path, utterances in zip(paths, sets.values(), strict=True):
         for warning in quick_check(utterances, where=path):
             print(f"warning: {warning}", file=sys.stderr)
-    benchmark = config["benchmark"]
-    for one in benchmark["sets"]:
-        missing = [key for key in ("name", "config", "split") if key not in one]
-        if missing:
-            raise UserError(f"benchmark.sets: {one} lacks {', '.join(missing)}.")
-        folder = (
-            Path(config["out"])
-            / "sets"
-            / hashlib.sha256(str(benchmark["path"]).encode()).hexdigest()[:8]
-            / f"{one['config']}-{one['split']}"
-        )
-        sets[one["name"]] = fetch_set(
-            benchmark["path"],
-            config=one["config"],
-            split=one["split"],
-            folder=folder,
-            normalizer=normalizer,
-            ignored_references=benchmark["ignored_references"],
-        )
+    sets |= _benchmark_sets(config["benchmark"], Path(config["out"]), normalizer=normalizer)
     if not sets:
         raise UserError(
             "Nothing to score: give manifests=[test.jsonl,guard.jsonl] or "
             "benchmark=open_asr_leaderboard."
         )
-    known = {"speaker"} | {
-        key for utterances in sets.values() for u in utterances for key in u.extra
-    }
-    for field in config["fields"]:
+    _check_fields(config["fields"], sets)
+    return sets
+
+
+def _benchmark_sets(
+    benchmark: dict[str, Any], out: Path, *, normalizer: Normalizer
+) -> dict[str, list[Utterance]]:
+    """The sets of a benchmark by name, fetched into `out` if they are not there."""
+    from parakeet_ft.evaluation.benchmark import fetch_set
+
+    sets = {}
+    for one in benchmark["sets"]:
+        missing = [key for key in ("name", "config", "split") if key not in one]
+        if missing:
+            raise UserError(f"benchmark.sets: {one} lacks {', '.join(missing)}.")
+        source = hashlib.sha256(str(benchmark["path"]).encode()).hexdigest()[:8]
+        sets[one["name"]] = fetch_set(
+            benchmark["path"],
+            config=one["config"],
+            split=one["split"],
+            folder=out / "sets" / source / f"{one['config']}-{one['split']}",
+            normalizer=normalizer,
+            ignored_references=benchmark["ignored_references"],
+        )
+    return sets
+
+
+def _check_fields(fields: Sequence[str], sets: dict[str, list[Utterance]]) -> None:
+    """Raise UserError for a field that no utterance has."""
+    known = {"speaker"}
+    for utterances in sets.values():
+        known.update(*(u.extra for u in utterances))
+    for field in fields:
         if field not in known:
             raise UserError(
                 f"fields: no manifest has {field!r}; they have {', '.join(sorted(known))}."
             )
-    return sets
 
 
 def read_request(config: dict[str, Any]) -> Request:
@@ -179,22 +192,18 @@ def read_request(config: dict[str, Any]) -> Request:
     phrases = _lines(config["decoding"]["phrases"] or None, key="decoding.phrases")
     language_model = config["language_model"]
     lm_text = _texts(language_model["text"], key="language_model.text")
-    tune_on, guard = (
-        tuple(read_manifest(bundled(language_model[key]) or ""))
-        if lm_text and language_model[key]
-        else ()
-        for key in ("tune_on", "guard")
-    )
+    tune_on: tuple[Utterance, ...] = ()
+    guard: tuple[Utterance, ...] = ()
+    if lm_text:
+        tune_on = _utterances(language_model["tune_on"])
+        guard = _utterances(language_model["guard"])
     general = _texts(config["general"], key="general")
     terms = () if config["terms"] == "auto" else _lines(config["terms"], key="terms")
     sets = read_sets(config, normalizer=normalizer)
     if config["terms"] == "auto":
         form = str if config["scored"] == "raw" else normalizer
-        terms = tuple(
-            find_terms(
-                [form(u.text) for u in next(iter(sets.values()))], [form(text) for text in general]
-            )
-        )
+        domain = next(iter(sets.values()))
+        terms = tuple(find_terms([form(u.text) for u in domain], [form(text) for text in general]))
     return Request(
         dict(zip(labels(config["models"]), config["models"], strict=True)),
         sets,

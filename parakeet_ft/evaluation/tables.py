@@ -33,25 +33,24 @@ def assess(
     """All figures of one model on one set. `transcribed` has texts, levels_dbfs, seconds and rtfx;
     `scored`, raw or normalized, is what breakdowns, confusions and terms are of.
     """
-    texts, references = transcribed["texts"], [u.text for u in utterances]
+    texts = transcribed["texts"]
+    references = [u.text for u in utterances]
     form: Callable[[str], str] = str if scored == "raw" else normalizer
     by = {
         "duration": breakdown.by_duration(utterances, texts, normalizer=form),
         "level": breakdown.by_level(utterances, texts, transcribed["levels_dbfs"], normalizer=form),
     }
     by |= {field: breakdown.by_field(utterances, texts, field, normalizer=form) for field in fields}
+    heard_terms = None
+    if terms:
+        in_form = [[form(text) for text in some] for some in (references, texts, terms)]
+        heard_terms = term_scores(*in_form)
     return {
         "score": dataclasses.asdict(wer.score(references, texts, normalizer=normalizer)),
         "by": {name: rows for name, rows in by.items() if rows},
         "confusions": breakdown.confusions(references, texts, top=confusions, normalizer=form),
         "non_speech": breakdown.non_speech(utterances, texts),
-        "terms": term_scores(
-            [form(t) for t in references],
-            [form(t) for t in texts],
-            [form(t) for t in terms],
-        )
-        if terms
-        else None,
+        "terms": heard_terms,
         **{key: transcribed[key] for key in ("seconds", "rtfx", "decoding", "device")},
     }
 
@@ -95,61 +94,58 @@ def compare_models(
     Errors of different sets are never added up: domain and guard are there to be told apart.
     """
     base = next(iter(transcribed))
-    how: dict[str, Any] = {
-        "normalizer": normalizer,
-        "scored": scored,
-        "fields": fields,
-        "terms": terms,
-        "confusions": confusions,
-    }
-    results = [
-        {"model": model, "set": name}
-        | assess(utterances, transcribed[model][name], **how)
-        | {
-            "against_base": None
-            if model == base
-            else against(
-                utterances,
-                transcribed[base][name]["texts"],
-                transcribed[model][name]["texts"],
-                normalizer=normalizer,
-            )
-        }
-        for name, utterances in sets.items()
-        for model in transcribed
-    ]
-    pooled = []
-    for model in transcribed:
-        own = [row for row in results if row["model"] == model]
-        audio, seconds = (
-            sum(row["rtfx"] * row["seconds"] for row in own),
-            sum(row["seconds"] for row in own),
+
+    def assessed(name: str, model: str) -> dict[str, Any]:
+        """All figures of a model on a set."""
+        row = {"model": model, "set": name} | assess(
+            sets[name],
+            transcribed[model][name],
+            normalizer=normalizer,
+            scored=scored,
+            fields=fields,
+            terms=terms,
+            confusions=confusions,
         )
-        pooled.append(
-            {
-                "model": model,
-                "rtfx": audio / seconds,
-                "mean_wer": sum(row["score"]["wer"] for row in own) / len(own),
-                "mean_wer_normalized": sum(row["score"]["wer_normalized"] for row in own)
-                / len(own),
-            }
-        )
+        row["against_base"] = None
+        if model != base:
+            texts = [transcribed[one][name]["texts"] for one in (base, model)]
+            row["against_base"] = against(sets[name], *texts, normalizer=normalizer)
+        return row
+
+    results = [assessed(name, model) for name in sets for model in transcribed]
     content = {
         "base": base,
         "scored": scored,
         "normalizer": normalizer.describe(),
-        "sets": {
-            name: {"utterances": len(found), "hours": sum(u.duration for u in found) / 3600}
-            for name, found in sets.items()
-        },
+        "sets": {name: _size(utterances) for name, utterances in sets.items()},
         "results": results,
-        "pooled": pooled,
+        "pooled": [_pooled(model, results) for model in transcribed],
         "terms": list(terms),
     }
     return content | {"remarks": remarks(content, sets)}
 
 
+def _size(utterances: Sequence[Utterance]) -> dict[str, Any]:
+    """Utterances and hours of a set."""
+    hours = sum(utterance.duration for utterance in utterances) / 3600
+    return {"utterances": len(utterances), "hours": hours}
+
+
+def _pooled(model: str, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """A model's plain means over the sets, and its speed over all of them."""
+    own = [row for row in results if row["model"] == model]
+    audio = sum(row["rtfx"] * row["seconds"] for row in own)
+    seconds = sum(row["seconds"] for row in own)
+    return {
+        "model": model,
+        "rtfx": audio / seconds,
+        "mean_wer": sum(row["score"]["wer"] for row in own) / len(own),
+        "mean_wer_normalized": sum(row["score"]["wer_normalized"] for row in own) / len(own),
+    }
+
+
 def percent(rate: float | None) -> str:
+    """A rate in percent; a dash if there is none."""
     return "-" if rate is None else f"{100 * rate:.1f}"
 
 
@@ -160,10 +156,10 @@ def difference(comparison: dict[str, Any] | None, *, scored: str) -> str:
     if comparison is None:
         return "base"
     found = comparison[scored]["speakers"] or comparison[scored]["utterances"]
-    interval = (
-        "" if found["low"] is None else f" [{100 * found['low']:+.1f}, {100 * found['high']:+.1f}]"
-    )
-    return f"{100 * found['difference']:+.1f}{interval} {found['verdict']}"
+    points = f"{100 * found['difference']:+.1f}"
+    if found["low"] is not None:
+        points += f" [{100 * found['low']:+.1f}, {100 * found['high']:+.1f}]"
+    return f"{points} {found['verdict']}"
 
 
 Table = tuple[str, list[str], list[list[str]]]
@@ -186,9 +182,8 @@ def score_table(content: dict[str, Any]) -> Table:
     for row in content["results"]:
         form = "raw" if wer.joined(row["score"]) else content["scored"]
         mark = " (raw)" if form != content["scored"] and row["against_base"] else ""
-        rows.append(
-            [row["set"], *_figures(row), difference(row["against_base"], scored=form) + mark]
-        )
+        change = difference(row["against_base"], scored=form) + mark
+        rows.append([row["set"], *_figures(row), change])
     weights = [_language_model_weight(row) for row in content["results"]]
     if any(weights):
         head = [*head, "LM weight"]
@@ -197,6 +192,7 @@ def score_table(content: dict[str, Any]) -> Table:
 
 
 def _language_model_weight(row: dict[str, Any]) -> str:
+    """The weight, "" without a language model."""
     found = row["decoding"].get("language_model")
     return f"{found['weight']:g}" if found else ""
 
@@ -215,6 +211,7 @@ def remarks(content: dict[str, Any], sets: dict[str, list[Utterance]]) -> list[s
 
 
 def _figures(row: dict[str, Any]) -> list[str]:
+    """A row of the table of scores, from its model on."""
     score = row["score"]
     return [
         row["model"],
@@ -231,27 +228,14 @@ def leaderboard_table(content: dict[str, Any]) -> Table:
     """As the Open ASR Leaderboard shows it: WER of normalised text, its plain mean, RTFx over all
     sets.
     """
-    by_model = {
-        row["model"]: [
-            f"{100 * r['score']['wer_normalized']:.2f}"
-            for r in content["results"]
-            if r["model"] == row["model"]
-        ]
-        for row in content["pooled"]
-    }
-    return (
-        "WER of normalised text",
-        ["model", "average", "RTFx", *content["sets"]],
-        [
-            [
-                row["model"],
-                f"{100 * row['mean_wer_normalized']:.2f}",
-                f"{row['rtfx']:.1f}",
-                *by_model[row["model"]],
-            ]
-            for row in content["pooled"]
-        ],
-    )
+    head = ["model", "average", "RTFx", *content["sets"]]
+    rows = []
+    for pooled in content["pooled"]:
+        own = [row["score"] for row in content["results"] if row["model"] == pooled["model"]]
+        rates = [pooled["mean_wer_normalized"], *(score["wer_normalized"] for score in own)]
+        average, *others = [f"{100 * rate:.2f}" for rate in rates]
+        rows.append([pooled["model"], average, f"{pooled['rtfx']:.1f}", *others])
+    return "WER of normalised text", head, rows
 
 
 def breakdown_tables(content: dict[str, Any], *, most: int = 10) -> list[Table]:
@@ -263,44 +247,33 @@ def breakdown_tables(content: dict[str, Any], *, most: int = 10) -> list[Table]:
         own = {row["model"]: row for row in content["results"] if row["set"] == name}
         for by, groups in next(iter(own.values()))["by"].items():
             shown = groups if by in ("duration", "level") else groups[:most]
-            rates = {
-                model: {g["group"]: g["wer"] for g in row["by"][by]} for model, row in own.items()
-            }
-            rows = [
-                [
-                    g["group"],
-                    str(g["utterances"]),
-                    str(g["words"]),
-                    *(percent(rates[model][g["group"]]) for model in own),
-                ]
-                for g in shown
-            ]
-            title = f"{name}: {content['scored']} WER by {by}" + (
-                f" ({most} of {len(groups)}, most errors first)" if len(groups) > len(shown) else ""
-            )
+            title = f"{name}: {content['scored']} WER by {by}"
+            if len(groups) > len(shown):
+                title += f" ({most} of {len(groups)}, most errors first)"
+            rates = [{g["group"]: g["wer"] for g in row["by"][by]} for row in own.values()]
+            rows = [_group_row(group, rates) for group in shown]
             found.append((title, [by, "utterances", "words", *own], rows))
     return found
+
+
+def _group_row(group: dict[str, Any], rates: Sequence[dict[str, float]]) -> list[str]:
+    """A group's size and the WER of each model in it."""
+    name = group["group"]
+    size = [str(group["utterances"]), str(group["words"])]
+    return [name, *size, *(percent(found[name]) for found in rates)]
 
 
 def term_tables(content: dict[str, Any]) -> list[Table]:
     """Recall and F-score of the domain's terms, if there are any."""
     if not content["terms"]:
         return []
-    return [
-        (
-            "Terms of the domain",
-            ["set", "model", "occurrences", "recall", "precision", "F-score"],
-            [
-                [
-                    row["set"],
-                    row["model"],
-                    str(row["terms"]["occurrences"]),
-                    *(percent(row["terms"][key]) for key in ("recall", "precision", "f_score")),
-                ]
-                for row in content["results"]
-            ],
-        )
-    ]
+    head = ["set", "model", "occurrences", "recall", "precision", "F-score"]
+    rows = []
+    for row in content["results"]:
+        found = row["terms"]
+        rates = [percent(found[key]) for key in ("recall", "precision", "f_score")]
+        rows.append([row["set"], row["model"], str(found["occurrences"]), *rates])
+    return [("Terms of the domain", head, rows)]
 
 
 def silence_tables(content: dict[str, Any]) -> list[Table]:
@@ -317,43 +290,36 @@ def silence_tables(content: dict[str, Any]) -> list[Table]:
         for row in content["results"]
         if (found := row["non_speech"])
     ]
-    return (
-        [
-            (
-                "Words heard where there is no speech",
-                ["set", "model", "utterances", "minutes", "with words", "words a minute"],
-                rows,
-            )
-        ]
-        if rows
-        else []
-    )
+    if not rows:
+        return []
+    head = ["set", "model", "utterances", "minutes", "with words", "words a minute"]
+    return [("Words heard where there is no speech", head, rows)]
 
 
 def confusion_tables(content: dict[str, Any]) -> list[Table]:
     """The most frequent confusions of each model on each set."""
-    return [
-        (
-            f"{row['set']}, {row['model']}: most frequent confusions",
-            ["reference", "heard", "times"],
-            [
-                [c["reference"] or "(nothing)", c["hypothesis"] or "(nothing)", str(c["count"])]
-                for c in row["confusions"]
-            ],
-        )
-        for row in content["results"]
-        if row["confusions"]
-    ]
+    found: list[Table] = []
+    for row in content["results"]:
+        if row["confusions"]:
+            title = f"{row['set']}, {row['model']}: most frequent confusions"
+            rows = [_confusion_row(confusion) for confusion in row["confusions"]]
+            found.append((title, ["reference", "heard", "times"], rows))
+    return found
+
+
+def _confusion_row(confusion: dict[str, Any]) -> list[str]:
+    """What stands for what, and how often."""
+    reference = confusion["reference"] or "(nothing)"
+    heard = confusion["hypothesis"] or "(nothing)"
+    return [reference, heard, str(confusion["count"])]
 
 
 def main_tables(content: dict[str, Any]) -> list[Table]:
     """What the terminal shows."""
-    return [
-        score_table(content),
-        *([leaderboard_table(content)] if content["benchmark"] else []),
-        *term_tables(content),
-        *silence_tables(content),
-    ]
+    tables = [score_table(content)]
+    if content["benchmark"]:
+        tables.append(leaderboard_table(content))
+    return tables + term_tables(content) + silence_tables(content)
 
 
 def render_markdown(content: dict[str, Any]) -> str:

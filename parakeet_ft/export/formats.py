@@ -12,7 +12,7 @@ from typing import Any
 from parakeet_ft.errors import UserError
 from parakeet_ft.export.onnx import onnx_kind
 from parakeet_ft.export.transformers import check_convertible
-from parakeet_ft.model.source import check_archive
+from parakeet_ft.model.archive import check_archive
 from parakeet_ft.tokenizer.sentencepiece_model import read_tokenizer
 
 TARGETS = ("nemo", "onnx", "onnx-int8", "transformers")

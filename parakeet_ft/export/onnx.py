@@ -72,12 +72,16 @@ def onnx_kind(config: Mapping[str, Any], *, head: str) -> str:
 
 def durations_of(config: Mapping[str, Any]) -> list[int]:
     """A TDT model's durations, wherever its configuration keeps them."""
-    loss = (config.get("loss") or {}).get("tdt_kwargs") or {}
-    decoding, defaults = config.get("decoding") or {}, config.get("model_defaults") or {}
-    found = (
-        loss.get("durations") or decoding.get("durations") or defaults.get("tdt_durations") or []
-    )
-    return [int(duration) for duration in found]
+    loss = _section(_section(config, "loss"), "tdt_kwargs")
+    decoding = _section(config, "decoding")
+    defaults = _section(config, "model_defaults")
+    found = loss.get("durations") or decoding.get("durations") or defaults.get("tdt_durations")
+    return [int(duration) for duration in found or []]
+
+
+def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A part of a configuration, empty if there is none."""
+    return config.get(name) or {}
 
 
 def write_onnx(model: Any, folder: Path, *, head: str) -> str:

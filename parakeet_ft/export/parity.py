@@ -155,6 +155,7 @@ def transcribe_clips(model: Any, clips: Sequence[Utterance]) -> list[str]:
 
 
 def _one_by_one(recognize: Callable[[Any], str]) -> Callable[[Sequence[Utterance]], list[str]]:
+    """A recognizer of clips from one of samples."""
     from parakeet_ft.data.audio import read_audio
 
     return lambda clips: [
@@ -164,6 +165,7 @@ def _one_by_one(recognize: Callable[[Any], str]) -> Callable[[Sequence[Utterance
 
 
 def _write_nemo(source: str, target: Path, head: str) -> Callable[[Sequence[Utterance]], list[str]]:
+    """A .nemo, read back by NeMo."""
     from parakeet_ft.export.nemo import save_nemo
     from parakeet_ft.model.restore import restore
 
@@ -172,6 +174,7 @@ def _write_nemo(source: str, target: Path, head: str) -> Callable[[Sequence[Utte
 
 
 def _write_onnx(source: str, folder: Path, head: str) -> Callable[[Sequence[Utterance]], list[str]]:
+    """ONNX, read by onnx-asr."""
     from parakeet_ft.export.onnx import onnx_recognizer, write_onnx
 
     folder.mkdir()
@@ -180,6 +183,7 @@ def _write_onnx(source: str, folder: Path, head: str) -> Callable[[Sequence[Utte
 
 
 def _write_int8(source: str, folder: Path, head: str) -> Callable[[Sequence[Utterance]], list[str]]:
+    """ONNX of eight bits, read by onnx-asr."""
     from parakeet_ft.export.onnx import onnx_recognizer, write_int8, write_onnx
 
     full = folder / "float32"
@@ -193,6 +197,7 @@ def _write_int8(source: str, folder: Path, head: str) -> Callable[[Sequence[Utte
 def _write_transformers(
     source: str, folder: Path, head: str
 ) -> Callable[[Sequence[Utterance]], list[str]]:
+    """A folder for transformers, read by it."""
     from parakeet_ft.export.transformers import transformers_recognizer, write_transformers
     from parakeet_ft.model.source import fetch
     from parakeet_ft.tokenizer.sentencepiece_model import read_tokenizer
@@ -233,6 +238,7 @@ def _appearing(final: Path) -> Iterator[Path]:
 
 
 def _remove(path: Path) -> None:
+    """Delete a file or a folder."""
     if path.is_dir():
         shutil.rmtree(path)
     else:

@@ -2,7 +2,7 @@
 function is called.
 
     checkpoints.py       the checkpoints that have a name
-    source.py            paths, names, hub ids -> a checked .nemo
+    source.py            paths, names, hub ids -> a .nemo; archive.py checks what is inside
     restore.py           .nemo -> model; parts.py: what a live model has and is
     vocabulary.py        keep, extend, replace the tokenizer; rows.py moves rows by piece and
                          rebuilds the loss

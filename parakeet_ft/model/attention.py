@@ -8,7 +8,9 @@ context is in encoder frames of 80 ms (Parakeet's subsampling by 8).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Literal
 
 from parakeet_ft.errors import UserError
 from parakeet_ft.model.parts import stride_seconds
@@ -16,7 +18,8 @@ from parakeet_ft.model.parts import stride_seconds
 if TYPE_CHECKING:
     from nemo.collections.asr.models import ASRModel
 
-FULL, LOCAL = "rel_pos", "rel_pos_local_attn"
+FULL = "rel_pos"
+LOCAL = "rel_pos_local_attn"
 
 
 def set_attention(
@@ -59,49 +62,59 @@ def set_attention(
             f"{FULL!r} or {LOCAL!r}, as Parakeet models have. Leave model.attention as the "
             f"checkpoint has it."
         )
-    trainable = {name: p.requires_grad for name, p in encoder.named_parameters()}
-    modes = [encoder.pos_enc.training, *(layer.self_attn.training for layer in encoder.layers)]
-    has_bias = [layer.self_attn.linear_q.bias is not None for layer in encoder.layers]
     context = [-1, -1] if kind == "full" else [left_context, right_context]
-    model.change_attention_model(FULL if kind == "full" else LOCAL, context)
-
-    # NeMo 3.0.0 (conformer_encoder.py:1127) makes new attention modules: with random biases where
-    # the checkpoint has none (0.6b-v2, v3), in train mode and trainable whatever they were, and
-    # with no global tokens.
-    for module, mode in zip(
-        [encoder.pos_enc, *(layer.self_attn for layer in encoder.layers)], modes, strict=True
-    ):
-        module.train(mode)
-    for module, biased in zip((layer.self_attn for layer in encoder.layers), has_bias, strict=True):
-        if not biased:
-            for linear in (module.linear_q, module.linear_k, module.linear_v, module.linear_out):
-                linear.bias = None
-        if kind == "local":
-            module.global_tokens, module.global_tokens_spacing, module.global_attn_separate = (
-                global_tokens,
-                1,
-                False,
-            )
-    for name, parameter in encoder.named_parameters():
-        parameter.requires_grad_(trainable[name])
-    encoder.global_tokens, encoder.global_tokens_spacing, encoder.global_attn_separate = (
-        global_tokens,
-        1,
-        False,
-    )
+    with _modules_as_they_were(encoder):
+        model.change_attention_model(FULL if kind == "full" else LOCAL, context)
+    global_settings = {
+        "global_tokens": global_tokens,
+        "global_tokens_spacing": 1,
+        "global_attn_separate": False,
+    }
+    # NeMo's new attention modules have no global tokens.
+    with_tokens = [encoder]
+    if kind == "local":
+        with_tokens += _attentions(encoder)
+    for module in with_tokens:
+        for name, value in global_settings.items():
+            setattr(module, name, value)
     encoder.change_subsampling_conv_chunking_factor(subsampling_chunking)
     with open_dict(model.cfg.encoder):
         model.cfg.encoder.update(
             {
                 "self_attention_model": encoder.self_attention_model,
                 "att_context_size": context,
-                "global_tokens": global_tokens,
-                "global_tokens_spacing": 1,
-                "global_attn_separate": False,
+                **global_settings,
                 "subsampling_conv_chunking_factor": subsampling_chunking,
             }
         )
     return attention(model)
+
+
+def _attentions(encoder: Any) -> list[Any]:
+    """The attention module of each layer."""
+    return [layer.self_attn for layer in encoder.layers]
+
+
+@contextlib.contextmanager
+def _modules_as_they_were(encoder: Any) -> Iterator[None]:
+    """What makes new attention modules inside leaves biases, modes and requires_grad as they were.
+
+    NeMo 3.0.0 (conformer_encoder.py:1127) makes them with random biases where the checkpoint has
+    none (0.6b-v2, v3), in train mode and trainable whatever they were.
+    """
+    trainable = {name: p.requires_grad for name, p in encoder.named_parameters()}
+    modes = [module.training for module in [encoder.pos_enc, *_attentions(encoder)]]
+    has_bias = [module.linear_q.bias is not None for module in _attentions(encoder)]
+    yield
+    modules = [encoder.pos_enc, *_attentions(encoder)]
+    for module, mode in zip(modules, modes, strict=True):
+        module.train(mode)
+    for module, biased in zip(_attentions(encoder), has_bias, strict=True):
+        if not biased:
+            for linear in (module.linear_q, module.linear_k, module.linear_v, module.linear_out):
+                linear.bias = None
+    for name, parameter in encoder.named_parameters():
+        parameter.requires_grad_(trainable[name])
 
 
 def reserve_positions(model: ASRModel, *, seconds: float) -> None:
@@ -131,10 +144,9 @@ def check(
     if kind == "local" and (left_context != right_context or left_context < 1):
         raise UserError(
             f"Local attention looks {left_context} frames back and {right_context} ahead; expected "
-            f"the same number twice, at "
-            "least 1 (a frame is 80 ms: 128 and 128 see 10 s to either side), or kind=full. With "
-            "unequal contexts NeMo 3.0.0 "
-            "adds the position scores to the wrong frames."
+            "the same number twice, at least 1 (a frame is 80 ms: 128 and 128 see 10 s to either "
+            "side), or kind=full. With unequal contexts NeMo 3.0.0 adds the position scores to the "
+            "wrong frames."
         )
     if global_tokens < 0 or (kind == "full" and global_tokens):
         raise UserError(
@@ -144,8 +156,7 @@ def check(
     if subsampling_chunking < 1 or subsampling_chunking & (subsampling_chunking - 1):
         raise UserError(
             f"subsampling_chunking is {subsampling_chunking}; expected 1 (split when needed) or a "
-            f"power of 2. NeMo's -1 (never "
-            "split) crashes in NeMo 3.0.0."
+            "power of 2. NeMo's -1 (never split) crashes in NeMo 3.0.0."
         )
 
 

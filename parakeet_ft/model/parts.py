@@ -172,12 +172,14 @@ def loss_facts(model: Any) -> dict[str, Any]:
     """Class, blank index, reduction and, where the loss has them, durations and constants; of a
     hybrid's CTC head under "ctc".
     """
-    return _facts(model.loss) | (
-        {"ctc": _facts(model.ctc_loss)} if hasattr(model, "ctc_loss") else {}
-    )
+    facts = _facts(model.loss)
+    if hasattr(model, "ctc_loss"):
+        facts["ctc"] = _facts(model.ctc_loss)
+    return facts
 
 
 def _facts(loss: Any) -> dict[str, Any]:
+    """What one loss says of itself."""
     kernel = getattr(loss, "_loss", loss)
     facts = {
         "class": type(kernel).__name__,

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from parakeet_ft.errors import UserError, disk_told
 from parakeet_ft.model import parts
+from parakeet_ft.model.archive import check_archive, check_weights
 from parakeet_ft.model.parts import describe, family
-from parakeet_ft.model.source import check_archive, check_source, check_weights, fetch
+from parakeet_ft.model.source import check_source, fetch
 
 if TYPE_CHECKING:
+    import torch
     from nemo.collections.asr.models import ASRModel
 
 __all__ = ["check_source", "describe", "family", "restore"]
@@ -125,8 +127,7 @@ def check_finite(model: ASRModel, what: str) -> None:
     if broken:
         raise UserError(
             f"{what} holds values that are not finite in {len(broken)} tensors, such as "
-            f"{broken[0]}. "
-            "Training went wrong, or the file is damaged: use another checkpoint."
+            f"{broken[0]}. Training went wrong, or the file is damaged: use another checkpoint."
         )
 
 
@@ -137,12 +138,14 @@ def decode_batches(model: ASRModel) -> bool:
     `greedy` goes through a batch utterance by utterance, with a Python loop over each one's frames;
     `greedy_batch` finds the same texts. The exported file keeps it.
     """
-    current, changed = parts.decoding_head(model), False
+    current = parts.decoding_head(model)
+    changed = False
     for head in parts.heads(model):
         config = parts.decoding_config(model, head)
         if config is None or config.get("strategy") != "greedy":
             continue
-        config.strategy, changed = "greedy_batch", True
+        config.strategy = "greedy_batch"
+        changed = True
         parts.change_decoding(model, config, head=head)
     parts.use_head(model, current)
     return changed
@@ -155,24 +158,26 @@ def sharpen_filters(model: ASRModel) -> bool:
     Rounded, they change log-mel features by up to 0.4 against those of training, and of every other
     program that computes them.
     """
-    import torch
-
     stored = model.preprocessor.featurizer
     exact = model.from_config_dict(model.cfg.preprocessor).featurizer
     rounded = False
     for name in ("fb", "window"):
-        ours, theirs = getattr(stored, name), getattr(exact, name)
-        if (
-            ours.shape == theirs.shape
-            and not torch.equal(ours, theirs)
-            and any(
-                torch.equal(ours, theirs.to(kind).to(ours.dtype))
-                for kind in (torch.float16, torch.bfloat16)
-            )
-        ):
+        ours = getattr(stored, name)
+        theirs = getattr(exact, name)
+        if ours.shape == theirs.shape and _is_rounded(ours, theirs):
             ours.copy_(theirs)
             rounded = True
     return rounded
+
+
+def _is_rounded(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
+    """Whether one tensor is the other in half precision."""
+    import torch
+
+    if torch.equal(ours, theirs):
+        return False
+    kinds = (torch.float16, torch.bfloat16)
+    return any(torch.equal(ours, theirs.to(kind).to(ours.dtype)) for kind in kinds)
 
 
 def forget_training(model: ASRModel) -> None:

@@ -76,44 +76,60 @@ def swap_tokenizer(
     import torch
 
     modules = parts.vocabulary_modules(model)
-    old = {
-        f"{name}.{key}": value.detach().clone()
-        for name, module in modules.items()
-        for key, value in module.state_dict().items()
-    }
-    learns = {
-        f"{name}.{key}": p.requires_grad
-        for name, module in modules.items()
-        for key, p in module.named_parameters()
-    }
+    old = {name: _copies(module) for name, module in modules.items()}
+    learns = {name: _learning(module) for name, module in modules.items()}
     training = {name: module.training for name, module in modules.items()}
-    like = next(iter(old.values()))
+    like = next(tensor for tensors in old.values() for tensor in tensors.values())
     with torch.random.fork_rng(devices=[]):
         model.change_vocabulary(str(folder), "bpe")
     per_piece = row_tensors(model)
     for name, module in parts.vocabulary_modules(model).items():
         module.to(device=like.device, dtype=like.dtype).train(training[name])
-        for key, p in module.named_parameters():
-            p.requires_grad_(learns[f"{name}.{key}"])
-        state = {f"{name}.{key}": value for key, value in module.state_dict().items()}
-        if changed := state.keys() ^ {key for key in old if key.startswith(f"{name}.")}:
-            raise RuntimeError(
-                f"change_vocabulary changed the tensors of {name}: {sorted(changed)}"
-            )
+        for key, parameter in module.named_parameters():
+            parameter.requires_grad_(learns[name][key])
+        state = module.state_dict()
+        _check_same_tensors(state, old[name], name)
         for key, value in state.items():
-            moved = (
-                move_rows(old[key], starts=starts, num_before=num_before)
-                if key in per_piece
-                else old[key]
-            )
-            if moved.shape != value.shape:
-                raise RuntimeError(
-                    f"{key} is {tuple(value.shape)} with the new tokenizer, expected "
-                    f"{tuple(moved.shape)}"
-                )
-            if key in per_piece and key.endswith("bias"):
-                moved[list(lowered)] -= margin
-            value.copy_(moved)
+            whole = f"{name}.{key}"
+            moved = old[name][key]
+            if whole in per_piece:
+                moved = move_rows(moved, starts=starts, num_before=num_before)
+                if key.endswith("bias"):
+                    moved[list(lowered)] -= margin
+            _copy_into(value, moved, name=whole)
+    _list_labels(model)
+
+
+def _copies(module: Any) -> dict[str, torch.Tensor]:
+    """A module's tensors as they are now, by name."""
+    return {key: value.detach().clone() for key, value in module.state_dict().items()}
+
+
+def _learning(module: Any) -> dict[str, bool]:
+    """Whether each of a module's parameters learns."""
+    return {key: parameter.requires_grad for key, parameter in module.named_parameters()}
+
+
+def _check_same_tensors(
+    state: dict[str, torch.Tensor], old: dict[str, torch.Tensor], module: str
+) -> None:
+    """Raise RuntimeError if a module has other tensors than before."""
+    if changed := state.keys() ^ old.keys():
+        tensors = sorted(f"{module}.{key}" for key in changed)
+        raise RuntimeError(f"change_vocabulary changed the tensors of {module}: {tensors}")
+
+
+def _copy_into(value: torch.Tensor, moved: torch.Tensor, *, name: str) -> None:
+    """Fill a tensor in place. Raises RuntimeError if it has another shape."""
+    if moved.shape != value.shape:
+        raise RuntimeError(
+            f"{name} is {tuple(value.shape)} with the new tokenizer, expected {tuple(moved.shape)}"
+        )
+    value.copy_(moved)
+
+
+def _list_labels(model: Any) -> None:
+    """The new pieces in the configuration, where it lists them."""
     from omegaconf import ListConfig, open_dict
 
     if "labels" in model.cfg:
@@ -157,19 +173,21 @@ def check_loss(model: Any, expected: dict[str, Any], *, num_pieces: int) -> None
             f"The loss after the change of vocabulary is {found}, expected {expected} as in the "
             f"checkpoint."
         )
-    if not parts.is_transducer(model):
-        if (
-            model.decoder.num_classes_with_blank != num_pieces + 1
-            or model.decoding.blank_id != num_pieces
-        ):
-            raise RuntimeError(
-                f"The CTC head has {model.decoder.num_classes_with_blank} outputs and its decoding "
-                f"takes "
-                f"{model.decoding.blank_id} for blank, expected {num_pieces + 1} and {num_pieces}."
-            )
+    if parts.is_transducer(model):
+        _check_joint(model, list(expected.get("durations") or []), num_pieces=num_pieces)
         return
-    durations = list(expected.get("durations") or [])
-    decoding = {
+    outputs = model.decoder.num_classes_with_blank
+    blank = model.decoding.blank_id
+    if (outputs, blank) != (num_pieces + 1, num_pieces):
+        raise RuntimeError(
+            f"The CTC head has {outputs} outputs and its decoding takes {blank} for blank, "
+            f"expected {num_pieces + 1} and {num_pieces}."
+        )
+
+
+def _check_joint(model: Any, durations: list[int], *, num_pieces: int) -> None:
+    """Raise RuntimeError unless joint and decoding are those of `num_pieces` and `durations`."""
+    found = {
         "outputs": model.joint.num_classes_with_blank,
         "durations": list(model.decoding.durations or []),
         "blank": model.decoding.blank_id,
@@ -181,7 +199,7 @@ def check_loss(model: Any, expected: dict[str, Any], *, num_pieces: int) -> None
         "blank": num_pieces,
         "loss in joint": True,
     }
-    if decoding != wanted:
+    if found != wanted:
         raise RuntimeError(
-            f"Joint and decoding after the change of vocabulary have {decoding}, expected {wanted}."
+            f"Joint and decoding after the change of vocabulary have {found}, expected {wanted}."
         )

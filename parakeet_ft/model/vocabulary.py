@@ -59,8 +59,7 @@ class VocabularyChange:
         """
         out = [
             f"vocabulary: {self.mode}, {self.vocab_size_before} -> {self.vocab_size_after} pieces: "
-            f"kept {self.num_kept}, "
-            f"new {len(self.new)}, dropped {len(self.dropped)}"
+            f"kept {self.num_kept}, new {len(self.new)}, dropped {len(self.dropped)}"
         ]
         shown = sorted(self.new, key=lambda p: -p.num_uses)[:limit]
         out += [
@@ -74,9 +73,11 @@ class VocabularyChange:
             more = ", ..." if len(self.dropped) > limit else ""
             out.append(f"  dropped {', '.join(map(repr, self.dropped[:limit]))}{more}")
         out += [f"  {note}" for note in self.notes]
-        out += ["before: " + self.coverage_before.lines()[0]] if self.mode != "keep" else []
-        out += ["texts: " + self.coverage_after.lines()[0], *self.coverage_after.lines()[1:]]
-        return [*out, "loss: " + ", ".join(f"{name} {value}" for name, value in self.loss.items())]
+        if self.mode != "keep":
+            out.append("before: " + self.coverage_before.lines()[0])
+        first, *others = self.coverage_after.lines()
+        loss = ", ".join(f"{name} {value}" for name, value in self.loss.items())
+        return [*out, f"texts: {first}", *others, f"loss: {loss}"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,29 +120,7 @@ def plan_tokenizer(
     before = sentencepieces.coverage(texts, model)
     notes: list[str] = []
     if mode == "extend":
-        if pieces is None:
-            wanted = new_pieces.learn_pieces(texts, model=model, num_pieces=num_pieces)
-            if len(wanted) < (num_pieces or 0):
-                notes.append(
-                    f"the texts yield {len(wanted)} new pieces, {num_pieces} were asked for"
-                )
-        else:
-            wanted, present = new_pieces.load_pieces(pieces, model=model)
-            if present:
-                notes.append(
-                    f"{len(present)} listed pieces exist already: "
-                    f"{', '.join(map(repr, present[:10]))}"
-                )
-            if initial := new_pieces.begins_words(texts) & set(wanted):
-                # See the head of pieces.py.
-                wanted = list(dict.fromkeys(WORD_START + p if p in initial else p for p in wanted))
-                notes.append(
-                    f"{' '.join(sorted(initial))} always begin a word in the texts, and are added "
-                    f"with the word's beginning"
-                )
-        new_model = new_pieces.extend_sentencepiece(model, wanted) if wanted else model
-        if not wanted:
-            notes.append("no new piece: the tokenizer is unchanged")
+        new_model = _extended(model, texts=texts, num_pieces=num_pieces, pieces=pieces, notes=notes)
     elif mode == "replace" and tokenizer_dir:
         new_model = sentencepieces.read_tokenizer_dir(tokenizer_dir)
     elif mode == "replace":
@@ -159,7 +138,51 @@ def plan_tokenizer(
     return TokenizerPlan(model=new_model, coverage_before=before, coverage_after=after, notes=notes)
 
 
+def _extended(
+    model: bytes,
+    *,
+    texts: Sequence[str],
+    num_pieces: int | None,
+    pieces: Sequence[str] | str | None,
+    notes: list[str],
+) -> bytes:
+    """`model` with the listed pieces, or with those that the texts yield; `model` itself if there
+    are none.
+    """
+    if pieces is None:
+        wanted = new_pieces.learn_pieces(texts, model=model, num_pieces=num_pieces)
+        if len(wanted) < (num_pieces or 0):
+            notes.append(f"the texts yield {len(wanted)} new pieces, {num_pieces} were asked for")
+    else:
+        wanted = _listed(pieces, model=model, texts=texts, notes=notes)
+    if not wanted:
+        notes.append("no new piece: the tokenizer is unchanged")
+        return model
+    return new_pieces.extend_sentencepiece(model, wanted)
+
+
+def _listed(
+    pieces: Sequence[str] | str, *, model: bytes, texts: Sequence[str], notes: list[str]
+) -> list[str]:
+    """The listed pieces that are new; punctuation that always begins a word gets its beginning (see
+    the head of pieces.py).
+    """
+    wanted, present = new_pieces.load_pieces(pieces, model=model)
+    if present:
+        shown = ", ".join(map(repr, present[:10]))
+        notes.append(f"{len(present)} listed pieces exist already: {shown}")
+    initial = new_pieces.begins_words(texts) & set(wanted)
+    if not initial:
+        return wanted
+    notes.append(
+        f"{' '.join(sorted(initial))} always begin a word in the texts, and are added with the "
+        "word's beginning"
+    )
+    return list(dict.fromkeys(WORD_START + p if p in initial else p for p in wanted))
+
+
 def _check_settings(mode: str, *, extend: dict[str, Any], replace: dict[str, Any]) -> None:
+    """Raise UserError for a mode that there is not, and for settings that do not go with it."""
     if mode not in ("keep", "extend", "replace"):
         raise UserError(f"tokenizer.mode is {mode!r}, expected keep, extend or replace.")
     for owner, settings in (("extend", extend), ("replace", replace)):
@@ -172,7 +195,7 @@ def _check_settings(mode: str, *, extend: dict[str, Any], replace: dict[str, Any
         if len(given) > 1:
             raise UserError(
                 f"tokenizer.{given[0]} and tokenizer.{given[1]} exclude each other. Give one of "
-                f"them."
+                "them."
             )
 
 
@@ -184,6 +207,7 @@ def _train(
     model_type: str,
     notes: list[str],
 ) -> bytes:
+    """A tokenizer of the texts alone, of the nearest size that they allow if none was asked for."""
     whole = sorted(WORD_START + c for c in new_pieces.begins_words(texts))
     try:
         return sentencepieces.train_sentencepiece(
@@ -201,23 +225,25 @@ def _train(
         )
 
 
+CURES = {
+    "keep": "Use tokenizer=extend to add the {count} characters and keep what the decoder knows, "
+    "tokenizer=replace if the texts have little in common with what the model was trained on",
+    "extend": "Add these characters to tokenizer.pieces, or leave tokenizer.pieces out to learn "
+    "them from the texts",
+    "replace": "Leave tokenizer.tokenizer_dir out to train a tokenizer on the texts",
+}
+
+
 def _check_coverage(found: Coverage, *, mode: str, max_unknown_share: float) -> None:
+    """Raise UserError if the tokenizer cannot write too much of the texts."""
     if found.unknown_share <= max_unknown_share:
         return
-    cure = {
-        "keep": f"Use tokenizer=extend to add the {len(found.characters)} characters and keep what "
-        f"the decoder knows, "
-        "tokenizer=replace if the texts have little in common with what the model was trained on",
-        "extend": "Add these characters to tokenizer.pieces, or leave tokenizer.pieces out to "
-        "learn them from the texts",
-        "replace": "Leave tokenizer.tokenizer_dir out to train a tokenizer on the texts",
-    }[mode]
+    cure = CURES[mode].format(count=len(found.characters))
     details = "\n".join(found.lines()[1:])
     raise UserError(
         f"The tokenizer cannot write the training texts: {found.num_unknown} of {found.num_tokens} "
-        f"tokens are <unk> "
-        f"({100 * found.unknown_share:.3g} %), more than tokenizer.max_unknown_share "
-        f"{100 * max_unknown_share:.3g} %.\n"
+        f"tokens are <unk> ({100 * found.unknown_share:.3g} %), more than "
+        f"tokenizer.max_unknown_share {100 * max_unknown_share:.3g} %.\n"
         f"{details}\n{cure}, normalise the texts, or raise tokenizer.max_unknown_share."
     )
 
@@ -257,8 +283,7 @@ def adapt_vocabulary(
     if type(model.tokenizer).__name__ != "SentencePieceTokenizer" or model.tokenizer_type != "bpe":
         raise UserError(
             f"The model's tokenizer is a {type(model.tokenizer).__name__}, expected one "
-            f"SentencePiece model; "
-            "aggregate and WordPiece tokenizers are not supported."
+            "SentencePiece model; aggregate and WordPiece tokenizers are not supported."
         )
     old = sentencepiece_of(model).serialized_model_proto()
     plan = plan_tokenizer(
@@ -272,66 +297,81 @@ def adapt_vocabulary(
         model_type=model_type,
         tokenizer_dir=tokenizer_dir,
     )
-    facts_before, before, after = loss_facts(model), _piece_list(old), _piece_list(plan.model)
+    facts_before = loss_facts(model)
+    before = _piece_list(old)
+    after = _piece_list(plan.model)
     starts = _row_starts(old, before, after)
     if plan.model != old:
-        folder = sentencepieces.write_tokenizer_dir(plan.model, workdir)
-        lowered = range(len(before), len(after)) if mode == "extend" else range(0)
         rows.swap_tokenizer(
             model,
-            folder,
+            sentencepieces.write_tokenizer_dir(plan.model, workdir),
             starts=starts,
             num_before=len(before),
-            lowered=lowered,
+            lowered=range(len(before), len(after)) if mode == "extend" else range(0),
             margin=EXTEND_MARGIN,
         )
     rows.rebuild_loss(model)
     rows.check_loss(model, facts_before, num_pieces=len(after))
-    uses = Counter(i for text in texts for i in model.tokenizer.text_to_ids(text))
-    had, has = set(before), set(after)
-    new = [
-        NewPiece(
-            piece=piece,
-            id=i,
-            num_uses=uses[i],
-            started_from=[before[j] for j in starts[i]] if len(starts[i]) < len(before) else [],
-        )
-        for i, piece in enumerate(after)
-        if piece not in had
-    ]
+    new = _new_pieces(before, after, starts, uses=_uses(model, texts))
     return VocabularyChange(
         mode=mode,
         family=family(model),
         vocab_size_before=len(before),
         vocab_size_after=len(after),
-        num_kept=len(had & has),
+        num_kept=len(set(before) & set(after)),
         new=new,
-        dropped=[p for p in before if p not in has],
+        dropped=_without(before, after),
         coverage_before=plan.coverage_before,
         coverage_after=plan.coverage_after,
         loss=loss_facts(model),
-        notes=plan.notes
-        + _notes_on_use(new, sentencepiece_of(model))
-        + _notes_on_spaces(model, texts),
+        notes=[
+            *plan.notes,
+            *_notes_on_use(new, sentencepiece_of(model)),
+            *_notes_on_spaces(model, texts),
+        ],
     )
+
+
+def _without(pieces: list[str], others: list[str]) -> list[str]:
+    """The pieces that are not among the others, in order."""
+    known = set(others)
+    return [piece for piece in pieces if piece not in known]
+
+
+def _uses(model: Any, texts: Sequence[str]) -> Counter[int]:
+    """How often each id occurs in the texts."""
+    return Counter(i for text in texts for i in model.tokenizer.text_to_ids(text))
+
+
+def _new_pieces(
+    before: list[str], after: list[str], starts: list[list[int]], *, uses: Counter[int]
+) -> list[NewPiece]:
+    """The pieces that `before` lacks, each with those whose rows it started from."""
+    had = set(before)
+    new = []
+    for i, piece in enumerate(after):
+        if piece in had:
+            continue
+        from_all = len(starts[i]) == len(before)
+        started_from = [] if from_all else [before[j] for j in starts[i]]
+        new.append(NewPiece(piece=piece, id=i, started_from=started_from, num_uses=uses[i]))
+    return new
 
 
 def _notes_on_use(new: list[NewPiece], processor: Any) -> list[str]:
+    """The new pieces that no text will have."""
     between = [p for p in new if processor.is_unused(p.id)]
     idle = [p.piece for p in new if not p.num_uses and not processor.is_unused(p.id)]
-    notes = (
-        [
+    notes = []
+    if between:
+        notes.append(
             f"{len(between)} of the new pieces only join others on the way to a listed piece and "
             f"are never written"
-        ]
-        if between
-        else []
-    )
-    return notes + (
-        [f"{len(idle)} new pieces occur nowhere in the texts: {', '.join(map(repr, idle[:10]))}"]
-        if idle
-        else []
-    )
+        )
+    if idle:
+        shown = ", ".join(map(repr, idle[:10]))
+        notes.append(f"{len(idle)} new pieces occur nowhere in the texts: {shown}")
+    return notes
 
 
 def _notes_on_spaces(model: Any, texts: Sequence[str]) -> list[str]:
@@ -347,8 +387,8 @@ def _notes_on_spaces(model: Any, texts: Sequence[str]) -> list[str]:
     characters = sorted({match[2] for text in found for match in pattern.finditer(text)})
     return [
         f"{len(found)} texts have a space before {' '.join(characters)}, which NeMo deletes when "
-        f"it decodes: {found[0]!r} is written "
-        f"{pattern.sub(chr(92) + '2', found[0])!r} at best. Remove the space from the texts."
+        f"it decodes: {found[0]!r} is written {pattern.sub(chr(92) + '2', found[0])!r} at best. "
+        "Remove the space from the texts."
     ]
 
 
@@ -356,14 +396,14 @@ def _row_starts(old: bytes, before: list[str], after: list[str]) -> list[list[in
     """For each new id the old ids whose rows it starts from: itself by piece, else those that
     spelled it, else all.
     """
-    ids = {piece: i for i, piece in enumerate(before)}
-    spelled = new_pieces.spell(old, [piece for piece in after if piece not in ids])
-    return [
-        [ids[piece]] if piece in ids else spelled[piece] or list(range(len(before)))
-        for piece in after
-    ]
+    starts = {piece: [i] for i, piece in enumerate(before)}
+    new = [piece for piece in after if piece not in starts]
+    for piece, ids in new_pieces.spell(old, new).items():
+        starts[piece] = ids or list(range(len(before)))
+    return [starts[piece] for piece in after]
 
 
 def _piece_list(model: bytes) -> list[str]:
+    """The pieces of a serialised model, by id."""
     processor = sentencepieces.load_sentencepiece(model)
     return [processor.id_to_piece(i) for i in range(processor.get_piece_size())]

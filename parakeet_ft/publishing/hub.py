@@ -18,7 +18,8 @@ from parakeet_ft.files import (
     read_json,
     write_json,
 )
-from parakeet_ft.model.source import HUB_ID, check_archive, check_weights
+from parakeet_ft.model.archive import check_archive, check_weights
+from parakeet_ft.model.source import HUB_ID
 from parakeet_ft.publishing.model_card import (
     base_model_of,
     data_facts,
@@ -63,7 +64,8 @@ def prepare(
     """
     if not HUB_ID.fullmatch(repo):
         raise UserError(f"--repo {repo!r}: expected organisation/name, such as me/parakeet-mine.")
-    report, run = _read(run_dir / "report.json", REPORT), _read(run_dir / "run.json", RUN)
+    report = _read(run_dir / "report.json", REPORT)
+    run = _read(run_dir / "run.json", RUN)
     if run.get("finished") is False:
         raise UserError(f"The run in {run_dir} is not finished: give its command again.")
     model = run_dir / "best.nemo"
@@ -74,27 +76,9 @@ def prepare(
         )
     _check_unchanged(run_dir, run.get("files"))
     _check_report(report, run_dir / "report.json")
-    config, source = check_archive(model), run["config"]["model"]["source"]
+    config = check_archive(model)
     check_weights(model)
-    language = language or run["config"].get("evaluation", {}).get("language")
-    if not language:
-        raise UserError(
-            "The run does not say which language it is of: give --language, such as en."
-        )
-    card = model_card(
-        report,
-        run,
-        repo=repo,
-        licence=licence_of(source, licence),
-        base_model=base_model_of(source, base_model),
-        language=language,
-        data=data_facts(run["manifests"]),
-    )
-    if leaks := private_paths(card):
-        raise UserError(
-            f"The card would name paths of this machine: {', '.join(leaks[:5])}. Rename what holds "
-            f"them (the experiment, say)."
-        )
+    card = _card(report, run, repo=repo, licence=licence, base_model=base_model, language=language)
     warnings = [
         f"The configuration inside best.nemo has {key}={value}, a place of the machine that made "
         f"it, which nothing reads. If that must not be public: restore best.nemo in NeMo, set "
@@ -113,15 +97,51 @@ def prepare(
     return folder, files, warnings
 
 
+def _card(
+    report: dict[str, Any],
+    run: dict[str, Any],
+    *,
+    repo: str,
+    licence: str | None,
+    base_model: str | None,
+    language: str | None,
+) -> str:
+    """The card. Raises UserError if language or licence are not known, or it would name a path."""
+    language = language or run["config"].get("evaluation", {}).get("language")
+    if not language:
+        raise UserError(
+            "The run does not say which language it is of: give --language, such as en."
+        )
+    source = run["config"]["model"]["source"]
+    card = model_card(
+        report,
+        run,
+        repo=repo,
+        licence=licence_of(source, licence),
+        base_model=base_model_of(source, base_model),
+        language=language,
+        data=data_facts(run["manifests"]),
+    )
+    if leaks := private_paths(card):
+        raise UserError(
+            f"The card would name paths of this machine: {', '.join(leaks[:5])}. Rename what holds "
+            f"them (the experiment, say)."
+        )
+    return card
+
+
 def places(config: Any, key: str = "") -> dict[str, str]:
     """Values of a model's configuration that are paths of a machine, by their dotted keys."""
+    found: dict[str, str] = {}
     if isinstance(config, dict):
-        parts = [(f"{key}.{name}" if key else str(name), part) for name, part in config.items()]
+        for name, part in config.items():
+            found |= places(part, f"{key}.{name}" if key else str(name))
     elif isinstance(config, list):
-        parts = [(f"{key}[{number}]", part) for number, part in enumerate(config)]
-    else:
-        return {key: config} if isinstance(config, str) and private_paths(config) else {}
-    return {where: path for name, part in parts for where, path in places(part, name).items()}
+        for number, part in enumerate(config):
+            found |= places(part, f"{key}[{number}]")
+    elif isinstance(config, str) and private_paths(config):
+        found[key] = config
+    return found
 
 
 def _read(path: Path, shape: dict[str, Any]) -> dict[str, Any]:
@@ -144,24 +164,29 @@ def _read(path: Path, shape: dict[str, Any]) -> dict[str, Any]:
 def _check_report(report: dict[str, Any], path: Path) -> None:
     """Raise UserError unless each set was scored before and after, and compared."""
     roles = list(report["tuned"])
-    problem = misfit(
-        report,
-        {
-            "baseline": {role: SCORE for role in roles},
-            "comparison": {role: {"verdict": str} for role in roles},
-        },
-    )
-    for compared in report["comparison"].values() if not problem else ():
-        if compared["verdict"] not in VERDICTS:
-            problem = f"{compared['verdict']!r} is none of {', '.join(VERDICTS)}"
-        if compared.get("low") is not None:
-            problem = problem or misfit(compared, {"low": NUMBER, "high": NUMBER})
+    shape = {
+        "baseline": {role: SCORE for role in roles},
+        "comparison": {role: {"verdict": str} for role in roles},
+    }
+    problem = misfit(report, shape)
+    if not problem:
+        problems = [_problem_of_comparison(found) for found in report["comparison"].values()]
+        problem = next(filter(None, problems), None)
     try:
         shlex.split(report["command"])
     except ValueError as error:
         problem = problem or f"command: {error}"
     if problem:
         raise UserError(f"{path} is no report of a finished run: {problem}. Is it whole?")
+
+
+def _problem_of_comparison(compared: dict[str, Any]) -> str | None:
+    """What is wrong with the comparison of a set; None if nothing is."""
+    if compared["verdict"] not in VERDICTS:
+        return f"{compared['verdict']!r} is none of {', '.join(VERDICTS)}"
+    if compared.get("low") is None:
+        return None
+    return misfit(compared, {"low": NUMBER, "high": NUMBER})
 
 
 def _check_unchanged(run_dir: Path, hashes: Any) -> None:
@@ -212,7 +237,7 @@ def push(folder: Path, *, repo: str, files: list[str], public: bool) -> str:
         reason = (str(error).strip().splitlines() or [""])[0]
         raise UserError(
             f"{repo} was not published ({type(error).__name__}: {reason}). Check the network, that "
-            f"`hf auth whoami` names you with a token that "
-            "may write, and that the organisation lets you."
+            "`hf auth whoami` names you with a token that may write, and that the organisation "
+            "lets you."
         ) from None
     return str(url)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from parakeet_ft.data.manifest import ManifestError, manifest_hash, stream_manifest
 from parakeet_ft.errors import UserError
@@ -18,6 +18,9 @@ from parakeet_ft.report.markdown import code, plain
 from parakeet_ft.report.report import num_speakers
 from parakeet_ft.scoring.wer import joined
 from parakeet_ft.scoring.words import interval_words, percent
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
 
 ROLES = {
     "train": "training",
@@ -37,8 +40,8 @@ def licence_of(source: str, given: str | None) -> str:
         return known
     raise UserError(
         f"The licence of the base ({Path(source).name}) is not known, and a tuned model is bound "
-        f"by it. Look it up and give it, "
-        f"such as --licence cc-by-4.0. Known: {', '.join(CHECKPOINTS)}."
+        "by it. Look it up and give it, such as --licence cc-by-4.0. Known: "
+        f"{', '.join(CHECKPOINTS)}."
     )
 
 
@@ -51,8 +54,9 @@ def base_model_of(source: str, given: str | None) -> str | None:
         raise UserError(
             f"--base-model {given!r}: expected a hub id such as nvidia/parakeet-ctc-0.6b."
         )
-    is_id = source not in BUNDLED and HUB_ID.fullmatch(source) and not source.endswith(".nemo")
-    return given or (source if is_id else None)
+    if given or source in BUNDLED or source.endswith(".nemo"):
+        return given
+    return source if HUB_ID.fullmatch(source) else None
 
 
 def data_facts(manifests: dict[str, dict[str, str]]) -> list[dict[str, Any]]:
@@ -86,16 +90,18 @@ def public_command(command: str) -> str:
     """The command with `...` for every value that is a path, so that it shows the settings and not
     where things lie.
     """
-    words, known = [], {*CHECKPOINTS, *PUBLISHED.values()}
-    for word in shlex.split(command):
-        key, equals, value = word.partition("=")
-        is_path = "/" in value or value.endswith((".jsonl", ".nemo"))
-        if equals and is_path and not value.startswith("bundled:") and value not in known:
-            word = f"{key}=..."
-        elif not equals and Path(word).is_absolute():
-            word = Path(word).name
-        words.append(word)
-    return shlex.join(words)
+    return shlex.join(_public_word(word) for word in shlex.split(command))
+
+
+def _public_word(word: str) -> str:
+    """A word of a command without the place that it names, if it names one."""
+    key, equals, value = word.partition("=")
+    if not equals:
+        return Path(word).name if Path(word).is_absolute() else word
+    if value.startswith("bundled:") or value in {*CHECKPOINTS, *PUBLISHED.values()}:
+        return word
+    is_path = "/" in value or value.endswith((".jsonl", ".nemo"))
+    return f"{key}=..." if is_path else word
 
 
 def limits(report: dict[str, Any], data: list[dict[str, Any]]) -> list[str]:
@@ -105,11 +111,10 @@ def limits(report: dict[str, Any], data: list[dict[str, Any]]) -> list[str]:
     size = f"{report['tuned']['domain']['words']:,} words"
     if test and test["hours"]:
         size += f", {60 * test['hours']:.0f} minutes,"
-    people = "speakers that are not named" if speakers is None else f"{speakers} speakers"
-    if speakers == 1:
-        people = "one speaker"
+    people: dict[Any, str] = {None: "speakers that are not named", 1: "one speaker"}
+    who = people.get(speakers, f"{speakers} speakers")
     found = [
-        f"Tested on {size} of {people}, recorded as the test set is. Other accents and ages, "
+        f"Tested on {size} of {who}, recorded as the test set is. Other accents and ages, "
         "channels, noise, rooms and subjects were not tested, nor any other language: measure on "
         "your own recordings first."
     ]
@@ -138,26 +143,8 @@ def model_card(
     """README.md of the repository `repo`: front matter with the measured error rates in percent as
     model-index, then the card.
     """
-    from huggingface_hub import EvalResult, ModelCard, ModelCardData
+    from huggingface_hub import ModelCard, ModelCardData
 
-    results = [
-        EvalResult(
-            task_type="automatic-speech-recognition",
-            task_name="Automatic Speech Recognition",
-            dataset_type=f"{report['name']}-{role}",
-            dataset_name=f"{report['name']}: {role} test set",
-            metric_type=metric,
-            metric_name=label,
-            metric_value=round(100 * scores[key], 2),
-        )
-        for role, scores in report["tuned"].items()
-        for metric, label, key in (
-            ("wer", "WER", "wer"),
-            ("wer", "WER, normalised", "wer_normalized"),
-            ("cer", "CER", "cer"),
-        )
-        if key != "wer_normalized" or not joined(scores)
-    ]
     metadata = ModelCardData(
         language=language,
         license=licence,
@@ -168,27 +155,7 @@ def model_card(
         tags=["automatic-speech-recognition", "nemo", "parakeet", "parakeet-ft"],
         metrics=["wer", "cer"],
         model_name=repo.rpartition("/")[2],
-        eval_results=results,
-    )
-    rows = [
-        {
-            "set": plain(role),
-            "words": after["words"],
-            "interval": interval_words(report["comparison"][role]),
-            **{
-                f"{key}_{when}": percent(scores[key])
-                for when, scores in (("before", report["baseline"][role]), ("after", after))
-                for key in ("wer", "wer_normalized", "cer")
-            },
-        }
-        for role, after in report["tuned"].items()
-    ]
-    for row in rows:
-        if reason := joined(report["tuned"][row["set"]]):
-            row |= {"wer_normalized_before": reason, "wer_normalized_after": "-"}
-    source = run["config"]["model"]["source"]
-    base = base_model or (
-        f"The bundled checkpoint {source}" if source in BUNDLED else "A local checkpoint"
+        eval_results=_eval_results(report),
     )
     card = ModelCard.from_template(
         metadata,
@@ -200,15 +167,66 @@ def model_card(
         selection=plain(report["selection"]),
         warnings=[plain(warning) for warning in report.get("warnings", [])],
         limits=[plain(limit) for limit in limits(report, data)],
-        rows=rows,
+        rows=[_row(report, role) for role in report["tuned"]],
         data=[shown(row) for row in data],
-        base=plain(base),
+        base=plain(_base_in_words(run["config"]["model"]["source"], base_model)),
         command=code(public_command(report["command"])),
         model=run["effective"]["model"],
         versions=run["versions"],
         normalizer=plain(report["tuned"]["domain"].get("normalizer") or ""),
     )
     return str(card)
+
+
+def _eval_results(report: dict[str, Any]) -> list[EvalResult]:
+    """The error rates of each set, in percent, as the Hub's model-index has them."""
+    from huggingface_hub import EvalResult
+
+    return [
+        EvalResult(
+            task_type="automatic-speech-recognition",
+            task_name="Automatic Speech Recognition",
+            dataset_type=f"{report['name']}-{role}",
+            dataset_name=f"{report['name']}: {role} test set",
+            metric_type=metric,
+            metric_name=label,
+            metric_value=round(100 * scores[key], 2),
+        )
+        for role, scores in report["tuned"].items()
+        for metric, label, key in _metrics(scores)
+    ]
+
+
+def _metrics(scores: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Type, name and key of the rates that are of what they say."""
+    raw = ("wer", "WER", "wer")
+    normalized = ("wer", "WER, normalised", "wer_normalized")
+    characters = ("cer", "CER", "cer")
+    return [raw, characters] if joined(scores) else [raw, normalized, characters]
+
+
+def _row(report: dict[str, Any], role: str) -> dict[str, Any]:
+    """A set's row in the card's table."""
+    before = report["baseline"][role]
+    after = report["tuned"][role]
+    row = {
+        "set": plain(role),
+        "words": after["words"],
+        "interval": interval_words(report["comparison"][role]),
+    }
+    for key in ("wer", "wer_normalized", "cer"):
+        row[f"{key}_before"] = percent(before[key])
+        row[f"{key}_after"] = percent(after[key])
+    if reason := joined(after):
+        row |= {"wer_normalized_before": reason, "wer_normalized_after": "-"}
+    return row
+
+
+def _base_in_words(source: str, base_model: str | None) -> str:
+    """What was tuned, without the place where it lay."""
+    if base_model:
+        return base_model
+    return f"The bundled checkpoint {source}" if source in BUNDLED else "A local checkpoint"
 
 
 def private_paths(text: str) -> list[str]:

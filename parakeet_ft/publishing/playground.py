@@ -79,12 +79,19 @@ def transcript_html(words: Sequence[Word], other: Sequence[Word], *, kind: str) 
     pairs = wer.word_diff(" ".join(w.text for w in other), " ".join(w.text for w in words))
     marked = [theirs != ours for theirs, ours in pairs if ours]
     shown = "".join(
-        f'<span><ruby class="{"only" if only else "same"}" title="{word.begin:.2f} to '
-        f'{word.end:.2f} s">{html.escape(word.text)}'
-        f"<rt>{word.begin:.2f}</rt></ruby></span>"
+        _word_html(word, "only" if only else "same")
         for word, only in zip(words, marked, strict=True)
     )
     return f'<div class="transcript {kind}">{shown}</div>'
+
+
+def _word_html(word: Word, look: str) -> str:
+    """A word with the time at which it begins above it."""
+    return (
+        f'<span><ruby class="{look}" title="{word.begin:.2f} to '
+        f'{word.end:.2f} s">{html.escape(word.text)}'
+        f"<rt>{word.begin:.2f}</rt></ruby></span>"
+    )
 
 
 def compare(path: str | None, *, models: dict[str, Any]) -> tuple[str, ...]:
@@ -92,34 +99,26 @@ def compare(path: str | None, *, models: dict[str, Any]) -> tuple[str, ...]:
     has `tuned` and, if known, `base`.
     """
     if path is None:
-        return ("", *("" for _ in models))
+        return ("",) * (1 + len(models))
     check_length(path)
     heard = {kind: words_of(model, path) for kind, model in models.items()}
-    info = audio.probe(path)
-    told = (
-        f"{info.duration:.1f} s, {info.rate_hz:,} Hz, {info.channels} "
-        f"channel{'s' if info.channels > 1 else ''}"
-    )
-    if len(heard) == 2:
-        pairs = wer.word_diff(
-            *(" ".join(w.text for w in heard[kind]) for kind in ("base", "tuned"))
-        )
-        differ = sum(first != second for first, second in pairs)
-        told += (
-            f" &middot; "
-            f"{f'<b>{differ}</b> of {len(pairs)} words differ' if differ else 'both hear the same'}"
-        )
-    return (
-        f'<p class="summary">{told}</p>',
-        *(
-            transcript_html(
-                words,
-                heard["base" if kind == "tuned" else "tuned"] if len(heard) == 2 else words,
-                kind=kind,
-            )
-            for kind, words in heard.items()
-        ),
-    )
+    others = dict(zip(heard, reversed(heard.values()), strict=True))
+    transcripts = [transcript_html(words, others[kind], kind=kind) for kind, words in heard.items()]
+    return (f'<p class="summary">{_told(audio.probe(path), heard)}</p>', *transcripts)
+
+
+def _told(info: audio.AudioInfo, heard: dict[str, tuple[Word, ...]]) -> str:
+    """What the file is and, of two models, how far they differ."""
+    channels = "channels" if info.channels > 1 else "channel"
+    told = f"{info.duration:.1f} s, {info.rate_hz:,} Hz, {info.channels} {channels}"
+    if len(heard) < 2:
+        return told
+    base, tuned = (" ".join(word.text for word in heard[kind]) for kind in ("base", "tuned"))
+    pairs = wer.word_diff(base, tuned)
+    differ = sum(first != second for first, second in pairs)
+    if not differ:
+        return f"{told} &middot; both hear the same"
+    return f"{told} &middot; <b>{differ}</b> of {len(pairs)} words differ"
 
 
 def build_page(models: dict[str, Any], *, names: dict[str, str]) -> gradio.Blocks:
@@ -131,6 +130,7 @@ def build_page(models: dict[str, Any], *, names: dict[str, str]) -> gradio.Block
     import gradio
 
     def show(path: str | None) -> tuple[str, ...]:
+        """compare(), with what is wrong shown on the page."""
         try:
             return compare(path, models=models)
         except UserError as error:
@@ -139,8 +139,7 @@ def build_page(models: dict[str, Any], *, names: dict[str, str]) -> gradio.Block
     with gradio.Blocks(title="parakeet-ft: before and after", analytics_enabled=False) as page:
         gradio.Markdown(
             "## Before and after tuning\nUpload or record speech. Words that only one of the two "
-            "hears are marked; above each stands "
-            "when it begins, in seconds."
+            "hears are marked; above each stands when it begins, in seconds."
             if len(models) == 2
             else "## The tuned model\nUpload or record speech. Above each word stands when it "
             "begins, in seconds."

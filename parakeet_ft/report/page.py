@@ -5,6 +5,7 @@ a desk.
 from __future__ import annotations
 
 import base64
+import dataclasses
 import html
 import io
 import math
@@ -21,6 +22,7 @@ from parakeet_ft.scoring.words import interval_words, most_changed, percent
 MP3_COMPRESSION = 0.8
 PLAYER_SECONDS = 30.0
 PLAYERS_BYTES = 6_000_000
+CURVES = (("val_wer", "domain"), ("guard_wer", "guard"))
 MEASURES = (("wer", "WER"), ("wer_normalized", "WER, normalised"), ("cer", "CER"))
 KINDS = (
     ("substitutions", "words substituted"),
@@ -57,7 +59,8 @@ class Players:
     """
 
     def __init__(self, *, most_bytes: int = PLAYERS_BYTES) -> None:
-        self.left, self.encoded = most_bytes, {}
+        self.left = most_bytes
+        self.encoded: dict[tuple[str, float, float], tuple[str, str]] = {}
 
     def player(self, row: dict[str, Any]) -> str:
         """An audio element for a row of utterance_rows; in its place, or after it, words on what is
@@ -68,15 +71,15 @@ class Players:
             self.encoded[key] = encode(*key)
         uri, note = self.encoded[key]
         if len(uri) > self.left:
-            uri, note = (
-                "",
+            uri = ""
+            note = (
                 f"no player: this page already holds {PLAYERS_BYTES / 1e6:g} MB of audio; "
-                f"{Path(key[0]).name}",
+                f"{Path(key[0]).name}"
             )
         self.left -= len(uri)
-        return (f'<audio controls preload="none" src="{uri}"></audio>' if uri else "") + (
-            f"<small>{html.escape(note)}</small>" if note else ""
-        )
+        element = f'<audio controls preload="none" src="{uri}"></audio>' if uri else ""
+        words = f"<small>{html.escape(note)}</small>" if note else ""
+        return element + words
 
 
 def encode(path: str, offset: float, duration: float) -> tuple[str, str]:
@@ -99,53 +102,55 @@ def encode(path: str, offset: float, duration: float) -> tuple[str, str]:
     except (audio.AudioError, soundfile.LibsndfileError, ValueError, TypeError) as error:
         return "", f"no player: {error}"
     uri = "data:audio/mpeg;base64," + base64.b64encode(encoded.getvalue()).decode()
-    return (
-        uri,
-        f"the first {PLAYER_SECONDS:g} of {duration:.0f} s" if duration > PLAYER_SECONDS else "",
-    )
+    if duration <= PLAYER_SECONDS:
+        return uri, ""
+    return uri, f"the first {PLAYER_SECONDS:g} of {duration:.0f} s"
 
 
-def figures(report: dict[str, Any], role: str) -> list[dict[str, str]]:
-    """The rows of a set's table: measure, before, after, change."""
-    before, after = report["baseline"][role], report["tuned"][role]
+def figures(report: dict[str, Any], role: str) -> list[dict[str, Any]]:
+    """The rows of a set's table: measure, before, after, change; whether it is a rate."""
+    before = report["baseline"][role]
+    after = report["tuned"][role]
+    reason = wer.joined(after)
     rows = []
     for key, label in MEASURES:
-        if key == "wer_normalized" and (reason := wer.joined(after)):
-            rows.append(
-                {
-                    "measure": f"{label}: {reason}",
-                    "before": "-",
-                    "after": "-",
-                    "change": "-",
-                    "rate": True,
-                }
-            )
-            continue
-        change = after[key] - before[key]
-        relative = f" ({100 * change / before[key]:+.0f} %)" if before[key] else ""
-        rows.append(
-            {
-                "measure": label,
-                "before": percent(before[key]),
-                "after": percent(after[key]),
-                "change": f"{100 * change:+.1f}{relative}",
-                "rate": True,
-            }
-        )
-    counts = (
-        (label, before[key], after[key]) for key, label in KINDS if key in before and key in after
-    )
-    rows += [
-        {
-            "measure": label,
-            "before": f"{old:,}",
-            "after": f"{new:,}",
-            "change": f"{new - old:+,}",
-            "rate": False,
-        }
-        for label, old, new in counts
-    ]
+        if key == "wer_normalized" and reason:
+            rows.append(_no_rate(f"{label}: {reason}"))
+        else:
+            rows.append(_rate(label, before[key], after[key]))
+    for key, label in KINDS:
+        if key in before and key in after:
+            rows.append(_count(label, before[key], after[key]))
     return rows
+
+
+def _no_rate(label: str) -> dict[str, Any]:
+    """A rate that is of something else."""
+    return {"measure": label, "before": "-", "after": "-", "change": "-", "rate": True}
+
+
+def _rate(label: str, before: float, after: float) -> dict[str, Any]:
+    """A share, its change in points and, where there was any, relative to what it was."""
+    change = after - before
+    relative = f" ({100 * change / before:+.0f} %)" if before else ""
+    return {
+        "measure": label,
+        "before": percent(before),
+        "after": percent(after),
+        "change": f"{100 * change:+.1f}{relative}",
+        "rate": True,
+    }
+
+
+def _count(label: str, before: int, after: int) -> dict[str, Any]:
+    """A number of errors and its change."""
+    return {
+        "measure": label,
+        "before": f"{before:,}",
+        "after": f"{after:,}",
+        "change": f"{after - before:+,}",
+        "rate": False,
+    }
 
 
 def grid_step(highest: float) -> float:
@@ -158,6 +163,29 @@ def grid_step(highest: float) -> float:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class Canvas:
+    """Where a step and a rate stand in the picture, which is 540 by 280 units."""
+
+    last_step: float
+    highest: float
+
+    width = 540
+    height = 280
+    left = 48
+    top = 12
+    edge = width - 160  # beyond it stand the curves' names
+    floor = height - 30  # below it stand the steps
+
+    def x(self, step: float) -> float:
+        """Where a step stands."""
+        return self.left + (self.edge - self.left) * step / self.last_step
+
+    def y(self, rate: float) -> float:
+        """Where a rate stands."""
+        return self.floor - (self.floor - self.top) * rate / self.highest
+
+
 def learning_curve(
     history: Sequence[dict[str, Any]], *, best_step: int, chosen: dict[str, Any] | None = None
 ) -> str:
@@ -165,72 +193,104 @@ def learning_curve(
     0 is the untouched checkpoint, whose WER is a dashed line; diamonds at the right are `chosen`,
     the row of candidates that was exported.
     """
-    width, height, left, right, bottom, top = 540, 280, 48, 160, 30, 12
-    last = max(point["step"] for point in history) or 1
-    rows = [*history, *([chosen] if chosen else [])]
-    highest = (
-        max(row[key] for row in rows for key in ("val_wer", "guard_wer") if key in row) * 1.05
-        or 1.0
+    chosen = chosen or {}
+    canvas = Canvas(
+        last_step=max(point["step"] for point in history) or 1,
+        highest=_highest([*history, chosen]) * 1.05 or 1.0,
     )
-    edge = width - right
-
-    def x(step: float) -> float:
-        return left + (edge - left) * step / last
-
-    def y(value: float) -> float:
-        return height - bottom - (height - bottom - top) * value / highest
-
     parts = [
-        f'<svg class="curve" viewBox="0 0 {width} {height}" role="img" aria-label="WER over '
-        f'training steps">'
+        f'<svg class="curve" viewBox="0 0 {canvas.width} {canvas.height}" role="img" '
+        f'aria-label="WER over training steps">'
     ]
-    step, value = grid_step(highest), 0.0
-    while value <= highest:
-        parts.append(
-            f'<line x1="{left}" x2="{edge}" y1="{y(value):.1f}" y2="{y(value):.1f}" class="grid"/>'
-            f'<text x="{left - 7}" y="{y(value) + 4:.1f}" text-anchor="end">{100 * value:.0f} '
-            f"%</text>"
-        )
-        value += step
-    ticks = [0, last] + ([best_step] if min(x(best_step) - left, edge - x(best_step)) > 40 else [])
-    parts += [
-        f'<text x="{x(tick):.1f}" y="{height - 9}" '
-        f'text-anchor="middle">{"step " if not tick else ""}{int(tick)}</text>'
-        for tick in ticks
-    ]
-    if 0 <= best_step <= last:
-        parts.append(
-            f'<line x1="{x(best_step):.1f}" x2="{x(best_step):.1f}" y1="{top}" '
-            f'y2="{height - bottom}" class="best"/>'
-        )
+    parts += _grid(canvas)
+    parts += _steps(canvas, best_step)
     ends = []
-    for key, label in (("val_wer", "domain"), ("guard_wer", "guard")):
-        points = [(x(p["step"]), y(p[key])) for p in history if key in p]
+    for key, label in CURVES:
+        points = [point for point in history if key in point]
         if not points:
             continue
-        parts.append(
-            f'<line class="{label} baseline" x1="{left}" x2="{edge + 16}" y1="{points[0][1]:.1f}" '
-            f'y2="{points[0][1]:.1f}"/>'
-            f'<polyline class="{label}" '
-            f'points="{" ".join(f"{a:.1f},{b:.1f}" for a, b in points)}"/>'
-        )
-        parts += [f'<circle class="{label}" cx="{a:.1f}" cy="{b:.1f}" r="3"/>' for a, b in points]
-        end = points[-1][1]
-        if chosen and key in chosen:
-            end = y(chosen[key])
-            parts.append(f'<path class="{label}" d="M{edge + 16} {end - 6:.1f}l6 6l-6 6l-6 -6z"/>')
-        ends.append(
-            [end, label, percent(chosen[key] if chosen and key in chosen else history[-1][key])]
-        )
-    ends.sort()
-    if len(ends) == 2 and ends[1][0] - ends[0][0] < 18:
-        middle = (ends[0][0] + ends[1][0]) / 2
-        ends[0][0], ends[1][0] = middle - 9, middle + 9
-    parts += [
-        f'<text class="{label} end" x="{edge + 27}" y="{end + 4:.1f}">{label} {rate}</text>'
-        for end, label, rate in ends
-    ]
+        xy = [(canvas.x(point["step"]), canvas.y(point[key])) for point in points]
+        parts += _curve(canvas, label, xy)
+        height = xy[-1][1]
+        if key in chosen:
+            height = canvas.y(chosen[key])
+            parts.append(_diamond(canvas, label, height))
+        rate = chosen[key] if key in chosen else history[-1][key]
+        ends.append((height, label, percent(rate)))
+    parts += _names(canvas, ends)
     return "".join(parts) + "</svg>"
+
+
+def _highest(rows: Sequence[dict[str, Any]]) -> float:
+    """The highest rate of all curves."""
+    return max(row.get(key, 0.0) for row in rows for key, _ in CURVES)
+
+
+def _grid(canvas: Canvas) -> list[str]:
+    """Horizontal lines, each with its rate."""
+    parts = []
+    rate = 0.0
+    while rate <= canvas.highest:
+        y = canvas.y(rate)
+        parts.append(
+            f'<line x1="{canvas.left}" x2="{canvas.edge}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/>'
+            f'<text x="{canvas.left - 7}" y="{y + 4:.1f}" text-anchor="end">{100 * rate:.0f} '
+            f"%</text>"
+        )
+        rate += grid_step(canvas.highest)
+    return parts
+
+
+def _steps(canvas: Canvas, best_step: int) -> list[str]:
+    """The first step, the last and, where it does not touch them, the best, whose line is drawn."""
+    best = canvas.x(best_step)
+    ticks = [0, canvas.last_step]
+    if min(best - canvas.left, canvas.edge - best) > 40:
+        ticks.append(best_step)
+    parts = []
+    for tick in ticks:
+        label = str(int(tick)) if tick else "step 0"
+        parts.append(
+            f'<text x="{canvas.x(tick):.1f}" y="{canvas.height - 9}" '
+            f'text-anchor="middle">{label}</text>'
+        )
+    if 0 <= best_step <= canvas.last_step:
+        parts.append(
+            f'<line x1="{best:.1f}" x2="{best:.1f}" y1="{canvas.top}" '
+            f'y2="{canvas.floor}" class="best"/>'
+        )
+    return parts
+
+
+def _curve(canvas: Canvas, label: str, points: Sequence[tuple[float, float]]) -> list[str]:
+    """A line through points, a dot on each, and where the first stands a line across."""
+    start = points[0][1]
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    dots = [f'<circle class="{label}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in points]
+    return [
+        f'<line class="{label} baseline" x1="{canvas.left}" x2="{canvas.edge + 16}" '
+        f'y1="{start:.1f}" y2="{start:.1f}"/>',
+        f'<polyline class="{label}" points="{line}"/>',
+        *dots,
+    ]
+
+
+def _diamond(canvas: Canvas, label: str, y: float) -> str:
+    """The mark of what was exported."""
+    return f'<path class="{label}" d="M{canvas.edge + 16} {y - 6:.1f}l6 6l-6 6l-6 -6z"/>'
+
+
+def _names(canvas: Canvas, ends: list[tuple[float, str, str]]) -> list[str]:
+    """The curves' names and rates at their ends, moved apart where they would overlap."""
+    ends = sorted(ends)
+    heights = [height for height, _, _ in ends]
+    if len(heights) == 2 and heights[1] - heights[0] < 18:
+        middle = sum(heights) / 2
+        heights = [middle - 9, middle + 9]
+    return [
+        f'<text class="{label} end" x="{canvas.edge + 27}" y="{y + 4:.1f}">{label} {rate}</text>'
+        for y, (_, label, rate) in zip(heights, ends, strict=True)
+    ]
 
 
 def render_page(report: dict[str, Any], *, examples: int) -> str:
@@ -247,23 +307,13 @@ def render_page(report: dict[str, Any], *, examples: int) -> str:
     )
     environment.filters["percent"] = percent
     players = Players()
-
-    def shown(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        return [
-            row
-            | {
-                "player": players.player(row),
-                "diff_before": diff_html(row["reference"], row["before"]),
-                "diff_after": diff_html(row["reference"], row["after"]),
-            }
-            for row in rows
-        ]
-
-    rows, chosen = report["utterances"], report["candidates"][0]
+    rows = report["utterances"]
+    worst = [row for row in rows if row["errors_after"]][:examples]
+    chosen = report["candidates"][0]
     return environment.get_template("report.html.jinja").render(
         report=report,
-        worst=shown([row for row in rows if row["errors_after"]][:examples]),
-        changed=shown(most_changed(rows, most=examples)),
+        worst=[_shown(row, players) for row in worst],
+        changed=[_shown(row, players) for row in most_changed(rows, most=examples)],
         tables={role: figures(report, role) for role in report["baseline"]},
         intervals={
             role: f"Change of the WER in points, 95 % interval: {interval_words(found)}."
@@ -275,3 +325,12 @@ def render_page(report: dict[str, Any], *, examples: int) -> str:
             chosen=chosen,
         ),
     )
+
+
+def _shown(row: dict[str, Any], players: Players) -> dict[str, Any]:
+    """A row of utterance_rows with its player and its marked words."""
+    return row | {
+        "player": players.player(row),
+        "diff_before": diff_html(row["reference"], row["before"]),
+        "diff_after": diff_html(row["reference"], row["after"]),
+    }

@@ -30,21 +30,19 @@ def verdict(report: dict[str, Any]) -> str:
     found = report["comparison"]["guard"]["verdict"]
     kept = f"guard WER {_movement(before, after, found)} ({found}, {points:+.1f} points)"
     tolerance = report.get("guard_tolerance")
-    warning = (
-        f": MORE THAN THE TOLERANCE of {100 * tolerance:.1f} points was forgotten"
-        if tolerance is not None and points > 100 * tolerance
-        else ""
-    )
-    return f"{domain}; {kept}{warning}."
+    if tolerance is not None and points > 100 * tolerance:
+        kept += f": MORE THAN THE TOLERANCE of {100 * tolerance:.1f} points was forgotten"
+    return f"{domain}; {kept}."
 
 
 def _movement(before: float, after: float, found: str) -> str:
+    """How a rate moved, in words that claim a direction only where it is no chance."""
     if percent(before) == percent(after):
         return f"stayed at {percent(after)}"
-    return (
-        f"{'went' if found == 'not distinguishable' else 'fell' if after < before else 'rose'} "
-        f"from {percent(before)} to {percent(after)}"
-    )
+    verb = "fell" if after < before else "rose"
+    if found == "not distinguishable":
+        verb = "went"
+    return f"{verb} from {percent(before)} to {percent(after)}"
 
 
 def utterance_rows(
@@ -105,35 +103,38 @@ def remarks(
     """What happened on the way that a reader should know: remarks of the validations, each with its
     first and last step, and bad batches. Alarms of a run that ended well were false.
     """
+    found = _validation_remarks(history, ended_well=ended_well)
+    if found:
+        found.append(
+            "This is about the weights during training; the figures are of best.nemo, which was "
+            "chosen after it."
+        )
+    bad = (effective.get("bad_batches") or {}).get("count", 0)
+    if bad:
+        batches = "batches" if bad > 1 else "batch"
+        found.append(
+            f"{bad} training {batches} had no finite loss or gradient and taught nothing: see "
+            "bad_batches.jsonl."
+        )
+    return found
+
+
+def _validation_remarks(history: Sequence[dict[str, Any]], *, ended_well: bool) -> list[str]:
+    """Each remark once, with its first and last step."""
     steps: dict[str, list[int]] = {}
     for point in history:
         alarms = point.get("alarms", {}).values() if ended_well else ()
         for remark in point.get("remarks", []):
             if remark not in alarms:
                 steps.setdefault(remark, []).append(point["step"])
-    found = [
-        f"While training, at step {seen[0]}: {remark}"
-        if len(seen) == 1
-        else f"While training, at {len(seen)} validations, steps {seen[0]} to {seen[-1]}: {remark}"
-        for remark, seen in steps.items()
-    ]
-    found += (
-        [
-            "This is about the weights during training; the figures are of best.nemo, which was "
-            "chosen after it."
-        ]
-        if found
-        else []
-    )
-    bad = (effective.get("bad_batches") or {}).get("count", 0)
-    return found + (
-        [
-            f"{bad} training batch{'es' if bad > 1 else ''} had no finite loss or gradient and "
-            f"taught nothing: see bad_batches.jsonl."
-        ]
-        if bad
-        else []
-    )
+    return [f"While training, at {_span(seen)}: {remark}" for remark, seen in steps.items()]
+
+
+def _span(steps: Sequence[int]) -> str:
+    """The steps of a remark in words."""
+    if len(steps) == 1:
+        return f"step {steps[0]}"
+    return f"{len(steps)} validations, steps {steps[0]} to {steps[-1]}"
 
 
 def num_speakers(speakers: Sequence[str | None]) -> int | None:
@@ -166,8 +167,7 @@ def problem(
     return (
         f"The run made the model worse: on the validation set {old:.1f} % WER before, {new:.1f} % "
         "after. best.nemo should not be used, and `latest` stays where it was. Lower optim.lr, "
-        "train "
-        "longer, or look at the data (report.html, hypotheses.jsonl)."
+        "train longer, or look at the data (report.html, hypotheses.jsonl)."
     )
 
 
@@ -191,74 +191,34 @@ def build_report(
     """What report.json holds. problem: why the model should not be used, if so. "domain" is the
     test set and "guard" the guard's test set; the validation sets chose the checkpoint.
     """
-    roles = {"domain": "test"} | ({"guard": "guard_test"} if "guard_test" in sets else {})
-    test, old, new = sets["test"], before["test"], after["test"]
-    warnings = [problem] if problem else []
-    warnings += few_speakers([u.speaker for u in test])
-    if sets["test"] is sets["validation"]:
-        warnings.append(
-            "No test set was given: these figures are of the validation set, which also chose the "
-            "checkpoint, so they flatter."
-        )
-    rose = "guard" in roles and tuned["guard_test"].wer - base["guard_test"].wer
-    forgot = guard_tolerance is not None and rose > guard_tolerance
-    notes = remarks(history, run["effective"], ended_well=not (problem or forgot))
-    if learned := run["effective"].get("learned"):
-        notes.append(
-            f"{learned['moved_share_of_weights']:.1%} of the weights that learn have moved."
-        )
-    best = candidates[0]
-    rule = (
-        "gain on the domain, less the more of the guard's tolerance is used"
-        if "guard_wer" in best and guard_tolerance is not None
-        else "gain on the domain"
+    roles = {"domain": "test"}
+    if "guard_test" in sets:
+        roles["guard"] = "guard_test"
+    too_much_forgotten = (
+        "guard" in roles
+        and guard_tolerance is not None
+        and tuned["guard_test"].wer - base["guard_test"].wer > guard_tolerance
     )
-    selection = (
-        f"Chosen: {best['description']}, the best of {len(history)} validations and "
-        f"{len(candidates) - 1} interpolations and averages "
-    )
-    selection += f"(score {best['selection_score']:.3f}: {rule})."
-    if best["selection_score"] <= 0:
-        selection = (
-            f"NOTHING was better than the checkpoint within the guard's tolerance; "
-            f"{best['description']} lost least."
-        )
-    start = {"step": 0, "val_wer": base["validation"].wer, "selection_score": 0.0} | (
-        {"guard_wer": base["guard_validation"].wer} if "guard_validation" in base else {}
-    )
+    ended_well = not problem and not too_much_forgotten
     report = {
         "name": name,
         "command": command,
         "model": "best.nemo",
         "best_step": best_step,
         "steps": steps,
-        "selection": selection,
+        "selection": _selection(candidates, len(history), guard_tolerance=guard_tolerance),
         "problem": problem,
-        "warnings": warnings,
-        "notes": notes,
+        "warnings": _warnings(sets, problem),
+        "notes": _notes(history, run["effective"], ended_well=ended_well),
         "guard_tolerance": guard_tolerance,
         "baseline": {role: dataclasses.asdict(base[key]) for role, key in roles.items()},
         "tuned": {role: dataclasses.asdict(tuned[key]) for role, key in roles.items()},
         "comparison": {
-            role: wer.compare(
-                [u.text for u in sets[key]],
-                before[key],
-                after[key],
-                speakers=[u.speaker for u in sets[key]],
-            )
-            | {"speakers": num_speakers([u.speaker for u in sets[key]])}
-            for role, key in roles.items()
+            role: _comparison(sets[key], before[key], after[key]) for role, key in roles.items()
         },
-        "history": [start, *history],
+        "history": [_start(base), *history],
         "candidates": candidates,
-        "durations": groups_before_after(
-            *(breakdown.by_duration(test, texts) for texts in (old, new))
-        ),
-        "speakers": groups_before_after(
-            *(breakdown.by_field(test, texts, "speaker") for texts in (old, new))
-        ),
-        "confusions": breakdown.confusions([u.text for u in test], new),
-        "utterances": utterance_rows(test, old, new),
+        **_breakdowns(sets["test"], before["test"], after["test"]),
         "commit": run["commit"],
         "manifests": run["manifests"],
         "config": run["config"],
@@ -267,77 +227,101 @@ def build_report(
     return report | {"verdict": verdict(report)}
 
 
-def _dev_scores(row: dict[str, Any]) -> str:
+def _warnings(sets: dict[str, list[Utterance]], problem: str | None) -> list[str]:
+    """Why the figures, or the model, should be taken with care."""
+    warnings = [problem] if problem else []
+    warnings += few_speakers([u.speaker for u in sets["test"]])
+    if sets["test"] is sets["validation"]:
+        warnings.append(
+            "No test set was given: these figures are of the validation set, which also chose the "
+            "checkpoint, so they flatter."
+        )
+    return warnings
+
+
+def _notes(
+    history: Sequence[dict[str, Any]], effective: dict[str, Any], *, ended_well: bool
+) -> list[str]:
+    """The remarks, and how much of the weights has moved."""
+    notes = remarks(history, effective, ended_well=ended_well)
+    if learned := effective.get("learned"):
+        share = learned["moved_share_of_weights"]
+        notes.append(f"{share:.1%} of the weights that learn have moved.")
+    return notes
+
+
+def _selection(
+    candidates: Sequence[dict[str, Any]], validations: int, *, guard_tolerance: float | None
+) -> str:
+    """Which weights were exported, and by what rule; the best candidate comes first."""
+    best = candidates[0]
+    if best["selection_score"] <= 0:
+        return (
+            f"NOTHING was better than the checkpoint within the guard's tolerance; "
+            f"{best['description']} lost least."
+        )
+    rule = "gain on the domain"
+    if "guard_wer" in best and guard_tolerance is not None:
+        rule += ", less the more of the guard's tolerance is used"
     return (
-        f"{percent(row['val_wer'])} | "
-        f"{percent(row['guard_wer']) if 'guard_wer' in row else '-'} | "
-        f"{row['selection_score']:.3f}"
+        f"Chosen: {best['description']}, the best of {validations} validations and "
+        f"{len(candidates) - 1} interpolations and averages (score {best['selection_score']:.3f}: "
+        f"{rule})."
     )
+
+
+def _start(base: dict[str, wer.Score]) -> dict[str, Any]:
+    """The untouched checkpoint as the first point of the history."""
+    start = {"step": 0, "val_wer": base["validation"].wer, "selection_score": 0.0}
+    if "guard_validation" in base:
+        start["guard_wer"] = base["guard_validation"].wer
+    return start
+
+
+def _comparison(
+    utterances: Sequence[Utterance], before: Sequence[str], after: Sequence[str]
+) -> dict[str, Any]:
+    """The change of a set's WER with its interval, and how many speakers that is over."""
+    references = [u.text for u in utterances]
+    speakers = [u.speaker for u in utterances]
+    found = wer.compare(references, before, after, speakers=speakers)
+    return found | {"speakers": num_speakers(speakers)}
+
+
+def _breakdowns(
+    test: Sequence[Utterance], before: Sequence[str], after: Sequence[str]
+) -> dict[str, list[dict[str, Any]]]:
+    """The test set by duration, by speaker, by confusion and utterance by utterance."""
+    return {
+        "durations": groups_before_after(
+            breakdown.by_duration(test, before),
+            breakdown.by_duration(test, after),
+        ),
+        "speakers": groups_before_after(
+            breakdown.by_field(test, before, "speaker"),
+            breakdown.by_field(test, after, "speaker"),
+        ),
+        "confusions": breakdown.confusions([u.text for u in test], after),
+        "utterances": utterance_rows(test, before, after),
+    }
 
 
 def render_markdown(report: dict[str, Any]) -> str:
     """report.md: verdict, before and after, notes, validations, candidates, breakdowns, the ten
     worst utterances.
     """
-    lines = [
-        f"# {plain(report['name'])}",
-        "",
-        plain(report["verdict"]),
-        *(f"\n**{plain(warning)}**" for warning in report["warnings"]),
-        "",
-        "| set | words | WER before | WER after | sub/del/ins after | normalised before | after | "
-        "CER before | after | change of WER [95 %] in points |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for name in report["baseline"]:
-        before, after = report["baseline"][name], report["tuned"][name]
-        wers, normalized, cers = (
-            [percent(scores[rate]) for scores in (before, after)]
-            for rate in ("wer", "wer_normalized", "cer")
-        )
-        if reason := wer.joined(after):
-            normalized = [reason, "-"]
-        kinds = "/".join(str(after[kind]) for kind in ("substitutions", "deletions", "insertions"))
-        lines.append(
-            table_row(
-                [
-                    name,
-                    str(before["words"]),
-                    *wers,
-                    kinds,
-                    *normalized,
-                    *cers,
-                    interval_words(report["comparison"][name]),
-                ]
-            )
-        )
+    lines = [f"# {plain(report['name'])}", "", plain(report["verdict"])]
+    lines += [f"\n**{plain(warning)}**" for warning in report["warnings"]]
+    lines += _sets_table(report)
     if report["notes"]:
-        lines += ["", "Notes:", "", *(f"- {plain(note)}" for note in report["notes"])]
-    lines += [
-        "",
-        code(report["command"]),
-        "",
-        f"{report['model']}: {plain(report['selection'])}",
-        "",
-        "| step | domain WER (dev) | guard WER (dev) | score |",
-        "|---|---|---|---|",
-    ]
-    lines += [f"| {p['step']} | {_dev_scores(p)} |" for p in report["history"]]
-    lines += ["", "| weights | domain WER (dev) | guard WER (dev) | score |", "|---|---|---|---|"]
-    lines += [f"| {plain(c['description'])} | {_dev_scores(c)} |" for c in report["candidates"]]
-    for title, rows in (("duration", report["durations"]), ("speaker", report["speakers"])):
-        if rows:
-            lines += ["", f"| {title} | words | WER before | WER after |", "|---|---|---|---|"]
-            lines += [
-                table_row(
-                    [
-                        plain(row["group"]),
-                        str(row["words"]),
-                        *(percent(row[f"wer_{when}"]) for when in ("before", "after")),
-                    ]
-                )
-                for row in rows
-            ]
+        lines += ["", "Notes:", ""]
+        lines += [f"- {plain(note)}" for note in report["notes"]]
+    lines += ["", code(report["command"])]
+    lines += ["", f"{report['model']}: {plain(report['selection'])}"]
+    lines += _dev_table("step", [(str(p["step"]), p) for p in report["history"]])
+    lines += _dev_table("weights", [(plain(c["description"]), c) for c in report["candidates"]])
+    lines += _groups_table("duration", report["durations"])
+    lines += _groups_table("speaker", report["speakers"])
     lines += ["", "Worst utterances:", ""]
     lines += [
         f'- said "{plain(row["reference"])}", heard "{plain(row["after"])}", '
@@ -345,6 +329,71 @@ def render_markdown(report: dict[str, Any]) -> str:
         for row in report["utterances"][:10]
     ]
     return "\n".join(lines) + "\n"
+
+
+def _sets_table(report: dict[str, Any]) -> list[str]:
+    """The table of the test sets before and after."""
+    rows = [
+        _set_row(name, before, report["tuned"][name], report["comparison"][name])
+        for name, before in report["baseline"].items()
+    ]
+    return [
+        "",
+        "| set | words | WER before | WER after | sub/del/ins after | normalised before | after | "
+        "CER before | after | change of WER [95 %] in points |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+        *rows,
+    ]
+
+
+def _set_row(
+    name: str, before: dict[str, Any], after: dict[str, Any], comparison: dict[str, Any]
+) -> str:
+    """A row of the table of test sets."""
+    normalized = [percent(before["wer_normalized"]), percent(after["wer_normalized"])]
+    if reason := wer.joined(after):
+        normalized = [reason, "-"]
+    kinds = [after["substitutions"], after["deletions"], after["insertions"]]
+    return table_row(
+        [
+            name,
+            str(before["words"]),
+            percent(before["wer"]),
+            percent(after["wer"]),
+            "/".join(map(str, kinds)),
+            *normalized,
+            percent(before["cer"]),
+            percent(after["cer"]),
+            interval_words(comparison),
+        ]
+    )
+
+
+def _dev_table(title: str, rows: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:
+    """What each of the named weights scores on the validation sets."""
+    return [
+        "",
+        f"| {title} | domain WER (dev) | guard WER (dev) | score |",
+        "|---|---|---|---|",
+        *(_dev_row(name, row) for name, row in rows),
+    ]
+
+
+def _dev_row(name: str, row: dict[str, Any]) -> str:
+    """A row of the tables of validation scores."""
+    guard = percent(row["guard_wer"]) if "guard_wer" in row else "-"
+    return f"| {name} | {percent(row['val_wer'])} | {guard} | {row['selection_score']:.3f} |"
+
+
+def _groups_table(title: str, rows: Sequence[dict[str, Any]]) -> list[str]:
+    """A breakdown of the test set; nothing if it has no groups."""
+    if not rows:
+        return []
+    lines = ["", f"| {title} | words | WER before | WER after |", "|---|---|---|---|"]
+    for row in rows:
+        rates = [percent(row["wer_before"]), percent(row["wer_after"])]
+        lines.append(table_row([plain(row["group"]), str(row["words"]), *rates]))
+    return lines
 
 
 def write_report(report: dict[str, Any], run_dir: Path, *, examples: int) -> None:

@@ -6,6 +6,7 @@ import difflib
 import functools
 import re
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from parakeet_ft.model.checkpoints import CHECKPOINTS, resolve
 from parakeet_ft.settings.rules import shown
 
 CONF = project_folder("conf")
-
+# Lines of conf/: a comment that goes on, and a key with its value and comment.
+COMMENT = re.compile(r"\s+#\s?(.*)")
+ENTRY = re.compile(r"(?P<indent>\s*)(?P<key>\w+):(?:\s+[^#\s].*?)?(?:\s+#\s*(?P<comment>.*))?$")
 
 # Hydra's, those that make sense here.
 OPTIONS = ("-h", "--help", "-m", "--multirun", "--cfg", "--resolve", "--info", "--hydra-help")
@@ -23,9 +26,9 @@ OPTIONS = ("-h", "--help", "-m", "--multirun", "--cfg", "--resolve", "--info", "
 
 def bundled(path: str | None) -> str | None:
     """Resolve `bundled:x` to the package's demo data; other paths are returned as they are."""
-    return (
-        str(DEMO / path.removeprefix("bundled:")) if path and path.startswith("bundled:") else path
-    )
+    if path and path.startswith("bundled:"):
+        return str(DEMO / path.removeprefix("bundled:"))
+    return path
 
 
 def options_of(group: str) -> list[str]:
@@ -37,17 +40,23 @@ def options_of(group: str) -> list[str]:
 
 def groups(name: str = "finetune") -> list[str]:
     """The config groups that conf/<name>.yaml is made of."""
-    import yaml
-
-    defaults = yaml.safe_load((CONF / f"{name}.yaml").read_text(encoding="utf-8"))["defaults"]
-    named = (
-        next(iter(entry)).removeprefix("optional ") for entry in defaults if isinstance(entry, dict)
-    )
+    named = (group.removeprefix("optional ") for group, _ in _defaults(name))
     return sorted(group for group in named if not group.startswith("override "))
 
 
+def _defaults(name: str) -> list[tuple[str, str]]:
+    """Group and option of each entry in the defaults of conf/<name>.yaml that has both."""
+    import yaml
+
+    content = yaml.safe_load((CONF / f"{name}.yaml").read_text(encoding="utf-8"))
+    entries = (entry for entry in content["defaults"] if isinstance(entry, dict))
+    return [pair for entry in entries for pair in entry.items()]
+
+
 def _given(overrides: list[str]) -> dict[str, str]:
-    return {key.lstrip("+~"): value for key, _, value in (o.partition("=") for o in overrides)}
+    """Values by key of settings as they are typed."""
+    cells = [override.partition("=") for override in overrides]
+    return {key.lstrip("+~"): value for key, _, value in cells}
 
 
 def split_options(argv: list[str]) -> tuple[list[str], list[str]]:
@@ -70,31 +79,32 @@ def expand_shorthand(overrides: list[str]) -> list[str]:
     data.train=... without data= implies data=manifests, so that nothing of the demo is mixed into a
     real job; a budget of hours or steps replaces that of epochs.
     """
-    given, out = _given(overrides), []
-    for override in overrides:
-        key, _, value = override.partition("=")
-        if key == "model" and value not in options_of("model"):
-            out.append(f"model.source='{_source(value)}'")
-        else:
-            out.append(override)
-    if "data" not in given and any(f"data.{key}" in given for key in ("train", "validation")):
+    given = _given(overrides)
+    out = [_model_by_source(override) for override in overrides]
+    if "data" not in given and ("data.train" in given or "data.validation" in given):
         out.insert(0, "data=manifests")
-    budgets = [
-        key
-        for key in ("budget.epochs", "budget.hours", "budget.steps")
-        if given.get(key, "null") != "null"
-    ]
+    return out + _budgets_replaced(given)
+
+
+def _model_by_source(override: str) -> str:
+    """A setting; `model=...` that names no option of the group as model.source=..."""
+    key, _, value = override.partition("=")
+    if key == "model" and value not in options_of("model"):
+        return f"model.source='{_source(value)}'"
+    return override
+
+
+def _budgets_replaced(given: dict[str, str]) -> list[str]:
+    """Settings that switch off the budgets beside the given one. Raises UserError for two."""
+    keys = ("budget.epochs", "budget.hours", "budget.steps")
+    budgets = [key for key in keys if given.get(key, "null") != "null"]
+    if not budgets:
+        return []
     if len(budgets) > 1:
         raise UserError(
             f"{' and '.join(budgets)} are both given; a run has one budget: keep one of them."
         )
-    if budgets:
-        out += [
-            f"budget.{key}=null"
-            for key in ("epochs", "hours", "steps")
-            if f"budget.{key}" not in given
-        ]
-    return out
+    return [f"{key}=null" for key in keys if key not in given]
 
 
 def _source(model: str) -> str:
@@ -111,11 +121,10 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     """Nested dicts to dotted keys."""
     if not isinstance(config, dict) or not config:
         return {prefix: config}
-    return {
-        key: value
-        for name, child in config.items()
-        for key, value in flatten(child, f"{prefix}.{name}" if prefix else name).items()
-    }
+    found = {}
+    for name, child in config.items():
+        found.update(flatten(child, f"{prefix}.{name}" if prefix else name))
+    return found
 
 
 def compose(name: str, overrides: list[str]) -> dict[str, Any]:
@@ -124,82 +133,99 @@ def compose(name: str, overrides: list[str]) -> dict[str, Any]:
     """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
+
+    @functools.cache  # each takes a fifth of a second
+    def composed_of(*given: str) -> Any:
+        return hydra_compose(name, list(given))
+
+    options = [override for override in overrides if override.partition("=")[0] in groups(name)]
+    _check_options(options)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        keys = _keys(composed_of, options)
+        names = [*keys, *groups(name)]
+        for override in overrides:
+            if not override.startswith("hydra") and override not in options:
+                _check_key(override, keys, names)
+        return _resolved(composed_of, overrides)
+
+
+def _check_options(overrides: list[str]) -> None:
+    """Raise UserError unless each `group=option` names an option that the group has."""
+    for override in overrides:
+        group, _, option = override.partition("=")
+        if option not in options_of(group):
+            raise UserError(
+                f"{group}={option}: no such option. {_nearest(option, options_of(group))}"
+            )
+
+
+def _keys(composed_of: Callable[..., Any], options: list[str]) -> list[str]:
+    """The keys that there are with these options. Raises UserError for one that only the file of an
+    experiment has: Hydra lets it add any.
+    """
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    def keys_with(given: list[str]) -> list[str]:
+        """The keys that there are with these options."""
+        return list(flatten(OmegaConf.to_container(composed_of(*given), resolve=False)))
+
+    try:
+        keys = keys_with(options)
+        known = keys_with([o for o in options if not o.startswith("experiment=")])
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(f"The configuration does not compose: {error}") from None
+    for key in set(keys) - set(known):
+        raise UserError(f"conf/experiment sets the unknown key {key!r}. {_nearest(key, known)}")
+    return keys
+
+
+def _check_key(override: str, keys: list[str], names: list[str]) -> None:
+    """Raise UserError unless a setting names a key, or a part that holds some."""
+    key, equals, _ = override.partition("=")
+    plain = key.lstrip("+~")
+    if not equals and not key.startswith("~"):
+        raise UserError(
+            f"{override!r} is not a setting; expected key=value, such as budget.steps=100. "
+            f"{_nearest(plain, names)}"
+        )
+    if plain not in keys and not any(known.startswith(f"{plain}.") for known in keys):
+        raise UserError(f"Unknown key {plain!r}. {_nearest(plain, names)}")
+
+
+def _resolved(composed_of: Callable[..., Any], overrides: list[str]) -> dict[str, Any]:
+    """The whole configuration. Raises UserError for a value that is missing or cannot be used."""
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-    composed_of = functools.cache(
-        lambda *given: hydra_compose(name, list(given))
-    )  # each takes a fifth of a second
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        groups_only = [o for o in overrides if o.partition("=")[0] in groups(name)]
-        for override in groups_only:
-            group, _, option = override.partition("=")
-            if option not in options_of(group):
-                raise UserError(
-                    f"{group}={option}: no such option. {_nearest(option, options_of(group))}"
-                )
-        try:
-            defaults = OmegaConf.to_container(composed_of(*groups_only), resolve=False)
-            known = OmegaConf.to_container(
-                composed_of(*(o for o in groups_only if not o.startswith("experiment="))),
-                resolve=False,
-            )
-        except (HydraException, OmegaConfBaseException) as error:
-            raise UserError(f"The configuration does not compose: {error}") from None
-        keys = flatten(defaults)
-        # Hydra lets an experiment's file add any key.
-        for key in keys.keys() - flatten(known).keys():
-            raise UserError(
-                f"conf/experiment sets the unknown key {key!r}. "
-                f"{_nearest(key, list(flatten(known)))}"
-            )
-        for override in overrides:
-            key, equals, _ = override.partition("=")
-            if key.startswith("hydra") or override in groups_only:
-                continue
-            plain = key.lstrip("+~")
-            if not equals and not key.startswith("~"):
-                raise UserError(
-                    f"{override!r} is not a setting; expected key=value, such as budget.steps=100. "
-                    f"{_nearest(plain, [*keys, *groups(name)])}"
-                )
-            if plain not in keys and not any(known.startswith(f"{plain}.") for known in keys):
-                raise UserError(f"Unknown key {plain!r}. {_nearest(plain, [*keys, *groups(name)])}")
-        try:
-            config = OmegaConf.to_container(
-                composed_of(*overrides), resolve=True, throw_on_missing=True
-            )
-        except OmegaConfBaseException as error:
-            key = str(getattr(error, "full_key", "") or "")
-            if isinstance(error, MissingMandatoryValue):
-                raise UserError(
-                    f"{key} is missing. Give it as "
-                    f"{key}={'data/mine/dev.jsonl' if key.startswith('data.') else 'VALUE'}."
-                ) from None
-            raise UserError(
-                f"{key or 'A value'} cannot be used: {str(error).splitlines()[0]}"
-            ) from None
-        except HydraException as error:
-            raise UserError(
-                f"The command line cannot be read: {' '.join(str(error).split())}"
-            ) from None
-    return config
+    try:
+        config = composed_of(*overrides)
+        return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        key = str(error.full_key or "")
+        example = "data/mine/dev.jsonl" if key.startswith("data.") else "VALUE"
+        raise UserError(f"{key} is missing. Give it as {key}={example}.") from None
+    except OmegaConfBaseException as error:
+        key = str(getattr(error, "full_key", "") or "") or "A value"
+        raise UserError(f"{key} cannot be used: {str(error).splitlines()[0]}") from None
+    except HydraException as error:
+        words = " ".join(str(error).split())
+        raise UserError(f"The command line cannot be read: {words}") from None
 
 
 def _nearest(word: str, known: list[str]) -> str:
     """The nearest valid names, compared whole and by last part, so that `lr` finds `optim.lr`."""
-    by_tail = [name for name in known if name.rpartition(".")[2] == word.rpartition(".")[2]]
-    near = list(
-        dict.fromkeys([*by_tail, *difflib.get_close_matches(word, known, n=3, cutoff=0.5)])
-    )[:3]
-    return (
-        f"Did you mean {' or '.join(near)}?"
-        if near
-        else f"Valid: {', '.join(sorted(known))}."
-        if len(known) < 30
-        else "`--help` lists them."
-    )
+    tail = word.rpartition(".")[2]
+    by_tail = [name for name in known if name.rpartition(".")[2] == tail]
+    alike = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+    near = list(dict.fromkeys([*by_tail, *alike]))[:3]
+    if near:
+        return f"Did you mean {' or '.join(near)}?"
+    if len(known) < 30:
+        return f"Valid: {', '.join(sorted(known))}."
+    return "`--help` lists them."
 
 
 def show_help(name: str, text: str) -> None:
@@ -241,19 +267,15 @@ def comments(name: str) -> dict[str, str]:
     Of a group, what the option that is the default says comes first, then what its parts
     (_defaults) say, then any other option.
     """
-    import yaml
-
-    defaults = yaml.safe_load((CONF / f"{name}.yaml").read_text(encoding="utf-8"))["defaults"]
     found = _comments_in(CONF / f"{name}.yaml", "")
-    for entry in defaults:
-        for group, option in entry.items() if isinstance(entry, dict) else ():
-            folder = CONF / group
-            if not folder.is_dir() or group == "experiment":
-                continue
-            first = [folder / f"{option}.yaml", folder / "_defaults.yaml"]
-            for path in dict.fromkeys([*first, *sorted(folder.glob("*.yaml"))]):
-                if path.is_file():
-                    found = _comments_in(path, f"{group}.") | found
+    for group, option in _defaults(name):
+        folder = CONF / group
+        if not folder.is_dir() or group == "experiment":
+            continue
+        first = [folder / f"{option}.yaml", folder / "_defaults.yaml"]
+        for path in dict.fromkeys([*first, *sorted(folder.glob("*.yaml"))]):
+            if path.is_file():
+                found = _comments_in(path, f"{group}.") | found
     return found
 
 
@@ -263,18 +285,18 @@ def _comments_in(path: Path, prefix: str) -> dict[str, str]:
     parents: list[tuple[int, str]] = []
     last = ""
     for line in path.read_text(encoding="utf-8").splitlines():
-        comment = re.match(r"\s+#\s?(.*)", line)
+        comment = COMMENT.match(line)
         if comment and last:
             found[last] = f"{found.get(last, '')} {comment[1].strip()}".strip()
             continue
-        entry = re.match(r"(\s*)(\w+):(?:\s+([^#\s].*?))?(?:\s+#\s*(.*))?$", line)
+        entry = ENTRY.match(line)
         last = ""
         if not entry:
             continue
-        indent, key, _, text = len(entry[1]), entry[2], entry[3], entry[4]
+        indent = len(entry["indent"])
         parents = [(depth, name) for depth, name in parents if depth < indent]
-        last = prefix + ".".join([name for _, name in parents] + [key])
-        parents.append((indent, key))
-        if text:
-            found[last] = text.strip()
+        parents.append((indent, entry["key"]))
+        last = prefix + ".".join(name for _, name in parents)
+        if entry["comment"]:
+            found[last] = entry["comment"].strip()
     return found

@@ -51,12 +51,8 @@ def libraries_to(path: Path) -> Iterator[TextIO]:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         # Of several ranks the first alone talks.
-        with os.fdopen(
-            os.open(os.devnull, os.O_WRONLY) if ranks.rank() else os.dup(saved[0]),
-            "w",
-            buffering=1,
-            encoding="utf-8",
-        ) as terminal:
+        seen = os.open(os.devnull, os.O_WRONLY) if ranks.rank() else os.dup(saved[0])
+        with os.fdopen(seen, "w", buffering=1, encoding="utf-8") as terminal:
             yield terminal
     finally:
         for stream in (sys.stdout, sys.stderr):
@@ -81,15 +77,18 @@ class Narrator:
         """Begin a phase; the one before ends."""
         signals.raise_swallowed()
         self.end_phase()
-        self._name, self.phase_started = name, time.monotonic()
+        self._name = name
+        self.phase_started = time.monotonic()
         self.console.print(f"[bold]{name}[/bold]")
 
     def end_phase(self) -> None:
+        """Note how long the phase took that is under way."""
         if self.phase_started is not None:
             self.phases[self._name] = round(time.monotonic() - self.phase_started, 2)
             self.phase_started = None
 
     def lines(self, lines: list[str]) -> None:
+        """Print lines, indented."""
         for line in lines:
             self.console.print(f"  {line}", markup=False)
 
@@ -106,11 +105,9 @@ class Narrator:
         """Titles with heads and rows of cells, the first two columns to the left; outside a
         terminal nothing is wrapped.
         """
-        console = (
-            self.console
-            if self.console.is_terminal
-            else Console(file=self.console.file, highlight=False, width=240)
-        )
+        console = self.console
+        if not console.is_terminal:
+            console = Console(file=console.file, highlight=False, width=240)
         for title, head, rows in tables:
             table = Table(
                 *head,
@@ -121,7 +118,8 @@ class Narrator:
                 padding=(0, 2),
             )
             for column in table.columns[2:]:
-                column.justify, column.no_wrap = "right", True
+                column.justify = "right"
+                column.no_wrap = True
             for row in rows:
                 table.add_row(*(escape(cell) for cell in row))
             console.print()
@@ -130,89 +128,49 @@ class Narrator:
     def candidates(self, rows: list[dict[str, Any]]) -> None:
         """What was tried for best.nemo, the winner first."""
         width = max(len(row["description"]) for row in rows)
-        self.lines(
-            [
-                f"{'->' if row is rows[0] else '  '} {row['description']:<{width}}  domain "
-                f"{100 * row['val_wer']:5.1f} %"
-                + (f"  guard {100 * row['guard_wer']:5.1f} %" if "guard_wer" in row else "")
-                + f"  score {row['selection_score']:6.3f}"
-                for row in rows
-            ]
-        )
+        lines = []
+        for row in rows:
+            mark = "->" if row is rows[0] else "  "
+            line = f"{mark} {row['description']:<{width}}  domain {100 * row['val_wer']:5.1f} %"
+            if "guard_wer" in row:
+                line += f"  guard {100 * row['guard_wer']:5.1f} %"
+            lines.append(f"{line}  score {row['selection_score']:6.3f}")
+        self.lines(lines)
 
     def facts(self, effective: dict[str, Any]) -> None:
         """The effective settings that decide a run, as read back from the live objects."""
-        model, budget, optimizer, learning, batching = (
-            effective[key] for key in ("model", "budget", "optimizer", "adaptation", "batching")
-        )
-        self.lines(
-            [
-                f"model      {model['class']}, {model['num_weights'] / 1e6:.1f} M weights, "
-                f"{learning['learning'] / 1e6:.1f} M learn; "
-                f"{model['vocab_size']} pieces, loss {model['loss']['class']}, blank "
-                f"{model['loss']['blank']}",
-                f"data       1 pass = {budget['steps_per_pass']} steps of at most "
-                f"{budget['batch_seconds']:g} s on {budget['num_ranks']} device(s), "
-                f"{budget['hours_per_pass']:.2f} h of audio; this run = {budget['passes']:.1f} "
-                f"passes, {budget['steps']} steps",
-                f"batches    {batching['reason']}: {batching['batches']} a pass, padding "
-                f"{batching['padding_share']:.1%}, the largest "
-                f"{batching['largest_batch_seconds']:g} s or "
-                f"{batching['largest_batch_utterances']} utterances; {budget['accumulate']} a step",
-                f"augment    {augmentation_line(model['spec_augment'], effective['augmentation'])}",
-                f"optimiser  AdamW, peak lr {optimizer['lr']:g} ({optimizer['lr_reason']}), "
-                f"{optimizer['warmup_steps']} warm-up steps, cosine",
-                *(
-                    f"           {group['name']:<28} lr {group['lr']:.1e}  weight decay "
-                    f"{group['weight_decay']:g}  {group['tensors']:4} tensors "
-                    f"{group['weights'] / 1e6:8.3f} M weights"
-                    for group in optimizer["groups"]
-                ),
-                *(
-                    [
-                        "           begins: "
-                        + ", ".join(
-                            f"{'the rest of it' if module == 'encoder' else module} at step {step}"
-                            for module, step in learning["begins_at_step"].items()
-                        )
-                    ]
-                    if learning["begins_at_step"]
-                    else []
-                ),
-                f"device     {devices_line(effective['trainer'])}",
-            ]
-            + ([f"loss       {effective['loss']}"] if effective["loss"] else [])
-            + (
-                [
-                    f"distil     {effective['distillation']['compares']}, weight "
-                    f"{effective['distillation']['weight']:g}, temperature "
-                    f"{effective['distillation']['temperature']:g}"
-                ]
-                if effective["distillation"]
-                else []
-            )
-        )
+        model = effective["model"]
+        budget = effective["budget"]
+        lines = [
+            model_line(model, effective["adaptation"]),
+            data_line(budget),
+            batches_line(effective["batching"], budget),
+            f"augment    {augmentation_line(model['spec_augment'], effective['augmentation'])}",
+            *optimizer_lines(effective["optimizer"]),
+            *begins_lines(effective["adaptation"]["begins_at_step"]),
+            f"device     {devices_line(effective['trainer'])}",
+        ]
+        if effective["loss"]:
+            lines.append(f"loss       {effective['loss']}")
+        if effective["distillation"]:
+            lines.append(distillation_line(effective["distillation"]))
+        self.lines(lines)
 
     def finish(self, report: dict[str, Any], run_dir: Path) -> None:
         """The table before and after, the verdict, and the last line."""
         from parakeet_ft.scoring.words import percent, summary_line
 
-        table = Table(
-            "set",
-            "words",
-            "WER before",
-            "WER after",
-            "CER before",
-            "CER after",
-            box=None,
-            padding=(0, 2),
-        )
+        head = ("set", "words", "WER before", "WER after", "CER before", "CER after")
+        table = Table(*head, box=None, padding=(0, 2))
         for name, before in report["baseline"].items():
             after = report["tuned"][name]
             table.add_row(
                 name,
                 str(before["words"]),
-                *(percent(s[rate]) for rate in ("wer", "cer") for s in (before, after)),
+                percent(before["wer"]),
+                percent(after["wer"]),
+                percent(before["cer"]),
+                percent(after["cer"]),
             )
         self.console.print(table)
         self.lines(
@@ -225,63 +183,111 @@ class Narrator:
                 f"done in {time.monotonic() - self.started:.0f} s",
             ]
         )
-        self.console.print(
-            summary_line(
-                report,
-                str((run_dir if report["problem"] else latest_or(run_dir)) / report["model"]),
-            ),
-            markup=False,
-        )
+        folder = run_dir if report["problem"] else latest_or(run_dir)
+        line = summary_line(report, str(folder / report["model"]))
+        self.console.print(line, markup=False)
+
+
+def model_line(model: dict[str, Any], learning: dict[str, Any]) -> str:
+    """What the model is and how much of it learns."""
+    return (
+        f"model      {model['class']}, {model['num_weights'] / 1e6:.1f} M weights, "
+        f"{learning['learning'] / 1e6:.1f} M learn; {model['vocab_size']} pieces, loss "
+        f"{model['loss']['class']}, blank {model['loss']['blank']}"
+    )
+
+
+def data_line(budget: dict[str, Any]) -> str:
+    """How much audio a pass and the run are."""
+    return (
+        f"data       1 pass = {budget['steps_per_pass']} steps of at most "
+        f"{budget['batch_seconds']:g} s on {budget['num_ranks']} device(s), "
+        f"{budget['hours_per_pass']:.2f} h of audio; this run = {budget['passes']:.1f} "
+        f"passes, {budget['steps']} steps"
+    )
+
+
+def batches_line(batching: dict[str, Any], budget: dict[str, Any]) -> str:
+    """How the batches are made and how large the largest is."""
+    return (
+        f"batches    {batching['reason']}: {batching['batches']} a pass, padding "
+        f"{batching['padding_share']:.1%}, the largest {batching['largest_batch_seconds']:g} s or "
+        f"{batching['largest_batch_utterances']} utterances; {budget['accumulate']} a step"
+    )
+
+
+def optimizer_lines(optimizer: dict[str, Any]) -> list[str]:
+    """The learning rate, and what each group of weights has of it."""
+    lines = [
+        f"optimiser  AdamW, peak lr {optimizer['lr']:g} ({optimizer['lr_reason']}), "
+        f"{optimizer['warmup_steps']} warm-up steps, cosine"
+    ]
+    lines += [
+        f"           {group['name']:<28} lr {group['lr']:.1e}  weight decay "
+        f"{group['weight_decay']:g}  {group['tensors']:4} tensors {group['weights'] / 1e6:8.3f} M "
+        "weights"
+        for group in optimizer["groups"]
+    ]
+    return lines
+
+
+def begins_lines(begins_at_step: dict[str, int]) -> list[str]:
+    """Which modules begin to learn later; nothing if all learn from the first step."""
+    if not begins_at_step:
+        return []
+    names = {"encoder": "the rest of it"}
+    parts = [f"{names.get(name, name)} at step {step}" for name, step in begins_at_step.items()]
+    return [f"           begins: {', '.join(parts)}"]
+
+
+def distillation_line(distillation: dict[str, Any]) -> str:
+    """What is compared with the teacher, and how much that counts."""
+    return (
+        f"distil     {distillation['compares']}, weight {distillation['weight']:g}, temperature "
+        f"{distillation['temperature']:g}"
+    )
 
 
 def devices_line(devices: dict[str, Any]) -> str:
     """What runs where, from what trainer.resolve returns."""
     several = f" on each of {devices['num_nodes']} nodes" if devices["num_nodes"] > 1 else ""
     idle = devices["devices_found"] - devices["devices"]
-    return (
+    line = (
         f"{devices['devices']} {devices['accelerator'].upper()} rank(s){several}, strategy "
         f"{devices['strategy']}, precision {devices['precision']}"
-        + (
-            f"; {idle} of this node's {devices['devices_found']} GPUs are not used"
-            if idle > 0
-            else ""
-        )
     )
+    if idle > 0:
+        line += f"; {idle} of this node's {devices['devices_found']} GPUs are not used"
+    return line
 
 
 def augmentation_line(masks: dict[str, float] | None, audio: dict[str, Any] | None) -> str:
     """What training does to spectrograms and audio, from model.parts.spec_augment_facts and
     Augmentation.facts.
     """
-    parts = ["no SpecAugment"]
-    if masks:
-        width = (
-            f"{masks['time_width']:.0%} of the time"
-            if isinstance(masks["time_width"], float)
-            else f"{masks['time_width']} frames"
-        )
-        parts = [
-            f"SpecAugment {masks['freq_masks']} x {masks['freq_width']} mels, "
-            f"{masks['time_masks']} x {width}"
-        ]
-    if audio:
-        parts += (
-            [f"speed {', '.join(f'{speed:g}' for speed in audio['speeds'])}"]
-            if audio["speeds"] != [1.0]
-            else []
-        )
-        parts += (
-            [
-                f"noise at {audio['noise_snr_db'][0]:g} to {audio['noise_snr_db'][1]:g} dB in "
-                f"{audio['noise_probability']:.0%}"
-            ]
-            if audio["noises"]
-            else []
-        )
-        parts += (
-            [f"telephone in {audio['codec_probability']:.0%}"] if audio["codec_probability"] else []
-        )
-    return "; ".join(parts) + ("" if audio else "; audio as it is")
+    masked = _masks(masks) if masks else "no SpecAugment"
+    if not audio:
+        return f"{masked}; audio as it is"
+    parts = [masked]
+    if audio["speeds"] != [1.0]:
+        parts.append(f"speed {', '.join(f'{speed:g}' for speed in audio['speeds'])}")
+    if audio["noises"]:
+        low, high = audio["noise_snr_db"]
+        parts.append(f"noise at {low:g} to {high:g} dB in {audio['noise_probability']:.0%}")
+    if audio["codec_probability"]:
+        parts.append(f"telephone in {audio['codec_probability']:.0%}")
+    return "; ".join(parts)
+
+
+def _masks(masks: dict[str, float]) -> str:
+    """The masks of SpecAugment; a time width is a share of the time or a number of frames."""
+    width = f"{masks['time_width']} frames"
+    if isinstance(masks["time_width"], float):
+        width = f"{masks['time_width']:.0%} of the time"
+    return (
+        f"SpecAugment {masks['freq_masks']} x {masks['freq_width']} mels, {masks['time_masks']} x "
+        f"{width}"
+    )
 
 
 def latest_or(run_dir: Path) -> Path:
@@ -294,9 +300,10 @@ def link_latest(run_dir: Path) -> None:
     """Point `latest` beside run_dir at it; a file or folder of the user's that has this name
     stays.
     """
-    link, latest = run_dir.parent / f".latest.{os.getpid()}", run_dir.parent / "latest"
+    latest = run_dir.parent / "latest"
     if latest.exists() and not latest.is_symlink():
         return
+    link = run_dir.parent / f".latest.{os.getpid()}"
     link.unlink(missing_ok=True)
     link.symlink_to(run_dir.name)
     os.replace(link, latest)

@@ -31,16 +31,20 @@ _held: list[Any] = []
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """`key: before -> now` for each setting or manifest hash that differs and may not."""
-    old, new = (
-        flatten(json.loads(json.dumps(before, default=str))),
-        flatten(json.loads(json.dumps(now, default=str))),
-    )
-    return [
-        f"{key}: {old.get(key, 'absent')} -> {new.get(key, 'absent')}"
-        for key in {**old, **new}
-        if old.get(key, "absent") != new.get(key, "absent")
-        and not key.removeprefix("config.").startswith(FREE)
-    ]
+    old = _flat(before)
+    new = _flat(now)
+    lines = []
+    for key in {**old, **new}:
+        was = old.get(key, "absent")
+        becomes = new.get(key, "absent")
+        if was != becomes and not key.removeprefix("config.").startswith(FREE):
+            lines.append(f"{key}: {was} -> {becomes}")
+    return lines
+
+
+def _flat(content: dict[str, Any]) -> dict[str, Any]:
+    """Dotted keys, with values as they come back from a file."""
+    return flatten(json.loads(json.dumps(content, default=str)))
 
 
 def lock(directory: Path) -> bool:
@@ -52,8 +56,10 @@ def lock(directory: Path) -> bool:
             f"{directory} cannot be written to: {error.strerror}. Expected a writable directory; "
             f"name another with hydra.run.dir=DIR."
         ) from None
-    _held.extend([held] if held else [])
-    return held is not None
+    if held is None:
+        return False
+    _held.append(held)
+    return True
 
 
 def unfinished(parent: Path) -> list[tuple[Path, dict[str, Any]]]:
@@ -80,12 +86,7 @@ def read_run(directory: Path) -> dict[str, Any] | None:
         return None
     try:
         content = read_json(path)
-        problem = misfit(content, {"finished": bool}) or broken_seal(content)
-        if not problem and not content["finished"]:
-            problem = misfit(content, {"identity": {"config": dict}})
-        steps = content.get("resumed_at_steps", [])
-        if not isinstance(steps, list) or not all(type(step) is int for step in steps):
-            problem = problem or "resumed_at_steps is no list of steps"
+        problem = _problem_of(content)
         flatten(content)  # what is nested too deep ends here
     except (ValueError, RecursionError) as error:
         problem = str(error)
@@ -96,6 +97,19 @@ def read_run(directory: Path) -> dict[str, Any] | None:
             f"away, or begin anew under another name=; resume=never begins anew beside it."
         )
     return content
+
+
+def _problem_of(content: Any) -> str | None:
+    """What is wrong with the content of a run.json; None if nothing is."""
+    problem = misfit(content, {"finished": bool}) or broken_seal(content)
+    if not problem and not content["finished"]:
+        problem = misfit(content, {"identity": {"config": dict}})
+    if problem:
+        return problem
+    steps = content.get("resumed_at_steps", [])
+    if not isinstance(steps, list) or not all(type(step) is int for step in steps):
+        return "resumed_at_steps is no list of steps"
+    return None
 
 
 def what_is_kept(directory: Path) -> str:
@@ -140,65 +154,89 @@ def choose(
     """
     if given:
         return given, _claim_given(given, now, resume=resume)
+    if resume == "never":
+        return _make(parent), []
     lines: list[str] = []
-    for directory, content in unfinished(parent) if resume != "never" else []:
+    for directory, content in unfinished(parent):
         changes = differences(content["identity"], now)
         if changes and resume == "auto":
             lines = lines or [
                 f"{directory} is unfinished, with other settings ({_few(changes)}); this is a new "
-                f"run. "
-                "resume=changed continues that one with what was changed."
+                "run. resume=changed continues that one with what was changed."
             ]
         elif lock(directory):
-            return directory, [
-                f"continuing {directory}{f', with changes: {_few(changes)}' if changes else ''}"
-            ]
+            return directory, [_continuing(directory, changes)]
     return _make(parent), lines
 
 
 def _claim_given(directory: Path, now: dict[str, Any], *, resume: str) -> list[str]:
+    """Make and lock the directory that the user named. Raises UserError if it holds a run that this
+    command does not continue.
+    """
     content = read_run(directory)
-    if content and content["finished"]:
-        raise UserError(
-            f"{directory} holds a finished run. Give another directory, or delete it to run again."
-        )
-    changes = differences(content["identity"], now) if content else []
-    if content and resume == "never":
-        raise UserError(
-            f"{directory} holds an unfinished run and resume=never is given. Give another "
-            f"directory, or delete it."
-        )
-    if changes and resume != "changed":
-        raise UserError(
-            f"{directory} holds an unfinished run with other settings: {_few(changes)}. Give the "
-            f"same settings, resume=changed to continue it "
-            "with these, or another directory."
-        )
+    changes = _changes_allowed(directory, content, now, resume=resume) if content else []
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(
-            f"{directory} cannot be made: {error.strerror}. Expected a writable place; name "
-            f"another with hydra.run.dir=DIR."
-        ) from None
+        raise _cannot_be_made(directory, error) from None
     if not lock(directory):
         raise UserError(
             f"{directory} is in use by another process. Wait for it, or give another directory."
         )
-    return (
-        [f"continuing {directory}{f', with changes: {_few(changes)}' if changes else ''}"]
-        if content
-        else []
+    return [_continuing(directory, changes)] if content else []
+
+
+def _changes_allowed(
+    directory: Path, content: dict[str, Any], now: dict[str, Any], *, resume: str
+) -> list[str]:
+    """What changed since the run in `directory` was begun. Raises UserError unless it may be
+    continued with that.
+    """
+    if content["finished"]:
+        raise UserError(
+            f"{directory} holds a finished run. Give another directory, or delete it to run again."
+        )
+    if resume == "never":
+        raise UserError(
+            f"{directory} holds an unfinished run and resume=never is given. Give another "
+            f"directory, or delete it."
+        )
+    changes = differences(content["identity"], now)
+    if changes and resume != "changed":
+        raise UserError(
+            f"{directory} holds an unfinished run with other settings: {_few(changes)}. Give the "
+            "same settings, resume=changed to continue it with these, or another directory."
+        )
+    return changes
+
+
+def _cannot_be_made(directory: Path, error: OSError) -> UserError:
+    """The error to raise where a directory cannot be made."""
+    return UserError(
+        f"{directory} cannot be made: {error.strerror}. Expected a writable place; name "
+        f"another with hydra.run.dir=DIR."
     )
 
 
+def _continuing(directory: Path, changes: list[str]) -> str:
+    """A line on what is continued and what changed."""
+    if not changes:
+        return f"continuing {directory}"
+    return f"continuing {directory}, with changes: {_few(changes)}"
+
+
 def _few(changes: list[str]) -> str:
-    return "; ".join(changes[:6]) + (f"; and {len(changes) - 6} more" if len(changes) > 6 else "")
+    """The first six changes, and how many more there are."""
+    shown = "; ".join(changes[:6])
+    if len(changes) > 6:
+        shown += f"; and {len(changes) - 6} more"
+    return shown
 
 
 def _make(parent: Path) -> Path:
     """A new directory named by the time, this process's alone."""
-    stamp, number = time.strftime("%Y-%m-%d_%H-%M-%S"), 1
+    stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
+    number = 1
     while True:
         directory = parent / (stamp if number == 1 else f"{stamp}_{number}")
         try:
@@ -207,9 +245,6 @@ def _make(parent: Path) -> Path:
             number += 1
             continue
         except OSError as error:
-            raise UserError(
-                f"{directory} cannot be made: {error.strerror}. Expected a writable place; name "
-                f"another with hydra.run.dir=DIR."
-            ) from None
+            raise _cannot_be_made(directory, error) from None
         lock(directory)
         return directory

@@ -58,6 +58,7 @@ def git_commit() -> str | None:
 
 
 def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide a run."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -102,8 +103,12 @@ class Run:
         resumed_at_step: int | None,
         say: Callable[[list[str]], None] = lambda lines: print(*lines, sep="\n", file=sys.stderr),
     ) -> None:
-        self.path, self.say = run_dir / "run.json", say
+        self.path = run_dir / "run.json"
+        self.say = say
         earlier = (read_run(run_dir) if self.path.exists() else None) or {}
+        resumed_at_steps = list(earlier.get("resumed_at_steps", []))
+        if resumed_at_step is not None:
+            resumed_at_steps.append(resumed_at_step)
         self.content: dict[str, Any] = {
             "command": command,
             "commit": git_commit(),
@@ -115,10 +120,7 @@ class Run:
                 for key, path in manifests.items()
             },
             "identity": identity,
-            "resumed_at_steps": [
-                *earlier.get("resumed_at_steps", []),
-                *([] if resumed_at_step is None else [resumed_at_step]),
-            ],
+            "resumed_at_steps": resumed_at_steps,
             "effective": {},
             "phases_seconds": {},
             "finished": False,
@@ -131,6 +133,7 @@ class Run:
         self._write(self.path, self.content)
 
     def _write(self, path: Path, content: dict[str, Any]) -> None:
+        """Write run.json; of several ranks the first alone does."""
         if not ranks.rank():
             write_json(path, sealed(content))
 

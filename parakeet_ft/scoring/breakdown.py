@@ -164,6 +164,7 @@ def _by_range(
     unit: str,
     normalizer: Normalizer,
 ) -> list[dict[str, Any]]:
+    """A breakdown by ranges of a number."""
     names = [
         f"below {edges[0]:g} {unit}",
         *(f"{low:g} to {high:g} {unit}" for low, high in itertools.pairwise(edges)),

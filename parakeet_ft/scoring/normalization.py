@@ -36,18 +36,11 @@ class Normalizer:
 
     def describe(self) -> str:
         """Name and version, to be stored beside the figures."""
-        name = (
-            "none"
-            if self.language == RAW
-            else "EnglishTextNormalizer"
-            if self.language == "en"
-            else "BasicTextNormalizer"
-        )
-        parts = [
-            name
-            if self.language == RAW
-            else f"whisper_normalizer {importlib.metadata.version('whisper_normalizer')} {name}"
-        ]
+        parts = ["none"]
+        if self.language != RAW:
+            name = "EnglishTextNormalizer" if self.language == "en" else "BasicTextNormalizer"
+            version = importlib.metadata.version("whisper_normalizer")
+            parts = [f"whisper_normalizer {version} {name}"]
         if self.replacements:
             digest = hashlib.sha256(repr(self.replacements).encode()).hexdigest()[:8]
             parts.append(f"{len(self.replacements)} replacements ({digest})")
@@ -56,6 +49,7 @@ class Normalizer:
 
 @lru_cache(maxsize=200_000)
 def _normalized(normalizer: Normalizer, text: str) -> str:
+    """A text as a normaliser makes it, kept since texts come again."""
     rules = TextRules(replacements=normalizer.replacements)
     text = normalise(text, rules=rules)
     if normalizer.language == RAW:
@@ -65,6 +59,7 @@ def _normalized(normalizer: Normalizer, text: str) -> str:
 
 @lru_cache(maxsize=8)
 def _whisper(language: str) -> Callable[[str], str]:
+    """The rules of Whisper for a language, made once."""
     if language == "en":
         from whisper_normalizer.english import EnglishTextNormalizer
 

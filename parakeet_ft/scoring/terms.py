@@ -22,19 +22,25 @@ def find_terms(
 
     A word that general texts lack counts there as half an occurrence.
     """
-    here, there = (
-        Counter(word for text in texts for word in text.split()) for texts in (domain, general)
-    )
-    num_here, num_there = sum(here.values()), max(sum(there.values()), 1)
-    found = [
-        word
-        for word, count in here.items()
-        if count >= at_least and count / num_here >= times_rarer * max(there[word], 0.5) / num_there
-    ]
+    here = _word_counts(domain)
+    there = _word_counts(general)
+    num_here = sum(here.values())
+    num_there = max(sum(there.values()), 1)
+    found = []
+    for word, count in here.items():
+        share_there = max(there[word], 0.5) / num_there
+        if count >= at_least and count / num_here >= times_rarer * share_there:
+            found.append(word)
     return sorted(found, key=lambda word: (-here[word], word))[:most]
 
 
+def _word_counts(texts: Sequence[str]) -> Counter[str]:
+    """How often each word occurs."""
+    return Counter(word for text in texts for word in text.split())
+
+
 def _occurrences(words: Sequence[str], term: tuple[str, ...]) -> int:
+    """How often a term of some words stands among others."""
     return sum(tuple(words[i : i + len(term)]) == term for i in range(len(words) - len(term) + 1))
 
 
@@ -52,26 +58,29 @@ def term_scores(
     for term in dict.fromkeys(" ".join(t.split()) for t in terms):
         words = tuple(term.split())
         counts = [(_occurrences(r, words), _occurrences(h, words)) for r, h in split]
-        rows.append(
-            {"term": term}
-            | _rates(
-                occurrences=sum(r for r, _ in counts),
-                recognised=sum(min(pair) for pair in counts),
-                claimed=sum(h for _, h in counts),
-            )
+        rates = _rates(
+            occurrences=sum(r for r, _ in counts),
+            recognised=sum(map(min, counts)),
+            claimed=sum(h for _, h in counts),
         )
+        rows.append({"term": term} | rates)
     total = {key: sum(row[key] for row in rows) for key in ("occurrences", "recognised", "claimed")}
-    return _rates(**total) | {
-        "terms": sorted(rows, key=lambda row: (-row["occurrences"], row["term"]))
-    }
+    rows.sort(key=lambda row: (-row["occurrences"], row["term"]))
+    return _rates(**total) | {"terms": rows}
 
 
 def _rates(*, occurrences: int, recognised: int, claimed: int) -> dict[str, Any]:
+    """Counts, and the rates that follow from them."""
     return {
         "occurrences": occurrences,
         "recognised": recognised,
         "claimed": claimed,
-        "recall": recognised / occurrences if occurrences else None,
-        "precision": recognised / claimed if claimed else None,
-        "f_score": 2 * recognised / (occurrences + claimed) if occurrences + claimed else None,
+        "recall": _ratio(recognised, occurrences),
+        "precision": _ratio(recognised, claimed),
+        "f_score": _ratio(2 * recognised, occurrences + claimed),
     }
+
+
+def _ratio(part: int, whole: int) -> float | None:
+    """None where there is nothing to divide by."""
+    return part / whole if whole else None

@@ -41,6 +41,7 @@ class Score:
 
 
 def _counts(references: Sequence[Sequence[str]], hypotheses: Sequence[Sequence[str]]) -> np.ndarray:
+    """Substitutions, deletions, insertions and length (N, 4) of pairs."""
     if len(references) != len(hypotheses):
         raise ValueError(f"{len(references)} references but {len(hypotheses)} hypotheses")
     rows = np.zeros((len(references), 4), dtype=np.int64)
@@ -101,10 +102,8 @@ def score(
     words = _rate(word_errors(references, hypotheses).sum(axis=0))
     characters = _rate(character_errors(references, hypotheses).sum(axis=0))
     plain = [normalizer(text) for text in references], [normalizer(text) for text in hypotheses]
-    words_plain, characters_plain = (
-        _rate(word_errors(*plain).sum(axis=0)),
-        _rate(character_errors(*plain).sum(axis=0)),
-    )
+    words_plain = _rate(word_errors(*plain).sum(axis=0))
+    characters_plain = _rate(character_errors(*plain).sum(axis=0))
     return Score(
         *words,
         *characters,
@@ -126,7 +125,8 @@ def joined(score: dict[str, Any]) -> str:
     The English rules write "six two three" as 623, one word that one wrong digit spoils: of spelled
     digits the rate tells nothing.
     """
-    before, after = score.get("words", 0), score.get("words_normalized", score.get("words", 0))
+    before = score.get("words", 0)
+    after = score.get("words_normalized", before)
     if after >= COMPARABLE_SHARE * before:
         return ""
     return f"not comparable: the normaliser joined {before} words into {after}"
@@ -149,41 +149,49 @@ def compare(
     fewer errors, what was resampled and how many, and a verdict: better or worse if the interval is
     on one side of 0, else not distinguishable.
     """
-    first, second = word_errors(references, before), word_errors(references, after)
+    first = word_errors(references, before)
+    second = word_errors(references, after)
     values = np.stack([second[:, :3].sum(axis=1) - first[:, :3].sum(axis=1), first[:, 3]], axis=1)
     resampled = "utterances"
     named = [speaker for speaker in speakers or [] if speaker]
     if len(named) == len(references) and len(set(named)) > 1:
-        resampled, values = "speakers", np.stack(list(sum_by(named, values).values()))
+        resampled = "speakers"
+        values = np.stack(list(sum_by(named, values).values()))
     count = len(values)
-    difference = values[:, 0].sum() / max(values[:, 1].sum(), 1)
-    known = {"difference": float(difference), "resampled": resampled, "units": count}
+    difference = float(values[:, 0].sum() / max(values[:, 1].sum(), 1))
+    known = {"difference": difference, "resampled": resampled, "units": count}
     if not values[:, 0].any():
-        return known | {
-            "low": 0.0,
-            "high": 0.0,
-            "probability_better": 0.5,
-            "verdict": "not distinguishable",
-        }
+        return known | _compared(0.0, 0.0)
     if count < 2:
-        return known | {
-            "low": None,
-            "high": None,
-            "probability_better": 0.5,
-            "verdict": "not distinguishable",
-        }
+        return known | _compared(None, None)
     draws = resample(values, replications=replications, seed=seed)
-    low, high = interval(draws, estimate=float(difference), units=count)
+    low, high = interval(draws, estimate=difference, units=count)
     probability = float((draws < 0).mean() + (draws == 0).mean() / 2)
-    verdict = "better" if high < 0 else "worse" if low > 0 else "not distinguishable"
-    return known | {"low": low, "high": high, "probability_better": probability, "verdict": verdict}
+    verdict = "not distinguishable"
+    if high < 0:
+        verdict = "better"
+    elif low > 0:
+        verdict = "worse"
+    return known | _compared(low, high, probability=probability, verdict=verdict)
+
+
+def _compared(
+    low: float | None,
+    high: float | None,
+    *,
+    probability: float = 0.5,
+    verdict: str = "not distinguishable",
+) -> dict[str, Any]:
+    """What a comparison says of chance."""
+    return {"low": low, "high": high, "probability_better": probability, "verdict": verdict}
 
 
 def resample(values: np.ndarray, *, replications: int, seed: int) -> np.ndarray:
     """Ratios (replications) of the sums of values' (N, 2) columns, such as errors and words, N rows
     drawn with replacement each time.
     """
-    rng, count = np.random.default_rng(seed), len(values)
+    rng = np.random.default_rng(seed)
+    count = len(values)
     at_once = max(1, 1_000_000 // count)
     sums = [
         values[rng.integers(count, size=(min(at_once, replications - start), count))].sum(axis=1)

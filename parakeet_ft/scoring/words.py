@@ -13,6 +13,7 @@ VERDICTS = {
 
 
 def percent(rate: float) -> str:
+    """A rate in percent."""
     return f"{100 * rate:.1f} %"
 
 

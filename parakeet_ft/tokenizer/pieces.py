@@ -21,14 +21,18 @@ from parakeet_ft.tokenizer.sentencepiece_model import WORD_START, load_sentencep
 
 # SentencePiece's ModelProto.SentencePiece.Type and TrainerSpec.ModelType
 # (sentencepiece_model.proto).
-NORMAL, UNKNOWN, USER_DEFINED, UNUSED = 1, 2, 4, 5
-UNIGRAM, BPE = 1, 2
+NORMAL = 1
+USER_DEFINED = 4
+UNUSED = 5
+UNIGRAM = 1
+BPE = 2
 # How much better than its spelling a new unigram piece scores: enough to win over that spelling,
 # too little to move any other boundary.
 UNIGRAM_BONUS = 0.01
 # A new character that begins so many words, in so much of its use, also becomes a piece with the
 # word's beginning.
-MIN_WORD_STARTS, INITIAL_SHARE = 20, 0.1
+MIN_WORD_STARTS = 20
+INITIAL_SHARE = 0.1
 
 
 def load_pieces(
@@ -42,25 +46,13 @@ def load_pieces(
     could never be met in a text.
     """
     if isinstance(pieces, str | Path):
-        path = Path(pieces).expanduser()
-        if not path.is_file():
-            raise UserError(
-                f"No list of pieces at {path}. Expected a text file with one piece a line, or a "
-                f"list: "
-                '\'tokenizer.pieces=["%","("]\'.'
-            )
-        pieces = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        pieces = _lines_of(Path(pieces).expanduser())
     if not pieces:
         raise UserError(
             "The list of pieces is empty, expected at least one; leave tokenizer.pieces out to "
             "learn them from the texts."
         )
-    if strange := [p for p in pieces if isinstance(p, bool) or not isinstance(p, str | int)]:
-        raise UserError(f"tokenizer.pieces holds {strange[0]!r}, expected text; quote it.")
-    listed = [
-        WORD_START + str(p).rstrip()[1:] if str(p).startswith(" ") else str(p).rstrip()
-        for p in pieces
-    ]
+    listed = [_as_piece(entry) for entry in pieces]
     if twice := [piece for piece, count in Counter(listed).items() if count > 1]:
         raise UserError(
             f"The list of pieces has {len(twice)} duplicates: {', '.join(map(repr, twice[:5]))}. "
@@ -68,20 +60,45 @@ def load_pieces(
         )
     processor = load_sentencepiece(model)
     for piece in listed:
-        body = piece.removeprefix(WORD_START)
-        if not body or WORD_START in body or any(c.isspace() for c in body):
-            raise UserError(
-                f"The piece {piece!r} is not one word or part of one. List words one by one; '▁' "
-                f"may stand only at the start."
-            )
-        if processor.normalize(body).lstrip(WORD_START) != body:
-            raise UserError(
-                f"The piece {piece!r} can never be met: the tokenizer rewrites its text to "
-                f"{processor.normalize(body).lstrip(WORD_START)!r} before it encodes. List that "
-                f"instead."
-            )
+        _check_piece(piece, processor)
     present = {processor.id_to_piece(i) for i in range(processor.get_piece_size())}
     return [p for p in listed if p not in present], [p for p in listed if p in present]
+
+
+def _lines_of(path: Path) -> list[str]:
+    """The lines of a file that are not blank. Raises UserError if there is no file."""
+    if not path.is_file():
+        raise UserError(
+            f"No list of pieces at {path}. Expected a text file with one piece a line, or a list: "
+            '\'tokenizer.pieces=["%","("]\'.'
+        )
+    return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def _as_piece(entry: str | int) -> str:
+    """A listed entry with "▁" for the space that it begins with. Raises UserError for what is no
+    text.
+    """
+    if isinstance(entry, bool) or not isinstance(entry, str | int):
+        raise UserError(f"tokenizer.pieces holds {entry!r}, expected text; quote it.")
+    piece = str(entry).rstrip()
+    return WORD_START + piece[1:] if str(entry).startswith(" ") else piece
+
+
+def _check_piece(piece: str, processor: Any) -> None:
+    """Raise UserError unless a piece is a word or part of one that texts can hold."""
+    body = piece.removeprefix(WORD_START)
+    if not body or WORD_START in body or any(c.isspace() for c in body):
+        raise UserError(
+            f"The piece {piece!r} is not one word or part of one. List words one by one; '▁' "
+            f"may stand only at the start."
+        )
+    rewritten = processor.normalize(body).lstrip(WORD_START)
+    if rewritten != body:
+        raise UserError(
+            f"The piece {piece!r} can never be met: the tokenizer rewrites its text to "
+            f"{rewritten!r} before it encodes. List that instead."
+        )
 
 
 def begins_words(texts: Iterable[str]) -> set[str]:
@@ -111,53 +128,60 @@ def learn_pieces(texts: Sequence[str], *, model: bytes, num_pieces: int | None =
     None learns the characters alone. Raises UserError if the characters are more than `num_pieces`.
     May return fewer.
     """
-    processor, proto = load_sentencepiece(model), _parse(model)
+    proto = _parse(model)
+    words, characters = _spelled(texts, model)
+    initial = begins_words(texts)
+    by_use = sorted(characters, key=lambda c: (-characters[c], c))
+    new = [WORD_START + c if c in initial else c for c in by_use]
+    if num_pieces is not None and len(new) > num_pieces:
+        raise UserError(
+            f"num_pieces is {num_pieces}, but the tokenizer cannot write {len(new)} characters of "
+            f"the texts: {' '.join(new[:40])}. Set tokenizer.num_pieces to {len(new)} or more, or "
+            "normalise the texts."
+        )
+    known = {p.piece for p in proto.pieces} | set(new)
+    initials = [piece for piece in _word_starts(texts, characters) if piece not in known]
+    # num_pieces bounds them too; what is left of it goes to merges.
+    new += initials if num_pieces is None else initials[: num_pieces - len(new)]
+    return new + _learn_merges(
+        words,
+        known=known | set(new),
+        count=(num_pieces or 0) - len(new),
+        longest=proto.trainer_spec.max_sentencepiece_length,
+    )
+
+
+def _spelled(texts: Sequence[str], model: bytes) -> tuple[Counter[tuple[str, ...]], Counter[str]]:
+    """Each word as the pieces that `model` writes it with, single characters where it cannot; and
+    the characters that it cannot write.
+    """
+    processor = load_sentencepiece(model)
     unknown = processor.unk_id()
     words: Counter[tuple[str, ...]] = Counter()
     characters: Counter[str] = Counter()
-    starts: Counter[str] = Counter()
     for text in texts:
-        starts.update(word[0] for word in text.split())
         word: list[str] = []
-        for piece, index in zip(
-            processor.encode(text, out_type=str), processor.encode(text), strict=True
-        ):
+        pieces = processor.encode(text, out_type=str)
+        for piece, index in zip(pieces, processor.encode(text), strict=True):
             if piece.startswith(WORD_START) and word:
                 words[tuple(word)] += 1
                 word = []
-            word += list(piece) if index == unknown else [piece]
             if index == unknown:
+                word += list(piece)
                 characters.update(piece)
+            else:
+                word.append(piece)
         words[tuple(word)] += 1
-    initial = begins_words(texts)
-    new = [
-        WORD_START + c if c in initial else c
-        for c in sorted(characters, key=lambda c: (-characters[c], c))
-    ]
-    num_characters = len(new)
-    if num_pieces is not None and num_characters > num_pieces:
-        raise UserError(
-            f"num_pieces is {num_pieces}, but the tokenizer cannot write {len(new)} characters of "
-            f"the texts: "
-            f"{' '.join(new[:40])}. Set tokenizer.num_pieces to {len(new)} or more, or normalise "
-            f"the texts."
-        )
-    known = {p.piece for p in proto.pieces} | set(new)
+    return words, characters
+
+
+def _word_starts(texts: Sequence[str], characters: Counter[str]) -> list[str]:
+    """ "▁" before each of the characters that often begins a word, most frequent first."""
+    starts = Counter(word[0] for text in texts for word in text.split())
     often = [
         c for c in characters if starts[c] >= max(MIN_WORD_STARTS, INITIAL_SHARE * characters[c])
     ]
-    initials = [
-        WORD_START + c
-        for c in sorted(often, key=lambda c: (-starts[c], c))
-        if WORD_START + c not in known
-    ]
-    # num_pieces bounds them too; what is left of it goes to merges.
-    new += initials if num_pieces is None else initials[: num_pieces - num_characters]
-    known |= set(new)
-    longest = proto.trainer_spec.max_sentencepiece_length
-    return new + _learn_merges(
-        words, known=known, count=(num_pieces or 0) - len(new), longest=longest
-    )
+    return [WORD_START + c for c in sorted(often, key=lambda c: (-starts[c], c))]
 
 
 def _learn_merges(
@@ -170,11 +194,11 @@ def _learn_merges(
     where: defaultdict[tuple[str, str], set[int]] = defaultdict(set)
 
     def tally(index: int, sign: int) -> None:
+        """Count the pairs of a word, or with sign -1 take them back."""
         word = spelled[index]
         for pair in pairwise(word):
-            if len(pair[0] + pair[1]) <= longest and _are_letters(
-                pair[0].removeprefix(WORD_START) + pair[1]
-            ):
+            joined = "".join(pair)
+            if len(joined) <= longest and _are_letters(joined.removeprefix(WORD_START)):
                 pairs[pair] += sign * counts[index]
                 where[pair].add(index)
 
@@ -198,11 +222,14 @@ def _learn_merges(
 
 
 def _are_letters(text: str) -> bool:
+    """Whether a text may become one piece: letters, their marks and apostrophes."""
     return all(unicodedata.category(c)[0] in "LM" or c in "'’" for c in text)
 
 
 def _join(word: list[str], pair: tuple[str, str]) -> list[str]:
-    out, i = [], 0
+    """A word with each occurrence of the pair as one piece."""
+    out = []
+    i = 0
     while i < len(word):
         step = 2 if tuple(word[i : i + 2]) == pair else 1
         out.append("".join(word[i : i + step]))
@@ -222,44 +249,26 @@ def extend_sentencepiece(model: bytes, pieces: Sequence[str]) -> bytes:
     Raises UserError for duplicates, pieces that exist, models that are neither BPE nor unigram.
     """
     proto = _parse(model)
-    kind, present = proto.trainer_spec.model_type, {p.piece for p in proto.pieces}
+    kind = proto.trainer_spec.model_type
     if kind not in (BPE, UNIGRAM):
         raise UserError(
             "The tokenizer is a word or character model, which cannot be extended. Use "
             "tokenizer=replace."
         )
-    if twice := [
-        piece for piece, count in Counter(pieces).items() if count > 1 or piece in present
-    ]:
+    present = {p.piece for p in proto.pieces}
+    counts = Counter(pieces)
+    if twice := [piece for piece in counts if counts[piece] > 1 or piece in present]:
         raise UserError(
             f"{len(twice)} new pieces are listed twice or exist already: "
             f"{', '.join(map(repr, twice[:5]))}."
         )
     # Pieces that take part in encoding; control, byte and unknown pieces do not.
     scores = {p.piece: p.score for p in proto.pieces if p.type in (NORMAL, USER_DEFINED, UNUSED)}
-    lowest = min(scores.values(), default=0.0)
-
-    def append(piece: str, score: float) -> None:
-        if piece in scores:
-            return
-        proto.pieces.add(piece=piece, score=score, type=NORMAL if piece in wanted else UNUSED)
-        scores[piece] = score
-
-    wanted = set(pieces)
-    for piece in sorted(
-        pieces, key=lambda p: len(p) > 1
-    ):  # characters first, since they may spell the others
-        if kind == UNIGRAM:
-            append(
-                piece,
-                lowest
-                if len(piece) == 1
-                else _best_score(piece, scores, unknown=lowest - 10) + UNIGRAM_BONUS,
-            )
-        else:
-            symbols = _merge(piece, scores)
-            for end in range(2 if len(symbols) > 1 else 1, len(symbols) + 1):
-                append("".join(symbols[:end]), min(scores.values(), default=0.0) - 1)
+    # Characters first, since they may spell the others.
+    ordered = sorted(pieces, key=lambda p: len(p) > 1)
+    added = _unigram_scores(ordered, scores) if kind == UNIGRAM else _bpe_scores(ordered, scores)
+    for piece, score in added.items():
+        proto.pieces.add(piece=piece, score=score, type=NORMAL if piece in counts else UNUSED)
     proto.trainer_spec.vocab_size = len(proto.pieces)
     extended = proto.SerializeToString()
     for piece, spelling in spell(extended, pieces).items():
@@ -271,15 +280,45 @@ def extend_sentencepiece(model: bytes, pieces: Sequence[str]) -> bytes:
     return extended
 
 
+def _unigram_scores(pieces: Sequence[str], scores: dict[str, float]) -> dict[str, float]:
+    """A score for each new piece: a little better than that of its spelling, whose pieces may be
+    new too; a character scores as the worst old piece does.
+    """
+    lowest = min(scores.values(), default=0.0)
+    added: dict[str, float] = {}
+    for piece in pieces:
+        if piece in scores:
+            continue
+        if len(piece) == 1:
+            added[piece] = lowest
+        else:
+            best = _best_score(piece, scores | added, unknown=lowest - 10)
+            added[piece] = best + UNIGRAM_BONUS
+    return added
+
+
+def _bpe_scores(pieces: Sequence[str], scores: dict[str, float]) -> dict[str, float]:
+    """Scores below all old ones for the new pieces and for the merges on the way to them."""
+    added: dict[str, float] = {}
+    lowest = min(scores.values(), default=0.0)
+    for piece in pieces:
+        symbols = _merge(piece, scores | added)
+        for end in range(min(2, len(symbols)), len(symbols) + 1):
+            merge = "".join(symbols[:end])
+            if merge not in scores and merge not in added:
+                lowest -= 1
+                added[merge] = lowest
+    return added
+
+
 def _merge(text: str, scores: dict[str, float]) -> list[str]:
     """The symbols that byte-pair encoding leaves: the best-scored neighbouring pair merges first,
     the leftmost of equals.
     """
     symbols = list(text)
     while True:
-        joined = [
-            (scores[a + b], -i) for i, (a, b) in enumerate(pairwise(symbols)) if a + b in scores
-        ]
+        pairs = [a + b for a, b in pairwise(symbols)]
+        joined = [(scores[pair], -i) for i, pair in enumerate(pairs) if pair in scores]
         if not joined:
             return symbols
         at = -max(joined)[1]
@@ -291,16 +330,10 @@ def _best_score(text: str, scores: dict[str, float], *, unknown: float) -> float
     `unknown`.
     """
     scores = dict.fromkeys(text, unknown) | scores
-    best = [0.0] + [float("-inf")] * len(text)
+    best = [0.0]
     for end in range(1, len(text) + 1):
-        best[end] = max(
-            (
-                best[start] + scores[text[start:end]]
-                for start in range(end)
-                if text[start:end] in scores
-            ),
-            default=float("-inf"),
-        )
+        starts = [start for start in range(end) if text[start:end] in scores]
+        best.append(max(best[start] + scores[text[start:end]] for start in starts))
     return best[-1]
 
 
@@ -314,15 +347,13 @@ def spell(model: bytes, pieces: Iterable[str]) -> dict[str, list[int]]:
     proto.normalizer_spec.add_dummy_prefix = False
     proto.normalizer_spec.remove_extra_whitespaces = False
     processor = load_sentencepiece(proto.SerializeToString())
-    return {
-        piece: [
-            i for i in processor.encode(piece.replace(WORD_START, " ")) if i != processor.unk_id()
-        ]
-        for piece in pieces
-    }
+    unknown = processor.unk_id()
+    ids = {piece: processor.encode(piece.replace(WORD_START, " ")) for piece in pieces}
+    return {piece: [i for i in found if i != unknown] for piece, found in ids.items()}
 
 
 def _parse(model: bytes) -> Any:
+    """The fields of a serialised model."""
     from sentencepiece import sentencepiece_model_pb2
 
     load_sentencepiece(model)

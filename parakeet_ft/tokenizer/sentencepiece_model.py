@@ -55,15 +55,15 @@ def train_sentencepiece(
         if most := re.search(r"value <= (\d+)", str(error)):
             raise VocabularySizeError(
                 f"vocab_size is {vocab_size}, but the training texts yield at most {most[1]} "
-                f"pieces of type {model_type}. "
-                f"Set tokenizer.vocab_size to {most[1]} or less, or add text.",
+                f"pieces of type {model_type}. Set tokenizer.vocab_size to {most[1]} or less, or "
+                "add text.",
                 possible=int(most[1]),
             ) from None
         if least := re.search(r"required_chars\. \d+ vs (\d+)", str(error)):
             raise VocabularySizeError(
                 f"vocab_size is {vocab_size}, but the alphabet of the training texts alone needs "
-                f"{least[1]} pieces. "
-                f"Set tokenizer.vocab_size to {least[1]} or more, or normalise the texts.",
+                f"{least[1]} pieces. Set tokenizer.vocab_size to {least[1]} or more, or normalise "
+                "the texts.",
                 possible=int(least[1]),
             ) from None
         if "sentences_.empty()" in str(error) or "all_chars_count" in str(error):
@@ -100,8 +100,8 @@ def load_sentencepiece(model: bytes, *, where: str = "The tokenizer") -> Sentenc
         return sentencepiece.SentencePieceProcessor(model_proto=model)
     except RuntimeError:
         raise UserError(
-            f"{where} is not a SentencePiece model ({len(model)} bytes). "
-            "Expected the tokenizer.model that SentencePiece writes."
+            f"{where} is not a SentencePiece model ({len(model)} bytes). Expected the "
+            "tokenizer.model that SentencePiece writes."
         ) from None
 
 
@@ -201,8 +201,7 @@ class Coverage:
             number, text = self.examples[character]
             out.append(
                 f"  cannot write {character!r} (U+{ord(character):04X}), {count} times, first in "
-                f"line {number}: "
-                f"{_cut(text, character)!r}"
+                f"line {number}: {_cut(text, character)!r}"
             )
         if len(self.characters) > limit:
             out.append(
@@ -219,20 +218,26 @@ class Coverage:
 
 
 def _cut(text: str, character: str, width: int = 60) -> str:
+    """The part of a text around a character, with dots where it goes on."""
     at = max(0, text.find(character) - width // 2)
-    return ("…" if at else "") + text[at : at + width] + ("…" if at + width < len(text) else "")
+    before = "…" if at else ""
+    after = "…" if at + width < len(text) else ""
+    return before + text[at : at + width] + after
 
 
 def coverage(texts: Iterable[str], tokenizer: SentencePieceProcessor | bytes | Any) -> Coverage:
     """Encode and decode all texts. `tokenizer` is a serialised model, a processor, or NeMo's
     SentencePieceTokenizer around one.
     """
-    processor = (
-        load_sentencepiece(tokenizer)
-        if isinstance(tokenizer, bytes)
-        else getattr(tokenizer, "tokenizer", tokenizer)
-    )
-    unknown, num_tokens, num_unknown, num_changed, number = processor.unk_id(), 0, 0, 0, 0
+    if isinstance(tokenizer, bytes):
+        processor = load_sentencepiece(tokenizer)
+    else:
+        processor = getattr(tokenizer, "tokenizer", tokenizer)
+    unknown = processor.unk_id()
+    number = 0
+    num_tokens = 0
+    num_unknown = 0
+    num_changed = 0
     characters: Counter[str] = Counter()
     examples: dict[str, tuple[int, str]] = {}
     changed: list[tuple[int, str, str]] = []

@@ -13,7 +13,9 @@ from parakeet_ft.transcription.word_times import METHOD
 from parakeet_ft.transcription.words import Transcript, Word
 
 # Two lines of 42 characters and seven seconds are what guidelines for subtitles agree on.
-LINE_CHARS, CUE_LINES, CUE_SECONDS = 42, 2, 7.0
+LINE_CHARS = 42
+CUE_LINES = 2
+CUE_SECONDS = 7.0
 # A pause of this length ends a cue.
 PAUSE_SECONDS = 1.0
 SENTENCE_ENDS = (".", "?", "!", "。", "？", "！", "؟", "।")
@@ -55,6 +57,7 @@ def cues(words: Sequence[Word]) -> list[Cue]:
 
 
 def _continues(group: Sequence[Word], word: Word) -> bool:
+    """Whether a word belongs to the cue of the words before it."""
     text = " ".join([w.text for w in group] + [word.text])
     return (
         not group[-1].text.endswith(SENTENCE_ENDS)

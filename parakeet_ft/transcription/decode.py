@@ -156,6 +156,7 @@ def decode(
 
 
 def _best(hypothesis: Any) -> Any:
+    """The first of several hypotheses."""
     return hypothesis[0] if isinstance(hypothesis, list) else hypothesis
 
 
@@ -200,30 +201,29 @@ def transcribe_segments(
         ):
             use_attention(segments[indices[0]])
             results: list[tuple[int, Transcript | AudioError]] = []
-            audible: list[tuple[int, np.ndarray]] = []
+            audible: dict[int, np.ndarray] = {}
             for index, samples in zip(indices, audio, strict=True):
                 if isinstance(samples, AudioError):
                     results.append((index, samples))
                     continue
                 on_audio(index, samples)
                 if is_silent(samples):
-                    seconds = len(samples) / rate_hz
-                    frames = round(seconds / parts.frame_seconds(model))
-                    on_frames(frames, frames)
-                    results.append((index, Transcript("", (), seconds)))
+                    results.append((index, _nothing_heard(model, samples, on_frames)))
                 else:
-                    audible.append((index, samples))
+                    audible[index] = samples
             if audible:
-                results += zip(
-                    (index for index, _ in audible),
-                    decode(
-                        model,
-                        *_padded([samples for _, samples in audible], device=parts.device(model)),
-                        on_frames=on_frames,
-                    ),
-                    strict=True,
-                )
+                batch, lengths = _padded(list(audible.values()), device=parts.device(model))
+                found = decode(model, batch, lengths, on_frames=on_frames)
+                results += zip(audible, found, strict=True)
             yield results
+
+
+def _nothing_heard(model: Any, samples: np.ndarray, on_frames: Counter) -> Transcript:
+    """The transcript of silence, all of whose frames are silent."""
+    seconds = len(samples) / parts.rate_hz(model)
+    frames = round(seconds / parts.frame_seconds(model))
+    on_frames(frames, frames)
+    return Transcript("", (), seconds)
 
 
 def _padded(
@@ -271,7 +271,8 @@ def transcribe(
             texts[index] = result.text
     joined: list[list[str]] = [[] for _ in utterances]
     for (owner, _), text in zip(owned, texts, strict=True):
-        joined[owner] += [text] if text else []
+        if text:
+            joined[owner].append(text)
     return [" ".join(found) for found in joined]
 
 
@@ -286,12 +287,14 @@ def transcribe_sets(
     done: dict[int, list[str]] = {}
     texts: dict[str, list[str]] = {}
     for key in ("validation", "test", "guard_validation", "guard_test"):
-        if key in sets:
-            if id(sets[key]) not in done:
-                done[id(sets[key])] = ranks.divide(
-                    lambda mine: transcribe(model, mine, batch_seconds=batch_seconds), sets[key]
-                )
-            texts[key] = done[id(sets[key])]
+        if key not in sets:
+            continue
+        utterances = sets[key]
+        if id(utterances) not in done:
+            done[id(utterances)] = ranks.divide(
+                lambda mine: transcribe(model, mine, batch_seconds=batch_seconds), utterances
+            )
+        texts[key] = done[id(utterances)]
     return texts
 
 
@@ -310,16 +313,10 @@ def transcribe_timed(
     so that neither compilation nor the first allocation of memory counts: that is needed once for
     each model.
     """
-    first = length_batches([u.duration for u in utterances], batch_seconds=batch_seconds)[
-        :warm_up_batches
-    ]
+    batches = length_batches([u.duration for u in utterances], batch_seconds=batch_seconds)
+    first = [utterances[i] for batch in batches[:warm_up_batches] for i in batch]
     if first:
-        transcribe(
-            model,
-            [utterances[i] for batch in first for i in batch],
-            batch_seconds=batch_seconds,
-            cut=cut,
-        )
+        transcribe(model, first, batch_seconds=batch_seconds, cut=cut)
     levels = [Level() for _ in utterances]
     started = time.perf_counter()
     texts = transcribe(

@@ -32,7 +32,9 @@ class TranscriptFolder:
     """
 
     def __init__(self, out: Path, *, formats: Sequence[str], settings: dict[str, Any]) -> None:
-        self.out, self.formats, self.path = out, tuple(formats), out / PROGRESS
+        self.out = out
+        self.formats = tuple(formats)
+        self.path = out / PROGRESS
         self.with_words = bool(set(formats) - TEXT_ONLY)
         self._segments: dict[tuple[str, int], int] = {}
         self._plans: dict[str, int] = {}
@@ -62,45 +64,49 @@ class TranscriptFolder:
         self._close()
 
     def _close(self) -> None:
+        """Let other runs in."""
         self._file.close()
         self._lock.release()
 
     def _read(self, settings: dict[str, Any]) -> None:
+        """What an earlier run left; its settings are the first line."""
         self._file.seek(0)
-        position, end = 0, 0
+        position = 0
         for line in self._file:
-            try:
-                row = json.loads(line) if line.endswith(b"\n") else None
-            except json.JSONDecodeError:
-                row = None
+            row = _whole_row(line)
             if row is None:
                 break  # a kill tore the last line
-            if not position and row.get("settings") != settings:
-                differing = [
-                    key for key in settings if (row.get("settings") or {}).get(key) != settings[key]
-                ]
-                raise UserError(
-                    f"{self.out} holds transcripts made with another "
-                    f"{' and '.join(differing) or 'version of this program'}. Give another "
-                    f"--out, or remove {self.path} to transcribe everything again."
-                )
+            if not position:
+                self._check_settings(row.get("settings"), settings)
             self._index(row, position)
-            position = end = position + len(line)
-        self._file.truncate(end)
-        if not end:
+            position += len(line)
+        self._file.truncate(position)
+        if not position:
             self._append([{"settings": settings}])
 
+    def _check_settings(self, earlier: dict[str, Any] | None, settings: dict[str, Any]) -> None:
+        """Raise UserError unless the folder was begun with these settings."""
+        if earlier == settings:
+            return
+        differing = [key for key in settings if (earlier or {}).get(key) != settings[key]]
+        raise UserError(
+            f"{self.out} holds transcripts made with another "
+            f"{' and '.join(differing) or 'version of this program'}. Give another "
+            f"--out, or remove {self.path} to transcribe everything again."
+        )
+
     def _index(self, row: dict[str, Any], position: int) -> None:
+        """Remember where a row stands."""
         if "parts" in row:
             self._plans[row["key"]] = position
         elif "text" in row and (row["words"] is not None or not self.with_words):
             self._segments[row["key"], row["part"]] = position
         elif "written" in row:
-            key, formats = self._written.get(row["written"], ("", set()))
-            self._written[row["written"]] = (
-                row["key"],
-                set(row["formats"]) | (formats if key == row["key"] else set()),
-            )
+            formats = set(row["formats"])
+            key, earlier = self._written.get(row["written"], ("", set()))
+            if key == row["key"]:
+                formats |= earlier
+            self._written[row["written"]] = (row["key"], formats)
 
     def _append(self, rows: Iterable[dict[str, Any]]) -> None:
         """Rows at the end of progress.jsonl, on the disk before this returns."""
@@ -114,6 +120,7 @@ class TranscriptFolder:
         os.fsync(self._file.fileno())
 
     def _row(self, position: int) -> dict[str, Any]:
+        """The row that stands at a position."""
         self._file.seek(position)
         return json.loads(self._file.readline())
 
@@ -143,16 +150,20 @@ class TranscriptFolder:
 
     def store_transcripts(self, rows: Iterable[tuple[str, int, Transcript]]) -> None:
         """Keep (key, number of the segment, transcript)."""
-        self._append(
-            {
-                "key": key,
-                "part": part,
-                "text": t.text,
-                "duration": t.duration,
-                "words": [[w.text, w.begin, w.end] for w in t.words] if self.with_words else None,
-            }
-            for key, part, t in rows
-        )
+        self._append(self._transcript_row(*row) for row in rows)
+
+    def _transcript_row(self, key: str, part: int, transcript: Transcript) -> dict[str, Any]:
+        """A transcript as a row of progress.jsonl."""
+        words = None
+        if self.with_words:
+            words = [[word.text, word.begin, word.end] for word in transcript.words]
+        return {
+            "key": key,
+            "part": part,
+            "text": transcript.text,
+            "duration": transcript.duration,
+            "words": words,
+        }
 
     def transcript(self, key: str, *, begin: float) -> Transcript:
         """The whole transcript of a recording all of whose segments are there; `begin` is its
@@ -167,6 +178,7 @@ class TranscriptFolder:
         return join_segments(heard, seconds=seconds, begin=begin)
 
     def file_of(self, recording: Recording, suffix: str) -> Path:
+        """Where a transcript of a format lies."""
         return self.out / f"{recording.name}.{suffix}"
 
     def write(self, recording: Recording, key: str) -> None:
@@ -174,10 +186,8 @@ class TranscriptFolder:
         transcript = self.transcript(key, begin=recording.offset)
         for suffix in self.formats:
             with atomic_path(self.file_of(recording, suffix)) as temporary:
-                temporary.write_text(
-                    FORMATS[suffix](transcript, name=recording.name, path=recording.path),
-                    encoding="utf-8",
-                )
+                text = FORMATS[suffix](transcript, name=recording.name, path=recording.path)
+                temporary.write_text(text, encoding="utf-8")
         self._append([{"key": key, "written": recording.name, "formats": list(self.formats)}])
 
     def write_manifest(self, recordings: Sequence[tuple[Recording, str]]) -> tuple[Path, list[str]]:
@@ -186,7 +196,8 @@ class TranscriptFolder:
 
         Returns its path and the names of the recordings whose text is empty.
         """
-        path, empty = self.out / "transcripts.jsonl", []
+        path = self.out / "transcripts.jsonl"
+        empty = []
         with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as out:
             for recording, key in recordings:
                 found = self.transcript(key, begin=recording.offset)
@@ -198,3 +209,13 @@ class TranscriptFolder:
                 if not found.text:
                     empty.append(recording.name)
         return path, empty
+
+
+def _whole_row(line: bytes) -> dict[str, Any] | None:
+    """A line of progress.jsonl; None if it was not written to its end."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError:
+        return None

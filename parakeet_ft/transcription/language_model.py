@@ -48,29 +48,30 @@ def fuse_language_model(
     rows: list[dict[str, Any]] = []
     if weight == "auto":
 
+        def rate(found: Sequence[Utterance]) -> float:
+            """The WER on a set as the model decodes now."""
+            heard = transcribe(model, found, batch_seconds=batch_seconds)
+            return wer.score([u.text for u in found], heard).wer
+
         def score(value: float) -> tuple[float, float | None]:
+            """The WER of both sets with a weight."""
             set_decoding(model, **decoding, lm_path=arpa_path, lm_weight=value)
-            rates = [
-                wer.score(
-                    [u.text for u in found], transcribe(model, found, batch_seconds=batch_seconds)
-                ).wer
-                if found
-                else None
-                for found in (tune_on, guard)
-            ]
-            on_weight({"weight": value, "wer": rates[0], "guard_wer": rates[1]})
-            return rates[0], rates[1]
+            domain = rate(tune_on)
+            general = rate(guard) if guard else None
+            on_weight({"weight": value, "wer": domain, "guard_wer": general})
+            return domain, general
 
         weight, rows = tune_weight(score, weights=weights, guard_tolerance=guard_tolerance)
     live = set_decoding(model, **decoding, lm_path=arpa_path, lm_weight=float(weight))
+    perplexity = None
+    if tune_on:
+        perplexity = ngram.perplexity(learnt, [tokenizer.encode(u.text) for u in tune_on])
     return live | {
         "language_model": {
             "order": order,
             "ngrams": [len(level) for level in learnt],
             "weight": float(weight),
             "tuning": rows,
-            "perplexity": ngram.perplexity(learnt, [tokenizer.encode(u.text) for u in tune_on])
-            if tune_on
-            else None,
+            "perplexity": perplexity,
         }
     }

@@ -41,11 +41,9 @@ def measure(recording: Recording) -> float:
     is no audio in it.
     """
     try:
-        # Recordings of browsers have no length in their header.
-        seconds = (
-            probe(recording.path).duration
-            or sum(len(block) for block in stream_audio(recording.path)) / 16000
-        )
+        seconds = probe(recording.path).duration
+        if not seconds:  # recordings of browsers have no length in their header
+            seconds = sum(map(len, stream_audio(recording.path))) / 16000
     except AudioError as error:
         if error.reason in ("zero_bytes", "no_samples"):
             return 0.0
@@ -56,11 +54,8 @@ def measure(recording: Recording) -> float:
             f"{recording.path} lasts {seconds:.2f} s, the utterance begins at "
             f"{recording.offset:.2f} s.",
         )
-    return (
-        seconds - recording.offset
-        if recording.duration is None
-        else min(recording.duration, seconds - recording.offset)
-    )
+    rest = seconds - recording.offset
+    return rest if recording.duration is None else min(recording.duration, rest)
 
 
 def plan(
@@ -76,7 +71,6 @@ def plan(
     """
     from parakeet_ft.model.attention import attention
 
-    whole = recording.offset == 0 and recording.duration is None
     if not seconds:
         return []
     way = choose_way(
@@ -85,32 +79,37 @@ def plan(
         free_bytes=free_bytes(parts.device(model)),
         needed_bytes=lambda kind: needed_bytes(model, seconds, kind=kind),
     )
-    if way != "chunked":
-        own = attention(model)["kind"]
-        return [
-            Segment(
-                recording.path,
-                recording.offset,
-                seconds,
-                whole,
-                None if way in ("short", own) else way,
-            )
-        ]
+    if way == "chunked":
+        return _chunks(recording, seconds, chunk_seconds or CHUNK_SECONDS)
+    own = attention(model)["kind"]
+    return [
+        Segment(
+            recording.path,
+            recording.offset,
+            seconds,
+            whole=recording.offset == 0 and recording.duration is None,
+            attention=None if way in ("short", own) else way,
+        )
+    ]
+
+
+def _chunks(recording: Recording, seconds: float, chunk_seconds: float) -> list[Segment]:
+    """A recording cut where nobody speaks."""
     from parakeet_ft.transcription.segmentation import speech_spans
 
-    chunk_seconds = chunk_seconds or CHUNK_SECONDS
+    first = recording.offset
+    last = recording.offset + seconds
+    longest = chunk_seconds - 2 * CHUNK_PADDING_SECONDS
     spans = [
-        (max(begin, recording.offset), min(end, recording.offset + seconds))
-        for begin, end in speech_spans(
-            recording.path, max_seconds=chunk_seconds - 2 * CHUNK_PADDING_SECONDS
-        )
+        (max(begin, first), min(end, last))
+        for begin, end in speech_spans(recording.path, max_seconds=longest)
     ]
     chunks = pack(
         [(begin, end) for begin, end in spans if begin < end],
         max_seconds=chunk_seconds,
         padding=CHUNK_PADDING_SECONDS,
-        first=recording.offset,
-        last=recording.offset + seconds,
+        first=first,
+        last=last,
     )
     return [Segment(recording.path, begin, end - begin, False) for begin, end in chunks]
 
@@ -119,23 +118,21 @@ def way_taken(segments: Sequence[Segment]) -> str:
     """How a planned long recording goes through the model, in words."""
     if len(segments) > 1:
         return f"cut into {len(segments)} chunks where nobody speaks"
-    return (
-        f"in one piece, with {segments[0].attention} attention"
-        if segments[0].attention
-        else "in one piece, with the checkpoint's attention"
-    )
+    if segments[0].attention:
+        return f"in one piece, with {segments[0].attention} attention"
+    return "in one piece, with the checkpoint's attention"
 
 
 def way_lines(ways: dict[str, str]) -> list[str]:
     """For people: one line if all long recordings (name: way) go the same way, else one for
     each.
     """
-    if len(set(ways.values())) == 1:
-        count = (
-            "the long recording goes" if len(ways) == 1 else f"all {len(ways)} long recordings go"
-        )
-        return [f"{count} {next(iter(ways.values()))}"]
-    return [f"{name}: {way}" for name, way in ways.items()]
+    if len(set(ways.values())) != 1:
+        return [f"{name}: {way}" for name, way in ways.items()]
+    way = next(iter(ways.values()))
+    if len(ways) == 1:
+        return [f"the long recording goes {way}"]
+    return [f"all {len(ways)} long recordings go {way}"]
 
 
 def choose_way(
@@ -168,14 +165,13 @@ def pack(
             groups[-1].append(span)
         else:
             groups.append([span])
-    edges = [
-        first,
-        *(0.5 * (before[-1][1] + after[0][0]) for before, after in itertools.pairwise(groups)),
-        last,
-    ]
+    stretches = [(group[0][0], group[-1][1]) for group in groups]
+    gaps = itertools.pairwise(stretches)
+    edges = [first, *(0.5 * (before[1] + after[0]) for before, after in gaps), last]
+    limits = itertools.pairwise(edges)
     return [
-        (max(group[0][0] - padding, low), min(group[-1][1] + padding, high))
-        for group, (low, high) in zip(groups, itertools.pairwise(edges), strict=False)
+        (max(begin - padding, low), min(end + padding, high))
+        for (begin, end), (low, high) in zip(stretches, limits, strict=False)
     ]
 
 
@@ -187,12 +183,17 @@ def needed_bytes(model: Any, seconds: float, *, kind: str) -> float:
     and two and a half times the first convolution of the subsampling (channels, 4 T, mels / 2); all
     float32.
     """
-    encoder, config = model.encoder, model.cfg
+    encoder = model.encoder
     features = seconds / parts.stride_seconds(model)
-    frames, heads = features / encoder.subsampling_factor, encoder.layers[0].self_attn.h
+    frames = features / encoder.subsampling_factor
+    heads = encoder.layers[0].self_attn.h
     channels = encoder.pre_encode._conv_channels
-    first_convolution = channels * (features / 2) * (int(config.preprocessor.features) / 2)
-    scores = 7 * heads * frames * frames if kind == "full" else 4 * heads * frames * 2 * (128 + 128)
+    mels = int(model.cfg.preprocessor.features)
+    first_convolution = channels * (features / 2) * (mels / 2)
+    if kind == "full":
+        scores = 7 * heads * frames * frames
+    else:
+        scores = 4 * heads * frames * 2 * (128 + 128)
     return 4 * (scores + 2.5 * first_convolution)
 
 
@@ -217,59 +218,88 @@ def transcribe_recordings(
     """
     from parakeet_ft.transcription.decode import transcribe_segments
 
-    by_key: dict[str, list[Recording]] = {}
-    for recording, key in recordings:
-        by_key.setdefault(key, []).append(recording)
-    failed: dict[str, str] = {}
-    segments: list[Segment] = []
-    owners: list[tuple[str, int]] = []
-    missing: dict[str, int] = {}
-
-    def finish(key: str) -> None:
-        for recording in by_key[key]:
-            folder.write(recording, key)
-
-    def fail(key: str, error: AudioError) -> None:
-        failed.update({recording.name: str(error) for recording in by_key[key]})
-
-    for key, (recording, *_) in by_key.items():
+    work = _Work(recordings, folder)
+    for key, (recording, *_) in work.by_key.items():
         try:
-            if folder.parts(key) is None:
-                seconds = measure(recording)
-                planned = plan(model, recording, seconds, long_audio=long_audio)
-                folder.store_parts(
-                    key, seconds=seconds, parts=[dataclasses.asdict(part) for part in planned]
-                )
+            planned = _stored_plan(model, recording, key, folder, long_audio=long_audio)
         except AudioError as error:
-            fail(key, error)
+            work.fail(key, error)
             continue
-        planned = [Segment(**part) for part in folder.parts(key)[1]]
-        numbers = folder.missing_parts(key, len(planned))
-        missing[key] = len(numbers)
         if sum(segment.seconds for segment in planned) > SHORT_SECONDS:
             on_long(recording.name, way_taken(planned))
-        segments += [planned[number] for number in numbers]
-        owners += [(key, number) for number in numbers]
-        if not numbers:
-            finish(key)
-    total = sum(segment.seconds for segment in segments)
+        work.add(key, planned)
+    total = sum(segment.seconds for segment in work.segments)
     on_total(total)
     with _out_of_memory_told(batch_seconds):
-        for results in transcribe_segments(model, segments, batch_seconds=batch_seconds):
-            folder.store_transcripts(
-                (*owners[index], result)
-                for index, result in results
-                if not isinstance(result, AudioError)
-            )
-            for index, result in results:
-                key = owners[index][0]
-                missing[key] -= 1
-                if isinstance(result, AudioError):
-                    fail(key, result)
-                elif not missing[key] and by_key[key][0].name not in failed:
-                    finish(key)
-            on_audio(sum(segments[index].seconds for index, _ in results))
-    return total, failed
+        for results in transcribe_segments(model, work.segments, batch_seconds=batch_seconds):
+            work.take(results)
+            on_audio(sum(work.segments[index].seconds for index, _ in results))
+    return total, work.failed
+
+
+class _Work:
+    """The segments that are to be transcribed, and what becomes of the recordings they are of."""
+
+    def __init__(
+        self, recordings: Iterable[tuple[Recording, str]], folder: TranscriptFolder
+    ) -> None:
+        self.folder = folder
+        self.by_key: dict[str, list[Recording]] = {}
+        for recording, key in recordings:
+            self.by_key.setdefault(key, []).append(recording)
+        self.segments: list[Segment] = []
+        self.owners: list[tuple[str, int]] = []
+        self.missing: dict[str, int] = {}
+        self.failed: dict[str, str] = {}
+
+    def add(self, key: str, planned: list[Segment]) -> None:
+        """The segments that the folder lacks; a recording that lacks none is written."""
+        numbers = self.folder.missing_parts(key, len(planned))
+        self.missing[key] = len(numbers)
+        self.segments += [planned[number] for number in numbers]
+        self.owners += [(key, number) for number in numbers]
+        if not numbers:
+            self._finish(key)
+
+    def take(self, results: list[tuple[int, Transcript | AudioError]]) -> None:
+        """Keep what was heard, then write the recordings of which all is heard."""
+        self.folder.store_transcripts(
+            (*self.owners[index], result)
+            for index, result in results
+            if not isinstance(result, AudioError)
+        )
+        for index, result in results:
+            key, _ = self.owners[index]
+            self.missing[key] -= 1
+            if isinstance(result, AudioError):
+                self.fail(key, result)
+            elif not self.missing[key] and self.by_key[key][0].name not in self.failed:
+                self._finish(key)
+
+    def fail(self, key: str, error: AudioError) -> None:
+        """Remember why a recording has no transcript."""
+        self.failed.update({recording.name: str(error) for recording in self.by_key[key]})
+
+    def _finish(self, key: str) -> None:
+        """Write the files of a recording, under each of its names."""
+        for recording in self.by_key[key]:
+            self.folder.write(recording, key)
+
+
+def _stored_plan(
+    model: Any, recording: Recording, key: str, folder: TranscriptFolder, *, long_audio: str
+) -> list[Segment]:
+    """The segments of a recording as `folder` has them, planned now if it has none. Raises
+    AudioError.
+    """
+    stored = folder.parts(key)
+    if stored is not None:
+        return [Segment(**part) for part in stored[1]]
+    seconds = measure(recording)
+    planned = plan(model, recording, seconds, long_audio=long_audio)
+    parts_of_it = [dataclasses.asdict(segment) for segment in planned]
+    folder.store_parts(key, seconds=seconds, parts=parts_of_it)
+    return planned
 
 
 def transcribe_files(
@@ -282,22 +312,30 @@ def transcribe_files(
 
     recordings = [Recording(path, path) for path in paths]
     seconds = [measure(recording) for recording in recordings]
-    plans = [
-        plan(model, recording, length, long_audio=long_audio)
-        for recording, length in zip(recordings, seconds, strict=True)
-    ]
-    segments = [segment for planned in plans for segment in planned]
+    owned: list[tuple[int, Segment]] = []
+    for number, recording in enumerate(recordings):
+        planned = plan(model, recording, seconds[number], long_audio=long_audio)
+        owned += [(number, segment) for segment in planned]
     found: dict[int, Transcript] = {}
+    segments = [segment for _, segment in owned]
     for results in transcribe_segments(model, segments, batch_seconds=batch_seconds):
-        for index, result in results:
-            if isinstance(result, AudioError):
-                raise result
-            found[index] = result
-    transcripts = iter(found[index] for index in range(len(segments)))
+        found.update(_checked(results))
+    heard: list[list[tuple[Segment, Transcript]]] = [[] for _ in recordings]
+    for index, (number, segment) in enumerate(owned):
+        heard[number].append((segment, found[index]))
     return [
-        join_segments([(segment, next(transcripts)) for segment in planned], seconds=length)
-        for planned, length in zip(plans, seconds, strict=True)
+        join_segments(pairs, seconds=length) for pairs, length in zip(heard, seconds, strict=True)
     ]
+
+
+def _checked(
+    results: list[tuple[int, Transcript | AudioError]],
+) -> Iterator[tuple[int, Transcript]]:
+    """The transcripts. Raises the first error among them."""
+    for index, result in results:
+        if isinstance(result, AudioError):
+            raise result
+        yield index, result
 
 
 def cut_like_a_recording(model: Any, *, long_audio: str) -> Callable[[Utterance], list[Segment]]:

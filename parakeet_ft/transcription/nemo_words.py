@@ -14,19 +14,25 @@ from parakeet_ft.transcription.words import Transcript, Word
 def transcript_of(
     hypothesis: Any, decoding: Any, samples: np.ndarray, *, frame_seconds: float, rate_hz: int
 ) -> Transcript:
+    """A hypothesis with its words and their times, none if none were asked for."""
     duration = len(samples) / rate_hz
     if not isinstance(hypothesis.timestamp, dict):  # no word times were asked for
         return Transcript(hypothesis.text, (), duration)
     texts, frames = word_frames(hypothesis, decoding)
 
     # The features of a frame lie around its number, not behind it.
-    def seconds(span: tuple[int, int]) -> tuple[float, float]:
-        return (span[0] - 0.5) * frame_seconds, (span[1] - 0.5) * frame_seconds
-
-    carried = [(seconds(first), seconds(last)) for first, last in frames]
+    carried = [
+        (_times(first, frame_seconds), _times(last, frame_seconds)) for first, last in frames
+    ]
     spans = word_spans(carried, pauses(samples, rate_hz=rate_hz), duration=duration)
     words = tuple(Word(text, *span) for text, span in zip(texts, spans, strict=True))
     return Transcript(hypothesis.text, words, duration)
+
+
+def _times(frames: tuple[int, int], frame_seconds: float) -> tuple[float, float]:
+    """Seconds around the middle of the frames."""
+    begin, end = frames
+    return (begin - 0.5) * frame_seconds, (end - 0.5) * frame_seconds
 
 
 def word_frames(
@@ -52,14 +58,8 @@ def word_frames(
         {"char": text, "start_offset": index, "end_offset": index}
         for index, text in enumerate(texts)
     ]
-    labels = [int(label) for label in hypothesis.y_sequence]
-    blank = decoding.blank_id
-    if len(labels) != len(texts):  # CTC: a label for each frame
-        labels = [label for label, _ in itertools.groupby(labels) if label != blank]
-    encoded = [
-        row | {"char": decoding.decode_ids_to_tokens([label])[0]}
-        for row, label in zip(numbered, labels, strict=True)
-    ]
+    pieces = _pieces(hypothesis, decoding, len(texts))
+    encoded = [row | {"char": piece} for row, piece in zip(numbered, pieces, strict=True)]
     words = get_words_offsets(
         char_offsets=numbered,
         encoded_char_offsets=encoded,
@@ -68,13 +68,20 @@ def word_frames(
         tokenizer_type=decoding.tokenizer_type,
         decode_tokens_to_str=decoding.decode_tokens_to_str,
     )
-    found = [
-        (str(word["word"]).strip(), frames[word["start_offset"]], frames[word["end_offset"]])
-        for word in words
-    ]
-    return [text for text, *_ in found if text], [
-        (first, last) for text, first, last in found if text
-    ]
+    spoken = [word for word in words if str(word["word"]).strip()]
+    return (
+        [str(word["word"]).strip() for word in spoken],
+        [(frames[word["start_offset"]], frames[word["end_offset"]]) for word in spoken],
+    )
+
+
+def _pieces(hypothesis: Any, decoding: Any, num_tokens: int) -> list[str]:
+    """The tokenizer's pieces that a hypothesis is made of."""
+    labels = [int(label) for label in hypothesis.y_sequence]
+    if len(labels) != num_tokens:  # CTC: a label for each frame
+        runs = (label for label, _ in itertools.groupby(labels))
+        labels = [label for label in runs if label != decoding.blank_id]
+    return [decoding.decode_ids_to_tokens([label])[0] for label in labels]
 
 
 def _token_frames(
@@ -87,7 +94,8 @@ def _token_frames(
     if len(labels) == len(characters):
         offsets = [(int(row["start_offset"]), int(row["end_offset"])) for row in characters]
         return [(begin, max(end, begin + 1)) for begin, end in offsets]
-    frames, at = [], 0
+    frames = []
+    at = 0
     for label, run in itertools.groupby(labels):
         length = len(list(run))
         if label != decoding.blank_id:

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from parakeet_ft.files import atomic_path
 
-BOS, EOS = -1, -2
+BOS = -1
+EOS = -2
 # NeMo writes piece i as this character (DEFAULT_TOKEN_OFFSET,
 # nemo/collections/asr/parts/submodules/ngram_lm/constants.py, 3.0.0).
 TOKEN_OFFSET = 100
@@ -25,8 +26,10 @@ FALLBACK = (0.5, 1.0, 1.5)
 NEVER = -99.0
 
 Ngram = tuple[int, ...]
-# (log10 probability, log10 backoff weight) of the n-grams of each order, lowest first.
-Model = list[dict[Ngram, tuple[float, float]]]
+# (log10 probability, log10 backoff weight) of the n-grams of an order.
+Level = dict[Ngram, tuple[float, float]]
+# Lowest order first.
+Model = list[Level]
 
 
 def count_ngrams(sentences: Iterable[Sequence[int]], *, order: int) -> list[Counter[Ngram]]:
@@ -54,9 +57,10 @@ def discounts(counts: Counter[Ngram]) -> tuple[float, float, float]:
     if not all(of[n] for n in (1, 2, 3, 4)):
         return FALLBACK
     y = of[1] / (of[1] + 2 * of[2])
-    one, two, more = (n - (n + 1) * y * of[n + 1] / of[n] for n in (1, 2, 3))
-    found = one, two, more
-    return found if all(0 <= d <= n for n, d in enumerate(found, 1)) else FALLBACK
+    one, two, three = (n - (n + 1) * y * of[n + 1] / of[n] for n in (1, 2, 3))
+    if 0 <= one <= 1 and 0 <= two <= 2 and 0 <= three <= 3:
+        return one, two, three
+    return FALLBACK
 
 
 def train_ngram(sentences: Iterable[Sequence[int]], *, order: int, vocab_size: int) -> Model:
@@ -71,35 +75,49 @@ def train_ngram(sentences: Iterable[Sequence[int]], *, order: int, vocab_size: i
         raise ValueError(f"piece {outside[0]} is outside a vocabulary of {vocab_size}")
     for word in (*range(vocab_size), EOS):
         counts[0].setdefault((word,), 0)
-    probability: dict[Ngram, float] = {(): 1 / (vocab_size + 1)}
-    probabilities, backoffs = [], []
+    lower: dict[Ngram, float] = {(): 1 / (vocab_size + 1)}
+    levels = []
     for level in counts:
-        taken = discounts(level)
-        total: Counter[Ngram] = Counter()
-        freed: defaultdict[Ngram, float] = defaultdict(float)
-        for ngram, count in level.items():
-            total[ngram[:-1]] += count
-            freed[ngram[:-1]] += taken[min(count, 3) - 1] if count else 0.0
-        backoff = {history: freed[history] / total[history] for history in total}
-        probability = {
-            ngram: max(count - (taken[min(count, 3) - 1] if count else 0.0), 0.0)
-            / total[ngram[:-1]]
-            + backoff[ngram[:-1]] * probability[ngram[1:] if len(ngram) > 1 else ()]
-            for ngram, count in level.items()
-        }
-        probabilities.append(probability)
-        backoffs.append(backoff)
+        lower, backoff = _smoothed(level, lower)
+        levels.append((lower, backoff))
     model: Model = []
-    for length, probability in enumerate(probabilities):
-        above = backoffs[length + 1] if length + 1 < order else {}
-        model.append(
-            {
-                ngram: (math.log10(p), math.log10(above.get(ngram, 1.0)))
-                for ngram, p in probability.items()
-            }
-        )
-    model[0][BOS,] = (NEVER, math.log10(backoffs[1].get((BOS,), 1.0)) if order > 1 else 0.0)
+    above: dict[Ngram, float] = {}
+    for probability, backoff in reversed(levels):
+        model.insert(0, _log10(probability, above))
+        above = backoff
+    at_start = levels[1][1].get((BOS,), 1.0) if order > 1 else 1.0
+    model[0][BOS,] = (NEVER, math.log10(at_start))
     return model
+
+
+def _smoothed(
+    level: Counter[Ngram], lower: dict[Ngram, float]
+) -> tuple[dict[Ngram, float], dict[Ngram, float]]:
+    """The probabilities of an order, interpolated with those of the order below, and the backoff
+    weights of the histories.
+    """
+    discount = (0.0, *discounts(level))
+    total: Counter[Ngram] = Counter()
+    freed: defaultdict[Ngram, float] = defaultdict(float)
+    for ngram, count in level.items():
+        total[ngram[:-1]] += count
+        freed[ngram[:-1]] += discount[min(count, 3)]
+    backoff = {history: freed[history] / total[history] for history in total}
+    probability = {}
+    for ngram, count in level.items():
+        history = ngram[:-1]
+        own = max(count - discount[min(count, 3)], 0.0) / total[history]
+        shorter = ngram[1:] if history else ()
+        probability[ngram] = own + backoff[history] * lower[shorter]
+    return probability, backoff
+
+
+def _log10(probability: dict[Ngram, float], backoff: dict[Ngram, float]) -> Level:
+    """An order of the model; what begins no longer n-gram backs off at no cost."""
+    return {
+        ngram: (math.log10(p), math.log10(backoff.get(ngram, 1.0)))
+        for ngram, p in probability.items()
+    }
 
 
 def log10_probability(model: Model, history: Sequence[int], word: int) -> float:
@@ -108,14 +126,14 @@ def log10_probability(model: Model, history: Sequence[int], word: int) -> float:
     found = model[len(history)].get((*history, word))
     if found:
         return found[0]
-    return (
-        model[len(history) - 1].get(history, (0.0, 0.0))[1] if history else 0.0
-    ) + log10_probability(model, history[1:], word)
+    backoff = model[len(history) - 1].get(history, (0.0, 0.0))[1] if history else 0.0
+    return backoff + log10_probability(model, history[1:], word)
 
 
 def perplexity(model: Model, sentences: Iterable[Sequence[int]]) -> float:
     """Per piece, the end of the sentence included."""
-    total, number = 0.0, 0
+    total = 0.0
+    number = 0
     for sentence in sentences:
         padded = (BOS, *sentence, EOS)
         for position in range(1, len(padded)):
@@ -127,22 +145,20 @@ def perplexity(model: Model, sentences: Iterable[Sequence[int]]) -> float:
 def write_arpa(model: Model, path: Path) -> None:
     """Write an ARPA file atomically, pieces as NeMo's characters."""
 
-    def name(word: int) -> str:
-        return NAMES.get(word) or chr(word + TOKEN_OFFSET)
-
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as out:
-        out.write(
-            "\\data\\\n"
-            + "".join(f"ngram {n}={len(level)}\n" for n, level in enumerate(model, 1))
-            + "\n"
-        )
+        out.write("\\data\\\n")
         for n, level in enumerate(model, 1):
-            out.write(f"\\{n}-grams:\n")
+            out.write(f"ngram {n}={len(level)}\n")
+        for n, level in enumerate(model, 1):
+            out.write(f"\n\\{n}-grams:\n")
             for ngram, (p, backoff) in sorted(level.items()):
-                out.write(
-                    f"{p:.6f}\t{' '.join(map(name, ngram))}"
-                    + (f"\t{backoff:.6f}" if n < len(model) else "")
-                    + "\n"
-                )
-            out.write("\n")
-        out.write("\\end\\\n")
+                line = f"{p:.6f}\t{' '.join(map(_name, ngram))}"
+                if n < len(model):
+                    line += f"\t{backoff:.6f}"
+                out.write(line + "\n")
+        out.write("\n\\end\\\n")
+
+
+def _name(word: int) -> str:
+    """A piece as NeMo writes it."""
+    return NAMES.get(word) or chr(word + TOKEN_OFFSET)

@@ -41,9 +41,8 @@ class Recording:
             version: tuple[int, int] | None = (status.st_size, status.st_mtime_ns)
         except OSError:
             version = None
-        return hashlib.sha256(
-            json.dumps([os.path.abspath(self.path), self.offset, self.duration, version]).encode()
-        ).hexdigest()[:24]
+        identity = [os.path.abspath(self.path), self.offset, self.duration, version]
+        return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:24]
 
 
 def collect_recordings(sources: Sequence[str]) -> list[Recording]:
@@ -61,38 +60,47 @@ def collect_recordings(sources: Sequence[str]) -> list[Recording]:
 
 
 def _expand(source: Path) -> Iterator[Recording]:
+    """The recordings that a source stands for. Raises UserError if there are none."""
     if source.is_dir():
-        paths = list(walk_audio(source))
-        if not paths:
-            raise UserError(
-                f"The folder {source} holds no audio file (by suffix: .wav, .flac, .mp3, .opus, "
-                f".m4a, .mp4 ...). "
-                "Give another folder, or the files by name."
-            )
-        for path in paths:
-            yield Recording(str(path), str(path.relative_to(source).with_suffix("")))
+        yield from _of_folder(source)
     elif not source.is_file():
         raise UserError(
             f"Nothing at {source}. Expected audio files, folders of audio, or manifests "
             f"({', '.join(MANIFEST_SUFFIXES)})."
         )
     elif source.suffix.lower() in MANIFEST_SUFFIXES:
-        rows = list(stream_manifest(source, needs_text=False))
-        if not rows:
-            raise UserError(
-                f"{source} holds no line. Expected a JSON line with audio_filepath and duration "
-                f"for each utterance."
-            )
-        parts = collections.Counter(row.audio_filepath for row in rows)
-        for row in rows:
-            name = Path(row.audio_filepath).stem
-            if row.offset or parts[row.audio_filepath] > 1:
-                name += f"_{row.offset:.2f}-{row.offset + row.duration:.2f}"
-            yield Recording(
-                row.audio_filepath, name, row.offset, row.duration, fields=json.loads(row.to_json())
-            )
+        yield from _of_manifest(source)
     else:
         yield Recording(str(source), source.stem)
+
+
+def _of_folder(folder: Path) -> Iterator[Recording]:
+    """All audio below a folder. Raises UserError if there is none."""
+    paths = list(walk_audio(folder))
+    if not paths:
+        raise UserError(
+            f"The folder {folder} holds no audio file (by suffix: .wav, .flac, .mp3, .opus, "
+            ".m4a, .mp4 ...). Give another folder, or the files by name."
+        )
+    for path in paths:
+        yield Recording(str(path), str(path.relative_to(folder).with_suffix("")))
+
+
+def _of_manifest(manifest: Path) -> Iterator[Recording]:
+    """A recording a line, named by its stretch where its file has more of them."""
+    rows = list(stream_manifest(manifest, needs_text=False))
+    if not rows:
+        raise UserError(
+            f"{manifest} holds no line. Expected a JSON line with audio_filepath and duration "
+            "for each utterance."
+        )
+    parts = collections.Counter(row.audio_filepath for row in rows)
+    for row in rows:
+        name = Path(row.audio_filepath).stem
+        if row.offset or parts[row.audio_filepath] > 1:
+            name += f"_{row.offset:.2f}-{row.offset + row.duration:.2f}"
+        fields = json.loads(row.to_json())
+        yield Recording(row.audio_filepath, name, row.offset, row.duration, fields=fields)
 
 
 def _distinct(recordings: Sequence[Recording]) -> list[str]:
@@ -105,6 +113,7 @@ def _distinct(recordings: Sequence[Recording]) -> list[str]:
     for index, name in enumerate(names):
         number = 2
         while names[index] in taken:
-            names[index], number = f"{name}-{number}", number + 1
+            names[index] = f"{name}-{number}"
+            number += 1
         taken.add(names[index])
     return names

@@ -32,7 +32,9 @@ MARGIN_SECONDS = 4.0
 VAD_SAMPLES = 512
 # It hears this many stretches at once, each of so many steps (31 s) after a second of what comes
 # before: four times as fast as one after another, as a step is little work.
-VAD_LANES, LANE_STEPS, WARM_STEPS = 16, 960, 31
+VAD_LANES = 16
+LANE_STEPS = 960
+WARM_STEPS = 31
 
 
 def ctc_head(model: Any) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -66,12 +68,15 @@ def ctc_log_probs(
 
     from parakeet_ft.transcription.decode import evaluating
 
-    head, rate_hz, device = ctc_head(model), parts.rate_hz(model), parts.device(model)
+    head = ctc_head(model)
+    rate_hz = parts.rate_hz(model)
+    device = parts.device(model)
     frame_samples = parts.frame_samples(model)
     margin = round(MARGIN_SECONDS * rate_hz / frame_samples)
     inner = max(1, round(window_seconds * rate_hz / frame_samples) - 2 * margin)
     with tempfile.TemporaryFile() as file, evaluating(model), torch.inference_mode():
-        num_frames, width = 0, 0
+        num_frames = 0
+        width = 0
         for samples, skip, keep in _windows(
             path, rate_hz=rate_hz, frame_samples=frame_samples, inner=inner, margin=margin
         ):
@@ -79,15 +84,12 @@ def ctc_log_probs(
             features, length = model.preprocessor(
                 input_signal=signal, length=torch.tensor([len(samples)], device=device)
             )
-            rows = (
-                head(model.encoder(audio_signal=features, length=length)[0])[0, skip : skip + keep]
-                .float()
-                .cpu()
-                .numpy()
-                .astype(np.float16)
-            )
+            encoded = model.encoder(audio_signal=features, length=length)[0]
+            frames = head(encoded)[0, skip : skip + keep]
+            rows = frames.float().cpu().numpy().astype(np.float16)
             file.write(np.ascontiguousarray(rows).tobytes())
-            num_frames, width = num_frames + len(rows), rows.shape[1]
+            num_frames += len(rows)
+            width = rows.shape[1]
             on_progress(len(rows) * frame_samples / rate_hz)
         if not num_frames:
             raise UserError(f"{path} holds no audio to align.")
@@ -105,21 +107,26 @@ def _windows(
     """(samples, frames to skip, frames to keep) of windows that start on whole frames and cover the
     recording once.
     """
-    buffer, start, done = np.zeros(0, dtype=np.float32), 0, 0
+    buffer = np.zeros(0, dtype=np.float32)
+    start = 0
+    done = 0
     blocks = stream_audio(path, rate_hz=rate_hz)
     ended = False
     while not ended:
         # From `margin` frames before the next frame to keep, to as many after the last.
         first = max(0, done - margin)
         wanted = (done + inner + margin - first) * frame_samples
-        buffer, start = buffer[(first - start) * frame_samples :], first
+        buffer = buffer[(first - start) * frame_samples :]
+        start = first
         while len(buffer) < wanted and not ended:
             block = next(blocks, None)
             ended = block is None
             buffer = buffer if block is None else np.concatenate([buffer, block])
-        samples, keep = buffer[:wanted], inner
+        samples = buffer[:wanted]
+        keep = inner
         if ended:
-            samples, keep = buffer, -(-len(buffer) // frame_samples) - (done - first)
+            samples = buffer
+            keep = -(-len(buffer) // frame_samples) - (done - first)
         # Shorter than one feature window: nothing to hear.
         if keep > 0 and len(samples) >= frame_samples:
             yield samples, done - first, keep
@@ -165,20 +172,9 @@ def speech_spans(
     """(begin, end) in seconds of the stretches with speech, none longer than `max_seconds`, by
     silero-vad. Raises UserError.
     """
-    import torch
-
-    num_threads = torch.get_num_threads()
-    try:
-        from silero_vad import get_speech_timestamps_from_probs, load_silero_vad
-    except ImportError:
-        raise UserError(
-            "Cutting without a transcript needs silero-vad: pip install silero-vad"
-        ) from None
-    finally:
-        # silero_vad 6.2.3 sets one thread for the whole process when imported
-        # (silero_vad/model.py).
-        torch.set_num_threads(num_threads)
-    model, probabilities = load_silero_vad(), []
+    silero_vad = _silero_vad()
+    model = silero_vad.load_silero_vad()
+    probabilities = []
     # What is waiting to be heard, after the second before it.
     waiting = np.zeros(WARM_STEPS * VAD_SAMPLES, dtype=np.float32)
     for block in itertools.chain(stream_audio(path), [None]):
@@ -193,7 +189,7 @@ def speech_spans(
             waiting = waiting[steps * VAD_SAMPLES :]
     if not probabilities:
         return []
-    spans = get_speech_timestamps_from_probs(
+    spans = silero_vad.get_speech_timestamps_from_probs(
         probabilities,
         threshold=threshold,
         sampling_rate=16000,
@@ -202,6 +198,24 @@ def speech_spans(
         audio_length_samples=len(probabilities) * VAD_SAMPLES,
     )
     return [(span["start"] / 16000, span["end"] / 16000) for span in spans]
+
+
+def _silero_vad() -> Any:
+    """The package. Raises UserError if it is not installed."""
+    import torch
+
+    num_threads = torch.get_num_threads()
+    try:
+        import silero_vad
+    except ImportError:
+        raise UserError(
+            "Cutting without a transcript needs silero-vad: pip install silero-vad"
+        ) from None
+    finally:
+        # silero_vad 6.2.3 sets one thread for the whole process when imported
+        # (silero_vad/model.py).
+        torch.set_num_threads(num_threads)
+    return silero_vad
 
 
 def _speech_probabilities(model: Any, samples: np.ndarray) -> list[float]:

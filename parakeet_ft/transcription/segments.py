@@ -81,15 +81,14 @@ def length_batches(durations: Sequence[float], *, batch_seconds: float) -> list[
 
 def segment_batches(segments: Sequence[Segment], *, batch_seconds: float) -> list[list[int]]:
     """`length_batches` of the segments with the checkpoint's attention, then of the others."""
+    by_attention: dict[str, list[int]] = {}
+    for index, segment in enumerate(segments):
+        by_attention.setdefault(segment.attention or "", []).append(index)
     batches = []
-    kinds = sorted({segment.attention for segment in segments}, key=lambda kind: kind or "")
-    for kind in kinds:
-        indices = [i for i, segment in enumerate(segments) if segment.attention == kind]
-        durations = [segments[i].seconds for i in indices]
-        batches += [
-            [indices[i] for i in batch]
-            for batch in length_batches(durations, batch_seconds=batch_seconds)
-        ]
+    for _, indices in sorted(by_attention.items()):
+        durations = [segments[index].seconds for index in indices]
+        for batch in length_batches(durations, batch_seconds=batch_seconds):
+            batches.append([indices[place] for place in batch])
     return batches
 
 
@@ -119,6 +118,7 @@ def read_ahead(
 
 
 def _result(future: Future) -> np.ndarray | AudioError:
+    """What a thread read, or why it could not."""
     try:
         return future.result()
     except AudioError as error:

@@ -29,6 +29,8 @@ SHORTEST_SECONDS = 0.02
 SLACK_SECONDS = 0.12
 
 Span = tuple[float, float]
+# Cost so far, border, where the best way to it stood in the column before.
+Way = tuple[float, Span, int]
 
 
 def pauses(samples: np.ndarray, *, rate_hz: int) -> list[Span]:
@@ -104,37 +106,46 @@ def _borders(sides: Sequence[tuple[Span | None, Span | None]], quiet: Sequence[S
     """For each border, given the token before and after it, its pause or the point that stands for
     none.
     """
-    # Rows are (cost so far, border, where the best way to it stood in the column before).
-    columns: list[list[tuple[float, Span, int]]] = []
+    columns: list[list[Way]] = []
     for before, after in sides:
         here = [(0.0, _no_pause(before, after))]
         here += [(_cost(pause, before, after), pause) for pause in _near(quiet, before, after)]
-        ways = []
-        for cost, border in here:
-            past = [(0.0, -1)]
-            if columns:
-                past = [
-                    (row[0], index)
-                    for index, row in enumerate(columns[-1])
-                    if row[1][1] < border[0]
-                ]
-            if past:
-                best, index = min(past)
-                ways.append((best + cost, border, index))
+        ways = _ways(here, columns[-1] if columns else None)
         if not ways:  # two tokens in one frame
             best, index = min((row[0], index) for index, row in enumerate(columns[-1]))
             ways = [(best, here[0][1], index)]
         columns.append(ways)
-    found, at = [], min(range(len(columns[-1])), key=lambda index: columns[-1][index][0])
+    found = []
+    at = min(range(len(columns[-1])), key=lambda index: columns[-1][index][0])
     for column in reversed(columns):
         found.append(column[at][1])
         at = column[at][2]
     return found[::-1]
 
 
+def _ways(here: Sequence[tuple[float, Span]], last: Sequence[Way] | None) -> list[Way]:
+    """The best way to each (cost, border) that one of the last borders comes before; to the first
+    border of all there is nothing to come from.
+    """
+    ways = []
+    for cost, border in here:
+        past = [(0.0, -1)]
+        if last is not None:
+            past = [(row[0], index) for index, row in enumerate(last) if row[1][1] < border[0]]
+        if past:
+            best, index = min(past)
+            ways.append((best + cost, border, index))
+    return ways
+
+
 def _no_pause(before: Span | None, after: Span | None) -> Span:
-    points = [*([before[1]] if before else []), *([after[0]] if after else [])]
-    point = sum(points) / len(points)
+    """The point that parts two tokens where no pause does."""
+    ends = []
+    if before is not None:
+        ends.append(before[1])
+    if after is not None:
+        ends.append(after[0])
+    point = sum(ends) / len(ends)
     return point, point
 
 

@@ -5,8 +5,8 @@ import torch
 
 from parakeet_ft.errors import UserError
 from parakeet_ft.export.nemo import irreproducible, save_nemo
+from parakeet_ft.model.archive import check_archive
 from parakeet_ft.model.restore import restore
-from parakeet_ft.model.source import check_archive
 from parakeet_ft.publishing.hub import places
 
 

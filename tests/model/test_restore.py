@@ -21,9 +21,10 @@ import yaml
 from parakeet_ft.data.manifest import read_manifest
 from parakeet_ft.errors import UserError
 from parakeet_ft.model import source
+from parakeet_ft.model.archive import check_archive, check_weights
 from parakeet_ft.model.checkpoints import BUNDLED, CHECKPOINTS, PUBLISHED, resolve
 from parakeet_ft.model.restore import restore
-from parakeet_ft.model.source import check_archive, check_source, check_weights, fetch, locate
+from parakeet_ft.model.source import check_source, fetch, locate
 from parakeet_ft.tokenizer.sentencepiece_model import read_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -5,7 +5,7 @@ written out once and then read as files.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,29 +27,27 @@ def load_hugging_face(
     import datasets
 
     try:
-        if Path(name).is_dir() and (
-            (Path(name) / "dataset_info.json").is_file()
-            or (Path(name) / "dataset_dict.json").is_file()
-        ):
+        if _is_saved(Path(name)):
             loaded = datasets.load_from_disk(name)
         else:
             loaded = datasets.load_dataset(name, config, split=split, streaming=streaming)
     except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else ""
         raise UserError(
-            f"Cannot load the dataset {name!r}: {type(error).__name__}: "
-            f"{str(error).splitlines()[0] if str(error) else ''}. "
-            f"Expected a "
+            f"Cannot load the dataset {name!r}: {type(error).__name__}: {reason}. Expected a "
             "folder written by save_to_disk, a folder of Parquet files, or a name on the hub "
             "(which needs network)."
         ) from None
-    parts = (
-        dict(loaded)
-        if hasattr(loaded, "keys")
-        else {split or str(getattr(loaded, "split", None) or "all"): loaded}
-    )
-    if split is not None and split in parts:
-        parts = {split: parts[split]}
-    return parts
+    if not hasattr(loaded, "keys"):
+        return {split or str(getattr(loaded, "split", None) or "all"): loaded}
+    parts = dict(loaded)
+    return {split: parts[split]} if split is not None and split in parts else parts
+
+
+def _is_saved(folder: Path) -> bool:
+    """Whether save_to_disk wrote a folder."""
+    names = ("dataset_info.json", "dataset_dict.json")
+    return any((folder / name).is_file() for name in names)
 
 
 def read_hugging_face(
@@ -67,53 +65,77 @@ def read_hugging_face(
 
     for split, part in parts.items():
         features = part.features
-        audio_column = audio_column or next(
-            (name for name, kind in features.items() if isinstance(kind, datasets.Audio)), None
-        )
-        text_column = text_column or next((name for name in TEXT_COLUMNS if name in features), None)
-        speaker_column = speaker_column or next(
-            (name for name in SPEAKER_COLUMNS if name in features), None
-        )
-        for what, column in (("audio", audio_column), ("text", text_column)):
-            if column not in features:
-                raise UserError(
-                    f"The dataset has no {what} column {column or ''}; it has "
-                    f"{', '.join(features)}. Name it with "
-                    f"--{what}-column."
-                )
-        if isinstance(features[audio_column], datasets.Audio):
+        kinds = features.items()
+        audio_columns = [name for name, kind in kinds if isinstance(kind, datasets.Audio)]
+        audio_column = audio_column or next(iter(audio_columns), None)
+        text_column = text_column or _first(TEXT_COLUMNS, features)
+        speaker_column = speaker_column or _first(SPEAKER_COLUMNS, features)
+        _check_column("audio", audio_column, features)
+        _check_column("text", text_column, features)
+        if audio_column in audio_columns:
             part = part.cast_column(audio_column, datasets.Audio(decode=False))
         for row in part:
-            extra = {
-                k: v
-                for k, v in row.items()
-                if k not in (audio_column, text_column, speaker_column)
-                and isinstance(v, str | int | float)
-                and v != ""
-            }
+            extra = _further_fields(row, used=(audio_column, text_column, speaker_column))
             if split in SPLIT_NAMES and len(parts) > 1:
                 extra["split"] = SPLIT_NAMES[split]
-            speaker = row.get(speaker_column) if speaker_column else None
             yield Utterance(
                 audio_filepath=_audio_path(row[audio_column], keep_audio_in, extra),
                 duration=0.0,
                 text=row[text_column] or "",
-                speaker=None if speaker is None else str(speaker),
+                speaker=_name(row.get(speaker_column)),
                 extra=extra,
             )
 
 
-def _audio_path(cell: Any, folder: Path, extra: dict) -> str:
+def _name(speaker: Any) -> str | None:
+    """A speaker's name or number as text, None if there is none."""
+    return None if speaker is None else str(speaker)
+
+
+def _first(names: Iterable[str], features: Iterable[str]) -> str | None:
+    """The first of the names that a dataset has."""
+    return next((name for name in names if name in features), None)
+
+
+def _check_column(what: str, column: str | None, features: Collection[str | None]) -> None:
+    """Raise UserError unless a dataset has the column."""
+    if column not in features:
+        known = ", ".join(map(str, features))
+        raise UserError(
+            f"The dataset has no {what} column {column or ''}; it has {known}. "
+            f"Name it with --{what}-column."
+        )
+
+
+def _further_fields(row: dict[str, Any], *, used: Collection[str | None]) -> dict[str, Any]:
+    """The texts and numbers of a row that are not used otherwise."""
+    extra = {}
+    for key, value in row.items():
+        if key not in used and isinstance(value, str | int | float) and value != "":
+            extra[key] = value
+    return extra
+
+
+def _audio_path(cell: Any, folder: Path, extra: dict[str, Any]) -> str:
+    """The path in a cell, or that of a file with its bytes; without either, a word in `extra`."""
     if isinstance(cell, str):
         return cell
-    if not cell or not (cell.get("bytes") or cell.get("path")):
+    cell = cell or {}
+    content = cell.get("bytes")
+    name = cell.get("path") or ""
+    if not content and not name:
         extra["bad_row"] = "no audio in this row"
         return str(folder)
-    if cell.get("bytes") is None:
-        return cell["path"]
-    digest = hashlib.blake2b(cell["bytes"], digest_size=10).hexdigest()
-    path = folder / digest[:2] / (digest + Path(cell.get("path") or "").suffix)
+    if content is None:
+        return name
+    return str(_written_once(content, folder, suffix=Path(name).suffix))
+
+
+def _written_once(content: bytes, folder: Path, *, suffix: str) -> Path:
+    """A file in `folder` with this content, named by it."""
+    digest = hashlib.blake2b(content, digest_size=10).hexdigest()
+    path = folder / digest[:2] / (digest + suffix)
     if not path.exists():
         with atomic_path(path) as temporary:
-            temporary.write_bytes(cell["bytes"])
-    return str(path)
+            temporary.write_bytes(content)
+    return path

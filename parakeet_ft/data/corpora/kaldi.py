@@ -28,15 +28,14 @@ def read_kaldi(
     if not allow_pipes and (command := next(filter(_is_command, recordings.values()), None)):
         raise UserError(
             f"{root / 'wav.scp'} holds commands, the first: {command!r}. They would be run by a "
-            f"shell: read them, then use "
-            f"--allow-pipes."
+            "shell: read them, then use --allow-pipes."
         )
     speakers = _once_each(root / "utt2spk") if (root / "utt2spk").is_file() else {}
-    segments = None
-    if (root / "segments").is_file():
-        segments = {key: value.split() for key, value in _once_each(root / "segments").items()}
+    segments = _segments(root / "segments")
     for key, text in _pairs(existing_file(root / "text", what="text of a Kaldi data directory")):
-        recording, offset, duration, extra = key, 0.0, 0.0, {"id": key}
+        extra = {"id": key}
+        recording = key
+        offset = duration = 0.0
         if segments is not None:
             recording, offset, duration = _segment(segments.get(key), extra)
         path = recordings.get(recording)
@@ -60,6 +59,13 @@ def read_kaldi(
         )
 
 
+def _segments(path: Path) -> dict[str, list[str]] | None:
+    """The fields of each segment; None if recordings are not divided."""
+    if not path.is_file():
+        return None
+    return {key: value.split() for key, value in _once_each(path).items()}
+
+
 def _is_command(value: str) -> bool:
     """Kaldi's notation in wav.scp: what ends in a bar is a command and not a path."""
     return value.rstrip().endswith("|")
@@ -70,9 +76,8 @@ def _segment(fields: list[str] | None, extra: dict) -> tuple[str, float, float]:
     seconds; an end of -1 is the recording's.
     """
     if not fields or len(fields) < 3:
-        extra["bad_row"] = "no usable line in segments" + (
-            f": {' '.join(fields)}" if fields else ""
-        )
+        shown = f": {' '.join(fields)}" if fields else ""
+        extra["bad_row"] = f"no usable line in segments{shown}"
         return "", 0.0, 0.0
     try:
         if float(fields[2]) == -1:
@@ -96,12 +101,8 @@ def _once_each(path: Path) -> dict[str, str]:
 
 
 def _pairs(path: Path) -> Iterator[tuple[str, str]]:
+    """(key, rest) of each line that is not blank."""
     with path.open(encoding="utf-8", errors="surrogateescape") as lines:
-        for line in lines:
-            if line.strip():
-                key, _, value = (
-                    line.strip().partition(" ")
-                    if " " in line.strip()
-                    else line.strip().partition("\t")
-                )
-                yield key, value.strip()
+        for line in filter(None, map(str.strip, lines)):
+            key, _, value = line.partition(" " if " " in line else "\t")
+            yield key, value.strip()

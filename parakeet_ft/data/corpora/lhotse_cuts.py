@@ -36,6 +36,7 @@ def read_lhotse_cuts(path: str | Path) -> Iterator[Utterance]:
 
 
 def _no_cuts(path: Path, why: Any) -> UserError:
+    """The error to raise for a file of something else."""
     return UserError(
         f"{path} is not a Lhotse cut manifest ({why}). Expected JSON lines, as "
         "CutSet.to_file writes."
@@ -73,43 +74,30 @@ def _of_line(line: str, folder: Path, number: int) -> Iterator[Utterance]:
 
 
 def _of_cut(cut: dict[str, Any], folder: Path, number: int) -> Iterator[Utterance]:
+    """The utterances of a cut; one with a reason if it is not of one audio file."""
     sources = cut.get("recording", {}).get("sources", [])
-    if (
-        cut.get("type") not in ("MonoCut", "MultiCut")
-        or len(sources) != 1
-        or sources[0].get("type") != "file"
-    ):
-        kinds = (
-            f"{cut.get('type', 'no type')} with audio in "
-            f"{', '.join(s.get('type', '?') for s in sources) or 'nothing'}"
-        )
+    types = [source.get("type", "?") for source in sources]
+    if cut.get("type") not in ("MonoCut", "MultiCut") or types != ["file"]:
+        kind = f"{cut.get('type', 'no type')} with audio in {', '.join(types) or 'nothing'}"
         yield Utterance(
             audio_filepath=str(folder),
             duration=0.0,
             text="",
-            extra={"bad_row": f"line {number} is a {kinds}, expected a cut of one audio file"},
+            extra={"bad_row": f"line {number} is a {kind}, expected a cut of one audio file"},
         )
         return
-    source = sources[0]["source"]
-    # Lhotse takes relative paths from the working directory; a folder that was moved whole still
-    # has its audio beside the cuts.
-    audio_path = (
-        os.path.abspath(source) if os.path.exists(source) else os.path.normpath(folder / source)
-    )
+    audio_path = _audio_path(sources[0]["source"], folder)
     start = parse_seconds(cut.get("start"), "start")
     length = parse_seconds(cut["duration"], "duration")
     for supervision in cut.get("supervisions", []):
-        # One that was cut off with its cut begins before it.
-        first = float(supervision["start"])
-        if not math.isfinite(first):
-            raise ValueError(f"start is {first}, expected seconds")
-        seconds = parse_seconds(supervision["duration"], "duration")
-        offset, duration = stretch(start + max(0.0, first), start + min(length, first + seconds))
-        text, speaker = supervision.get("text") or "", supervision.get("speaker")
+        offset, duration = _stretch_of(supervision, start, length)
+        text = supervision.get("text") or ""
+        speaker = supervision.get("speaker")
         if not isinstance(text, str) or not isinstance(speaker, str | None):
             raise TypeError("text and speaker are no strings")
         extra = {"id": supervision.get("id", cut.get("id"))}
-        extra |= {"lang": supervision["language"]} if supervision.get("language") else {}
+        if supervision.get("language"):
+            extra["lang"] = supervision["language"]
         yield Utterance(
             audio_filepath=audio_path,
             duration=duration,
@@ -118,3 +106,24 @@ def _of_cut(cut: dict[str, Any], folder: Path, number: int) -> Iterator[Utteranc
             speaker=speaker,
             extra=extra,
         )
+
+
+def _stretch_of(supervision: dict[str, Any], start: float, length: float) -> tuple[float, float]:
+    """(offset, duration) in the recording of a supervision, as far as it is inside its cut, which
+    begins at `start`. Raises ValueError for what are no seconds.
+    """
+    # One that was cut off with its cut begins before it.
+    first = float(supervision["start"])
+    if not math.isfinite(first):
+        raise ValueError(f"start is {first}, expected seconds")
+    seconds = parse_seconds(supervision["duration"], "duration")
+    return stretch(start + max(0.0, first), start + min(length, first + seconds))
+
+
+def _audio_path(source: str, folder: Path) -> str:
+    """Lhotse takes relative paths from the working directory; a folder that was moved whole still
+    has its audio beside the cuts.
+    """
+    if os.path.exists(source):
+        return os.path.abspath(source)
+    return os.path.normpath(folder / source)

@@ -56,8 +56,7 @@ def read_table(
     if not path.is_file():
         raise UserError(
             f"No table at {path}. Expected CSV, TSV, JSON lines or Parquet with the columns path "
-            f"and text, and speaker if it "
-            f"is known."
+            "and text, and speaker if it is known."
         )
     root = Path(audio_root) if audio_root is not None else path.parent
     columns: tuple[str, str, str | None] | None = None
@@ -74,6 +73,7 @@ Quoting = Literal[0, 1, 2, 3]  # csv's constants
 
 
 def _records(path: Path, encoding: str, path_column: str | None) -> Iterator[Record]:
+    """The rows of a table by column, read as its suffix says."""
     suffix = path.suffix.lower()
     if suffix in (".parquet", ".pq"):
         yield from _parquet_records(path)
@@ -105,16 +105,24 @@ def _csv_records(lines: TextIO, path: Path, path_column: str | None) -> Iterator
     row of its own, and reading goes on with the next line.
     """
     first = lines.readline()
-    suffix = path.suffix.lower()
-    tabs = suffix in (".tsv", ".tab") or (suffix != ".csv" and "\t" in first)
-    delimiter = "\t" if tabs else ";" if first.count(";") > first.count(",") else ","
+    delimiter = _delimiter(first, path.suffix.lower())
+    quoting: Quoting = csv.QUOTE_MINIMAL
     # Tab-separated files as a rule do not quote.
-    quoting: Quoting = csv.QUOTE_NONE if tabs and first.count('"') < 2 else csv.QUOTE_MINIMAL
+    if delimiter == "\t" and first.count('"') < 2:
+        quoting = csv.QUOTE_NONE
     reader = RowReader(itertools.chain([first], lines), delimiter=delimiter, quoting=quoting)
     yield from _dicts(reader, path, path_column)
 
 
+def _delimiter(first: str, suffix: str) -> str:
+    """What parts the cells, by the file's suffix and the first line."""
+    if suffix in (".tsv", ".tab") or (suffix != ".csv" and "\t" in first):
+        return "\t"
+    return ";" if first.count(";") > first.count(",") else ","
+
+
 def _dicts(reader: RowReader, path: Path, path_column: str | None = None) -> Iterator[Record]:
+    """Rows below the header as dicts, with a key bad_row where one is not as it should be."""
     header: list[str] = []
     for number, row in reader:
         if not header:
@@ -127,18 +135,26 @@ def _dicts(reader: RowReader, path: Path, path_column: str | None = None) -> Ite
             ends = f"the table ends within this row, after {row[-1][:60]!r}"
             yield _bad_row(header, f"line {number}: {ends}")
         elif row:
-            record: Record = dict(zip(header, row, strict=False))
-            record |= dict.fromkeys(header[len(row) :])
-            yield record | ({None: row[len(header) :]} if len(row) > len(header) else {})
+            yield _record(header, row)
 
 
-def read_quoteless(path: Path) -> Iterator[dict[str | None, Any]]:
+def _record(header: list[str], row: list[str]) -> Record:
+    """A row by column: None for cells that it lacks, those beyond the header under None."""
+    record: Record = dict(zip(header, row, strict=False))
+    record |= dict.fromkeys(header[len(row) :])
+    if len(row) > len(header):
+        record[None] = row[len(header) :]
+    return record
+
+
+def read_quoteless(path: Path) -> Iterator[Record]:
     """The rows of a tab-separated file without quoting, as dicts; see _csv_records."""
     with open(path, encoding="utf-8", errors="surrogateescape", newline="") as lines:
         yield from _dicts(RowReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE), path)
 
 
 def _header(row: list[str] | str, path: Path) -> list[str]:
+    """The names of the columns. Raises UserError for a name that is there twice."""
     if isinstance(row, str):
         raise UserError(f"{path} line 1, the names of the columns: {row}.")
     if twice := sorted({name for name in row if name and row.count(name) > 1}):
@@ -147,10 +163,12 @@ def _header(row: list[str] | str, path: Path) -> list[str]:
 
 
 def _twice(column: str, path: Path) -> UserError:
+    """The error to raise for a column that is there twice."""
     return UserError(f"{path} has the column {column!r} twice: which one is meant? Rename one.")
 
 
-def _bad_row(header: list[str], why: str) -> Record:
+def _bad_row(header: Sequence[str | None], why: str) -> Record:
+    """A row of nothing but the reason why it is none."""
     record: Record = dict.fromkeys(header)
     record["bad_row"] = why
     return record
@@ -168,7 +186,8 @@ class RowReader:
         self.lines = iter(lines)
         self.again: collections.deque[str] = collections.deque()
         self.taken: list[str] = []
-        self.delimiter, self.quoting = delimiter, quoting
+        self.delimiter = delimiter
+        self.quoting = quoting
         self.path_at: int | None = None
 
     def __iter__(self) -> Iterator[tuple[int, list[str] | str]]:
@@ -191,9 +210,11 @@ class RowReader:
             number += len(self.taken)
 
     def _rows(self) -> Iterator[list[str]]:
+        """The rows from the next line on."""
         return csv.reader(self._feed(), delimiter=self.delimiter, quoting=self.quoting, strict=True)
 
     def _feed(self) -> Iterator[str]:
+        """The next lines, those first that are to be read again."""
         while True:
             line = self.again.popleft() if self.again else next(self.lines, None)
             if line is None:
@@ -202,37 +223,39 @@ class RowReader:
             yield line
 
     def _swallowed(self, row: list[str]) -> bool:
-        at = self.path_at
-        if at is None or at >= len(row):
+        """Whether one of a row's further lines has such a path as the row."""
+        suffix = self._suffix_in(row)
+        if not suffix:
             return False
-        suffix = os.path.splitext(row[at])[1].lower()
         for line in self.taken[1:]:
-            cells = line.split(self.delimiter)
-            path = cells[at].strip(' "\r\n') if len(cells) > at else ""
-            if suffix and os.path.splitext(path)[1].lower() == suffix:
+            cells = [cell.strip(' "\r\n') for cell in line.split(self.delimiter)]
+            if self._suffix_in(cells) == suffix:
                 return True
         return False
 
+    def _suffix_in(self, cells: list[str]) -> str:
+        """The suffix of the path among the cells; "" if there is none."""
+        if self.path_at is None or self.path_at >= len(cells):
+            return ""
+        return os.path.splitext(cells[self.path_at])[1].lower()
+
 
 def _json_records(lines: TextIO, path: Path) -> Iterator[Record]:
-    columns: list[str] = []
+    """An object a line; other lines are bad rows. Raises UserError if none of the first is one."""
+    columns: list[str | None] = []
     waiting: list[str] = []  # what is wrong with lines before the first that shows the columns
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        try:
-            record = parse_json(line)
-            wrong = "is not a JSON object"
-        except ValueError as error:
-            record, wrong = None, str(error)
-        if isinstance(record, dict):
+        record, wrong = _json_object(line)
+        if record is not None:
             columns = columns or list(record)
         else:
             waiting.append(f"line {number} {wrong}: {line[:60]!r}")
         if columns:
             yield from (_bad_row(columns, message) for message in waiting)
             waiting.clear()
-        if isinstance(record, dict):
+        if record is not None:
             yield record
         if len(waiting) > MOST_BAD_LINES:
             break
@@ -240,7 +263,19 @@ def _json_records(lines: TextIO, path: Path) -> Iterator[Record]:
         raise UserError(f"{path} {waiting[0]}. Expected one object a line, as in a NeMo manifest.")
 
 
+def _json_object(line: str) -> tuple[Record | None, str]:
+    """The object on a line; None, and what is wrong, if there is none."""
+    try:
+        record = parse_json(line)
+    except ValueError as error:
+        return None, str(error)
+    if isinstance(record, dict):
+        return record, ""
+    return None, "is not a JSON object"
+
+
 def _parquet_records(path: Path) -> Iterator[Record]:
+    """The rows of a Parquet file, some thousands in memory at a time."""
     import pyarrow
     import pyarrow.parquet
 
@@ -262,7 +297,10 @@ def _find_columns(
     text_column: str | None,
     speaker_column: str | None,
 ) -> tuple[str, str, str | None]:
+    """The columns of path, text and speaker, as named or the first of a known name."""
+
     def find(what: str, wanted: str | None, known: Sequence[str]) -> str | None:
+        """The column for `what`, None for a speaker that there is not."""
         if wanted is not None and wanted not in names:
             raise UserError(
                 f"{path} has no column {wanted!r}; it has {', '.join(map(repr, names))}."
@@ -282,32 +320,19 @@ def _find_columns(
 
 
 def _utterance(record: Record, columns: tuple[str, str, str | None], root: Path) -> Utterance:
+    """A row as an utterance, with a reason if it cannot be one."""
     path_column, text_column, speaker_column = columns
     # Cells beyond the header are under the key None; None are those that a short row lacks.
     overflow = record.pop(None, None)
-    extra = {
-        k: _storable(v)
-        for k, v in record.items()
-        if k is not None
-        and k not in (*columns, "offset", "duration", "language")
-        and not _is_absent(v)
-    }
-    if not _is_absent(language := record.get("language")):
-        extra["lang"] = language if isinstance(language, str) else str(language)
-    path, text, speaker = (record.get(column) if column else None for column in columns)
+    extra = _further_fields(record, used={*columns, "offset", "duration", "language"})
     wrong = [
         f"{column} is {record[column]!r:.60}, expected text"
         for column in columns
         if column and not _is_plain(record.get(column))
     ]
-    numbers = {}
-    for name in ("offset", "duration"):
-        try:
-            numbers[name] = parse_seconds(record.get(name), name)
-        except ValueError as error:
-            numbers[name] = 0.0
-            wrong.append(str(error))
-    path, text = ("" if _is_absent(value) else str(value) for value in (path, text))
+    offset = _seconds(record, "offset", wrong)
+    duration = _seconds(record, "duration", wrong)
+    path = _text(record.get(path_column))
     if overflow is not None:
         wrong.append(
             f"{len(overflow)} cells more than the header has; quote texts that hold the delimiter"
@@ -320,12 +345,38 @@ def _utterance(record: Record, columns: tuple[str, str, str | None], root: Path)
         extra.setdefault("bad_row", wrong[0])
     return Utterance(
         audio_filepath=os.path.normpath(root / path),
-        text=text,
-        duration=numbers["duration"],
-        offset=numbers["offset"],
-        speaker=None if _is_absent(speaker) else str(speaker),
+        text=_text(record.get(text_column)),
+        duration=duration,
+        offset=offset,
+        speaker=_text(record.get(speaker_column)) or None,
         extra=extra,
     )
+
+
+def _further_fields(record: Record, *, used: set[str | None]) -> dict[str, Any]:
+    """The cells that are not used otherwise, and the language as NeMo names it."""
+    extra = {
+        key: _storable(value)
+        for key, value in record.items()
+        if not (key is None or key in used or _is_absent(value))
+    }
+    if language := _text(record.get("language")):
+        extra["lang"] = language
+    return extra
+
+
+def _seconds(record: Record, column: str, wrong: list[str]) -> float:
+    """The seconds in a cell; 0, and a word on what is wrong, if they cannot be read."""
+    try:
+        return parse_seconds(record.get(column), column)
+    except ValueError as error:
+        wrong.append(str(error))
+        return 0.0
+
+
+def _text(value: Any) -> str:
+    """A cell as text, "" if there is none."""
+    return "" if _is_absent(value) else str(value)
 
 
 def _is_absent(value: Any) -> bool:

@@ -17,6 +17,8 @@ from parakeet_ft.errors import UserError
 VALUE = re.compile(
     r'"((?:[^"]|"")*)"|(?<![\w\[])(-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)(?![\w\]])|<(exists|absent)>'
 )
+# Begin and end in seconds, text.
+Interval = tuple[float, float, str]
 SILENCE = frozenset({"", "sil", "sp", "spn", "<sil>", "<p>", "#"})
 
 
@@ -30,10 +32,8 @@ def read_textgrids(
     has the tier.
     """
     root = existing_folder(folder)
-    recordings, files = (
-        recordings_by_name(root),
-        sorted(p for p in root.rglob("*") if p.suffix.lower() == ".textgrid"),
-    )
+    recordings = recordings_by_name(root)
+    files = sorted(p for p in root.rglob("*") if p.suffix.lower() == ".textgrid")
     if not files:
         raise UserError(f"{root} holds no .TextGrid files.")
     names: set[str] = set()
@@ -42,38 +42,17 @@ def read_textgrids(
         try:
             tiers = parse_textgrid(_read(path), where=str(path))
         except UserError as error:
-            yield Utterance(
-                audio_filepath=audio_path or str(path),
-                duration=0.0,
-                text="",
-                extra={"session": path.stem, "bad_row": str(error)},
-            )
+            extra = {"session": path.stem, "bad_row": str(error)}
+            yield Utterance(audio_path or str(path), duration=0.0, text="", extra=extra)
             continue
         for name, intervals in tiers:
             names.add(name)
             if tier is not None and name != tier:
                 continue
-            for begin, end, text in intervals:
-                if text.strip().lower() in SILENCE:
-                    continue
-                extra = {"session": path.stem}
-                if not audio_path:
-                    extra["bad_row"] = (
-                        f"no recording, or one in several folders, called {path.stem}"
-                    )
-                offset = duration = 0.0
-                try:
-                    offset, duration = stretch(begin, end)
-                except ValueError as error:
-                    extra["bad_row"] = f"an interval of {path.name}: {error}"
-                yield Utterance(
-                    audio_filepath=audio_path or str(path),
-                    duration=duration,
-                    text=text,
-                    offset=offset,
-                    extra=extra,
-                    speaker=name if speaker_from_tier else None,
-                )
+            speaker = name if speaker_from_tier else None
+            for interval in intervals:
+                if interval[2].strip().lower() not in SILENCE:
+                    yield _utterance(interval, path, audio_path, speaker)
     if tier is not None and tier not in names and names:
         raise UserError(
             f"No TextGrid below {root} has a tier {tier!r}; there are "
@@ -81,7 +60,31 @@ def read_textgrids(
         )
 
 
+def _utterance(
+    interval: Interval, path: Path, audio_path: str | None, speaker: str | None
+) -> Utterance:
+    """An interval as an utterance, with a reason if it cannot be one."""
+    begin, end, text = interval
+    extra = {"session": path.stem}
+    if not audio_path:
+        extra["bad_row"] = f"no recording, or one in several folders, called {path.stem}"
+    offset = duration = 0.0
+    try:
+        offset, duration = stretch(begin, end)
+    except ValueError as error:
+        extra["bad_row"] = f"an interval of {path.name}: {error}"
+    return Utterance(
+        audio_filepath=audio_path or str(path),
+        duration=duration,
+        text=text,
+        offset=offset,
+        extra=extra,
+        speaker=speaker,
+    )
+
+
 def _read(path: Path) -> str:
+    """The text of a file, whatever Praat encoded it in."""
     data = path.read_bytes()
     # Praat writes UTF-16 with a byte order mark as soon as a text is not ASCII.
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
@@ -89,27 +92,39 @@ def _read(path: Path) -> str:
     return data.decode("utf-8-sig", errors="surrogateescape")
 
 
-def parse_textgrid(text: str, *, where: str) -> list[tuple[str, list[tuple[float, float, str]]]]:
-    """(name, [(begin, end, text)]) of each interval tier; times in seconds. Point tiers are left
-    out. Raises UserError.
-    """
-    values = [
-        quoted.replace('""', '"') if quoted is not None else float(number) if number else flag
-        for quoted, number, flag in ((m[1], m[2], m[3]) for m in VALUE.finditer(text))
-    ]
+def parse_textgrid(text: str, *, where: str) -> list[tuple[str, list[Interval]]]:
+    """(name, intervals) of each interval tier. Point tiers are left out. Raises UserError."""
+    values = [_value(match) for match in VALUE.finditer(text)]
     try:
         if values[:2] != ["ooTextFile", "TextGrid"] or values[4] != "exists":
             raise ValueError("the header is another one")
-        at = 6
-        tiers: list[tuple[str, list[tuple[float, float, str]]]] = []
-        for _ in range(int(values[5])):
-            kind, name, count = values[at], values[at + 1], int(values[at + 4])
-            at += 5
-            width = 3 if kind == "IntervalTier" else 2
-            rows = [tuple(values[at + width * i : at + width * (i + 1)]) for i in range(count)]
-            at += width * count
-            if kind == "IntervalTier":
-                tiers.append((str(name), [(float(b), float(e), str(t)) for b, e, t in rows]))
-        return tiers
+        return _tiers(values)
     except (IndexError, ValueError, TypeError, OverflowError) as error:
         raise UserError(f"{where} is not a TextGrid that can be read ({error}).") from None
+
+
+def _value(match: re.Match[str]) -> str | float:
+    """A quoted string, a number or a flag."""
+    quoted, number, flag = match.groups()
+    if quoted is not None:
+        return quoted.replace('""', '"')
+    return float(number) if number else flag
+
+
+def _tiers(values: list[str | float]) -> list[tuple[str, list[Interval]]]:
+    """The interval tiers. A tier is a kind, a name, two times, the number of its rows, and these;
+    how many tiers there are stands before the first.
+    """
+    tiers = []
+    at = 6
+    for _ in range(int(values[5])):
+        kind = values[at]
+        name = values[at + 1]
+        num_rows = int(values[at + 4])
+        at += 5
+        width = 3 if kind == "IntervalTier" else 2
+        rows = [values[at + width * i : at + width * (i + 1)] for i in range(num_rows)]
+        at += width * num_rows
+        if kind == "IntervalTier":
+            tiers.append((str(name), [(float(b), float(e), str(t)) for b, e, t in rows]))
+    return tiers
