@@ -41,7 +41,8 @@ def figures(paths: list[Path]) -> dict[str, float | int | str]:
         modules[name] = len(text.splitlines())
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, FUNCTIONS):
-                functions[f"{name}:{node.name}"] = node.end_lineno - node.lineno + 1
+                lines = node.end_lineno - node.lineno + 1
+                functions[f"{name}:{node.lineno} {node.name}"] = lines
         branches += branches_in_functions(ast.parse(text))
     longest_function = max(functions, key=functions.get)
     longest_module = max(modules, key=modules.get)

@@ -11,12 +11,16 @@ import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from parakeet_ft.data import ffmpeg, libsndfile
 from parakeet_ft.data.audio_file import AudioError, KaldiPipe, breaks_off, check_stretch
 from parakeet_ft.errors import REFUSED, UserError
+
+if TYPE_CHECKING:
+    import soundfile
 
 # A sample at or above this share of full scale is taken as clipped: converters that clip write
 # 32767 or a little below.
@@ -173,11 +177,22 @@ def stream_audio(
         return
     with file:
         block_frames = int(block_seconds * file.samplerate)
-        blocks = file.blocks(blocksize=block_frames, dtype="float32", always_2d=True)
         try:
-            yield from _resampled(blocks, file.samplerate, rate_hz)
+            yield from _resampled(_blocks(file, path, block_frames), file.samplerate, rate_hz)
         except (soundfile.LibsndfileError, OSError) as error:
             raise libsndfile.damaged(path, error) from None
+
+
+def _blocks(file: soundfile.SoundFile, path: str, frames: int) -> Iterator[np.ndarray]:
+    """Blocks (samples, channels) to where the file really ends; SoundFile.blocks would go on with
+    what was in memory. Raises AudioError if that is by far before its header says.
+    """
+    found, announced = 0, libsndfile.announced_frames(file)
+    while len(block := file.read(frames, dtype="float32", always_2d=True)):
+        found += len(block)
+        yield block
+    if announced < libsndfile.UNKNOWN_FRAMES:
+        _check_whole(path, found, announced, rate_hz=file.samplerate)
 
 
 def _resampled(blocks: Iterator[np.ndarray], from_hz: int, to_hz: int) -> Iterator[np.ndarray]:

@@ -69,7 +69,7 @@ def read(
             "beyond_end",
             f"{name} lasts {file.frames / rate_hz:.2f} s, the utterance begins at {offset:.2f} s.",
         )
-    expected = _announced_frames(file) - start
+    expected = announced_frames(file) - start
     if duration is not None:
         expected = min(expected, _frames(duration, rate_hz))
     try:
@@ -92,7 +92,7 @@ def _frames(seconds: float, rate_hz: int) -> int:
     return round(min(seconds * rate_hz, UNKNOWN_FRAMES))
 
 
-def _announced_frames(file: soundfile.SoundFile) -> int:
+def announced_frames(file: soundfile.SoundFile) -> int:
     """Frames that the header announces. For a file that was cut off, libsndfile gives what is left
     and says so only in its log.
 

@@ -62,8 +62,13 @@ def tasks_of(run_dir):
         ):
             with contextlib.suppress(OSError):
                 fields = path.with_name("stat").read_text().rpartition(")")[2].split()
-                found[int(path.parent.name)] = int(fields[1])
-    return [pid for pid, parent in found.items() if parent not in found]
+                found[int(path.parent.name)] = int(fields[1]), words
+    # A worker is a fork of its task: the same command line.
+    return [
+        pid
+        for pid, (parent, words) in found.items()
+        if parent not in found or found[parent][1] != words
+    ]
 
 
 def is_pending_or_done(pid, number):

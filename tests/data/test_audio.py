@@ -1,5 +1,6 @@
 """Audio in, 16-bit mono at 16 kHz out; every kind of damage has its word."""
 
+import io
 import os
 from pathlib import Path
 
@@ -231,6 +232,20 @@ def test_streaming_gives_what_reading_gives(tmp_path, name, rate_hz):
     streamed = np.concatenate(blocks)
     assert len(blocks) > 5 and abs(len(streamed) - len(whole)) <= 2
     assert np.abs(streamed[:-100] - whole[: len(streamed)][:-100]).max() < 1e-4
+
+
+def test_streaming_a_recording_that_was_cut_gives_what_is_there_and_then_says_so(tmp_path):
+    """soundfile's own blocks fill up with memory that nobody wrote."""
+    path, whole = tmp_path / "cut.mp3", io.BytesIO()
+    tone = np.sin(np.arange(20 * 16000, dtype=np.float32) / 9)
+    soundfile.write(whole, tone, 16000, format="MP3")
+    path.write_bytes(whole.getvalue()[: len(whole.getvalue()) * 6 // 10])
+    found = []
+    with pytest.raises(AudioError, match=r"announces 20.00 s and ends after 1\d.\d\d s"):
+        for block in audio.stream_audio(str(path), rate_hz=16000, block_seconds=7):
+            found.append(block)
+    there = sum(map(len, found)) / 16000
+    assert 11 < there < 13 and max(np.abs(block).max() for block in found) < 1.1
 
 
 def test_streaming_reads_formats_of_ffmpeg(tmp_path):

@@ -7,7 +7,6 @@ import contextlib
 import functools
 import io
 import json
-import os
 import shutil
 import types
 import warnings
@@ -208,7 +207,7 @@ def _chosen(run_dir: Path, *, given: Path | None) -> Found:
     """Whether the run is continued, and what is said if it is not."""
     found, lines = directory.choose(_identity(), parent=run_dir.parent, given=given, resume="auto")
     while directory._held:
-        os.close(directory._held.pop())
+        directory._held.pop().release()
     if found == run_dir and lines == [f"continuing {run_dir}"]:
         return "continued", []
     return "a new run", lines
@@ -267,7 +266,7 @@ def _heard(run_dir: Path) -> Found:
         model="tiny",
         name="dev",
         identity={},
-        hear=lambda name, utterances: HEARD,
+        transcribe=lambda name, utterances: HEARD,
         say=types.SimpleNamespace(lines=lines.extend),
     )
     return found, [line for line in lines if ": already in" not in line]
