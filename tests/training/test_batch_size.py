@@ -187,7 +187,7 @@ def holding_logits(tmp_path, monkeypatch):
     from parakeet_ft.model.transducer_loss import use_wavefront_loss
 
     monkeypatch.setattr(batch_size, "LEAST_GAIN", 0.0)
-    monkeypatch.setattr(batch_size, "available_bytes", lambda: 2.4e8)
+    monkeypatch.setattr(batch_size, "free_bytes", lambda: 2.4e8)
     monkeypatch.setattr(joint_loss, "KEPT_BYTES", 0)
     monkeypatch.setattr(joint_loss, "CPU_LOGITS", 1 << 18)
     tokenizer = replicas.write_tokenizer(tmp_path, vocab_size=1024)
