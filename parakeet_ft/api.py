@@ -136,7 +136,8 @@ def finetune(
     settings: Mapping[str, Any] | None = None,
     callbacks: Sequence[pl.Callback] = (),
 ) -> dict[str, Any]:
-    """One run of recipes/finetune.py in this process; returns what its report.json holds.
+    """One run of recipes/finetune.py in this process, on one device; returns what its report.json
+    holds.
 
     Without manifests it is the bundled demo. settings: keys of conf/ and their values, such as
     {"optim.lr": 1e-4, "data.guard_validation": "guard.jsonl"}. run_dir: where it writes, and

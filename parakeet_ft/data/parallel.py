@@ -117,6 +117,7 @@ def open_executor(
             context = multiprocessing.get_context("spawn")
 
             def start() -> Executor:
+                """A pool whose processes have all begun."""
                 pool = ProcessPoolExecutor(
                     jobs, mp_context=context, initializer=die_with_parent, initargs=(os.getpid(),)
                 )

@@ -376,10 +376,6 @@ def _lengths_are_near(lengths: torch.Tensor) -> bool:
     return lengths.device.type == "cpu"
 
 
-def _free_bytes(device: torch.device) -> int:
-    return free_bytes(device)
-
-
 def _count_kept(pieces: Sequence[Place], logits_per_node: int) -> int:
     """How many of the first pieces have room in KEPT_BYTES, as float32."""
     room = KEPT_BYTES
@@ -408,9 +404,7 @@ def _pieces(
             for t in range(0, frames, step):
                 found.append((slice(b, b + 1), slice(t, min(t + step, frames)), slice(length + 1)))
         return found
-    room = min(
-        GPU_MOST_LOGITS, int(GPU_SHARE * _free_bytes(joint.encoded.device) / BYTES_PER_LOGIT)
-    )
+    room = min(GPU_MOST_LOGITS, int(GPU_SHARE * free_bytes(joint.encoded.device) / BYTES_PER_LOGIT))
     batch, frames, _ = joint.encoded.shape
     width = joint.predicted.shape[1]
     step = max(1, room // (batch * width * logits_per_node))

@@ -68,6 +68,7 @@ def ending_in_words(
     """
 
     def receive(number: int, frame: Any) -> None:
+        """Remember the signal, as what is raised here can get lost."""
         global _last
         _last = number
         signal.signal(signal.SIGINT, signal.SIG_DFL)

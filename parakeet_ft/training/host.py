@@ -39,7 +39,7 @@ class Need:
         return f"{self.what}: about {self.bytes / 1e9:.1f} GB, free are {self.free / 1e9:.1f} GB"
 
 
-def free_bytes(path: Path) -> float:
+def free_on_disk(path: Path) -> float:
     """What a user may still write at `path`, which need not exist yet."""
     while not path.exists():
         path = path.parent
@@ -69,7 +69,7 @@ def needs(
         Need(
             f"a .nemo being read or written, in {temporary}",
             weights,
-            free_bytes(temporary),
+            free_on_disk(temporary),
             "Set TMPDIR to a folder on a larger disk.",
         )
     )
@@ -97,7 +97,7 @@ def _disk(settings: Finetune, weights: float, moments: float, run_dir: Path) -> 
     return Need(
         f"checkpoints and exports in {run_dir}",
         resume + validated + 2 * weights,
-        free_bytes(run_dir),
+        free_on_disk(run_dir),
         "Use checkpoint.keep=1, or another disk with hydra.run.dir=DIR.",
     )
 
@@ -112,7 +112,7 @@ def _shared_memory(
     return Need(
         f"batches of {settings.data.num_workers} loader worker(s) in {SHARED_MEMORY}",
         batches * seconds * BYTES_PER_SECOND,
-        free_bytes(SHARED_MEMORY),
+        free_on_disk(SHARED_MEMORY),
         "Give a container more (docker run --shm-size=8g), or use fewer data.num_workers.",
     )
 

@@ -102,7 +102,7 @@ def way(request, monkeypatch):
         monkeypatch.setattr(joint_loss, "CACHED", 30)
     if request.param == "as on a GPU":
         monkeypatch.setattr(joint_loss, "_lengths_are_near", lambda lengths: False)
-        monkeypatch.setattr(joint_loss, "_free_bytes", lambda device: 20_000)
+        monkeypatch.setattr(joint_loss, "free_bytes", lambda device: 20_000)
     return request.param
 
 
@@ -349,7 +349,7 @@ def test_no_value_is_read_back_from_a_device(monkeypatch):
 
     case = make(DURATIONS, dtype=torch.float32)
     monkeypatch.setattr(joint_loss, "_lengths_are_near", lambda lengths: False)
-    monkeypatch.setattr(joint_loss, "_free_bytes", lambda device: 20_000)
+    monkeypatch.setattr(joint_loss, "free_bytes", lambda device: 20_000)
     monkeypatch.setattr(joint_loss, "KEPT_BYTES", 0)
     # A fake tensor has no values: whoever asks for one (item, tolist, a mask as an index) fails.
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:

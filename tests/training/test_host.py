@@ -55,7 +55,7 @@ def test_the_disk_holds_checkpoints_with_moments_one_more_than_kept_and_both_exp
 
 
 def test_free_bytes_are_those_of_the_nearest_folder_that_exists(tmp_path):
-    found = host.free_bytes(tmp_path / "not" / "yet")
+    found = host.free_on_disk(tmp_path / "not" / "yet")
     assert found == pytest.approx(os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize)
 
 
@@ -75,10 +75,10 @@ def test_beside_gpus_each_rank_copies_the_weights():
 
 @pytest.mark.parametrize("part", ["checkpoints", "loader", "a .nemo", "copies"])
 def test_what_is_missing_is_told_with_a_cure(part, monkeypatch):
-    monkeypatch.setattr(host, "free_bytes", lambda path: 1e12)
+    monkeypatch.setattr(host, "free_on_disk", lambda path: 1e12)
     monkeypatch.setattr(memory, "free_bytes", lambda: 1e12)
     assert host.check(needs(on_gpu=True))[0].startswith("disk: checkpoints and exports in outputs")
-    monkeypatch.setattr(host, "free_bytes", lambda path: 1e6)
+    monkeypatch.setattr(host, "free_on_disk", lambda path: 1e6)
     monkeypatch.setattr(memory, "free_bytes", lambda: 1e6)
     with pytest.raises(
         UserError, match=r"does not fit: .*about .* GB, free are 0.0 GB. \w+"
@@ -88,7 +88,7 @@ def test_what_is_missing_is_told_with_a_cure(part, monkeypatch):
 
 
 def test_a_run_of_a_full_disk_is_refused_before_anything_is_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(host, "free_bytes", lambda path: 1e6)
+    monkeypatch.setattr(host, "free_on_disk", lambda path: 1e6)
     with pytest.raises(UserError, match="does not fit"):
         preflight.check_machine(settings(), {"train": UTTERANCES}, run_dir=tmp_path / "x")
     assert not (tmp_path / "x").exists()
