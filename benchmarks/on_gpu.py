@@ -394,7 +394,8 @@ def scoring(device: str, small: bool) -> dict:
 
 def feeding(device: str, small: bool) -> dict:
     """Seconds of audio a second that the loader gives, by number of workers."""
-    from parakeet_ft.batches.loaders import Plan, train_loader
+    from parakeet_ft.batches.loaders import train_loader
+    from parakeet_ft.batches.plan import Plan
     from parakeet_ft.data.manifest import read_manifest
     from parakeet_ft.files import DEMO
     from parakeet_ft.model.restore import restore

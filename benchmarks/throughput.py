@@ -155,6 +155,7 @@ def train(
     from omegaconf import OmegaConf
 
     from parakeet_ft.batches import loaders
+    from parakeet_ft.batches.plan import Plan
     from parakeet_ft.data.manifest import read_manifest
     from parakeet_ft.model import replicas
     from parakeet_ft.run import composition
@@ -171,7 +172,7 @@ def train(
         devices = fine_tuner.resolve(**config["trainer"] | {"devices": "auto"})
         adaptation.set_learning(net, num_new_pieces=0, **config["adaptation"])
         utterances = read_manifest(manifest)
-        plan = loaders.Plan(
+        plan = Plan(
             utterances,
             num_domain=len(utterances),
             replay_ratio=0,

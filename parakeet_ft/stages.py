@@ -15,6 +15,7 @@ import lightning.pytorch as pl
 
 from parakeet_ft import preflight
 from parakeet_ft.batches import augmentation, loaders
+from parakeet_ft.batches.plan import Plan
 from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.distributed import ranks
 from parakeet_ft.export import nemo
@@ -101,7 +102,7 @@ class Course:
     """What is learnt from, in which batches, for how long and at which rates."""
 
     utterances: list[Utterance]
-    plan: loaders.Plan
+    plan: Plan
     batching: dict[str, Any]
     num_steps: int
     optimizer: dict[str, Any]
@@ -222,7 +223,7 @@ def plan_course(job: Job, student: Student, prepared: Prepared, sets: Sets) -> C
         once=job.run.once,
         copies=sum(map(bool, copies)),
     )
-    plan = loaders.Plan(
+    plan = Plan(
         utterances,
         num_domain=len(sets["train"]),
         replay_ratio=settings.data.replay.ratio,

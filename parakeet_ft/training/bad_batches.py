@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from parakeet_ft.batches.loaders import Plan
+from parakeet_ft.batches.plan import Plan
 from parakeet_ft.distributed import ranks
 from parakeet_ft.errors import UserError
 from parakeet_ft.files import atomic_path, misfit

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from parakeet_ft.batches.loaders import Plan
+    from parakeet_ft.batches.plan import Plan
 
 
 def num_steps(

@@ -6,7 +6,8 @@ from collections import Counter
 import pytest
 import torch
 
-from parakeet_ft.batches.loaders import BatchDataset, BatchSequence, Plan, draw_replay, plan_pass
+from parakeet_ft.batches.loaders import BatchDataset
+from parakeet_ft.batches.plan import BatchSequence, Plan, draw_replay, plan_pass
 from parakeet_ft.data.manifest import Utterance, read_manifest
 from parakeet_ft.errors import UserError
 from parakeet_ft.training.budget import describe, num_steps

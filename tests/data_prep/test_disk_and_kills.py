@@ -125,20 +125,26 @@ def until(condition, seconds: float) -> bool:
     return False
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
-def test_a_killed_preparation_leaves_no_process(tmp_path):
+def long_table(folder: Path) -> Path:
+    """A table that takes minutes: 3,000 names of one recording of ten seconds."""
     samples = 0.1 * np.random.default_rng(0).standard_normal(480000)
-    soundfile.write(tmp_path / "0.wav", samples, 48000)
+    soundfile.write(folder / "0.wav", samples, 48000)
     lines = ["path,text"]
     for i in range(1, 3000):
-        os.link(tmp_path / "0.wav", tmp_path / f"{i}.wav")
+        os.link(folder / "0.wav", folder / f"{i}.wav")
         lines.append(f"{i}.wav,sentence number {i}")
-    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+    (folder / "t.csv").write_text("\n".join(lines) + "\n")
+    return folder / "t.csv"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_a_killed_preparation_leaves_no_process(tmp_path):
+    table = long_table(tmp_path)
     process = subprocess.Popen(
         [
             sys.executable,
             ROOT / "data_prep" / "from_table.py",
-            tmp_path / "t.csv",
+            table,
             "--out",
             tmp_path / "out",
             "--jobs",
@@ -160,7 +166,8 @@ def test_a_killed_preparation_leaves_no_process(tmp_path):
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_ctrl_c_in_a_terminal_is_told_in_one_sentence_by_all_processes(table, tmp_path, jobs):
+def test_ctrl_c_in_a_terminal_is_told_in_one_sentence_by_all_processes(tmp_path, jobs):
+    table = long_table(tmp_path)
     command = [sys.executable, ROOT / "data_prep" / "from_table.py", table, "--jobs", str(jobs)]
     process = subprocess.Popen(
         [*map(str, command), "--out", tmp_path / "out"],

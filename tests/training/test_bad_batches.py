@@ -7,7 +7,8 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
-from parakeet_ft.batches.loaders import Plan, train_loader
+from parakeet_ft.batches.loaders import train_loader
+from parakeet_ft.batches.plan import Plan
 from parakeet_ft.data.manifest import read_manifest
 from parakeet_ft.errors import UserError
 from parakeet_ft.run import composition
