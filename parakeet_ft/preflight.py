@@ -4,6 +4,7 @@ is imported.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import os
 import sys
@@ -205,12 +206,10 @@ def start_ranks(settings: Finetune) -> None:
     """Return on every rank of the run, when all have met; the process that starts them, or submits
     a job, ends here.
     """
-    devices = {"devices": 1} if settings.smoke else {}
-    launcher.start(
-        launcher=settings.launcher.as_config(),
-        trainer=settings.trainer.as_config() | devices,
-        arguments=sys.argv[1:],
-    )
+    trainer = settings.trainer
+    if settings.smoke:
+        trainer = dataclasses.replace(trainer, devices=1)
+    launcher.start(launcher=settings.launcher, trainer=trainer, arguments=sys.argv[1:])
     ranks.join(timeout_minutes=settings.trainer.timeout_minutes)
 
 
