@@ -32,6 +32,7 @@ from parakeet_ft.training import (
     batch_size,
     budget,
     callbacks,
+    checkpointer,
     checkpoints,
     distillation,
     fine_tuner,
@@ -127,7 +128,9 @@ class Chosen:
 def begin(settings: Finetune, *, run_dir: Path, command: list[str], say: Narrator) -> Job:
     """The run's record, and the checkpoint that it continues from, if there is one."""
     ranks.on_first(lambda: checkpoints.clear_half_written(run_dir))
-    resume_from, damaged = ranks.on_first(lambda: checkpoints.newest(run_dir / "checkpoints"))
+    resume_from, damaged = ranks.on_first(
+        lambda: checkpoints.newest(run_dir / "checkpoints"), patient=True
+    )
     say.lines(damaged)
     run = Run(
         run_dir,
@@ -283,10 +286,11 @@ def fit(
         job.say.lines([f"continuing from {job.resume_from.name}"])
     decay = settings.evaluation.ema_decay
     moving = callbacks.MovingAverage(decay=decay) if decay else None
-    checkpointer = checkpoints.Checkpointer(
+    saver = checkpointer.Checkpointer(
         job.checkpoint_dir,
         **settings.checkpoint.arguments(),
         keep_weights=settings.evaluation.average_last or 1,
+        say=job.say.lines,
     )
     fine_tuner.fit(
         tuner,
@@ -301,7 +305,7 @@ def fit(
             *([moving] if moving else []),
             *_watching(job, prepared, course, before, sets),
             *extra_callbacks,
-            checkpointer,
+            saver,
         ],
         loggers=loggers.build(
             **settings.logger.arguments(),
@@ -311,6 +315,7 @@ def fit(
         ),
         resume_from=job.resume_from,
     )
+    job.run.record(checkpoints=saver.facts())
     return Fitted(tuner, moving)
 
 

@@ -13,7 +13,7 @@ from parakeet_ft.run import composition
 from parakeet_ft.training import (
     adaptation,
     budget,
-    checkpoints,
+    checkpointer,
     distillation,
     fine_tuner,
     loggers,
@@ -44,7 +44,7 @@ def test_every_option_composes_and_has_the_keys_of_its_group(group, option):
         ("optim", optim.settings, {"model", "hours_per_pass", "num_new_pieces", "num_steps"}),
         ("trainer", fine_tuner.resolve, set()),
         ("launcher", launcher.submit, {"command"}),
-        ("checkpoint", checkpoints.Checkpointer, {"directory", "keep_weights"}),
+        ("checkpoint", checkpointer.Checkpointer, {"directory", "keep_weights", "say"}),
         ("distillation", distillation.build_teacher, {"model"}),
         ("logger", loggers.build, {"run_dir", "experiment", "resume_step"}),
         ("tokenizer", vocabulary.adapt_vocabulary, {"model", "texts", "workdir"}),

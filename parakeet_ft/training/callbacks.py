@@ -303,7 +303,8 @@ class MovingAverage(pl.Callback):
         }:
             raise ValueError("The checkpoint's moving average is of another model.")
         self.average = {
-            key: self.average[key].to(value.device) if self.average else value.clone()
+            # copied, as what a checkpoint held is still in its file
+            key: self.average[key].to(value.device, copy=True) if self.average else value.clone()
             for key, value in now.items()
         }
 
