@@ -5,6 +5,7 @@ weights of the run that was never stopped.
                                             the data, random states, history
     checkpoints/weights-step=000040.ckpt    weights alone, one per validation that may still be
                                             chosen for best.nemo
+    checkpoints/base.ckpt                   weights before the first step, until that is done
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from parakeet_ft.distributed import ranks
 from parakeet_ft.errors import UserError
 from parakeet_ft.files import damaged_member, misfit
 from parakeet_ft.training import saving
@@ -109,12 +111,17 @@ def read(path: Path, *, lazily: bool = False) -> dict[str, Any]:
 
 
 def read_weights(directory: Path, step: int) -> dict[str, torch.Tensor]:
-    """The model's state dict as it was validated at a step. Raises UserError if the file is
-    damaged, gone, or of another model than the checkpoints beside it.
+    """The model's state dict as it was validated at a step, in its file. Raises UserError, on every
+    rank, if the file is damaged, gone, or of another model than the checkpoints beside it.
     """
     path = directory / f"weights-step={step:06d}.ckpt"
+    ranks.on_first(lambda: _check_weights(path), patient=True)
+    return model_state(path)
+
+
+def _check_weights(path: Path) -> None:
     problem = damage(path, WEIGHTS)
-    beside = find(directory, "resume")[-1:]
+    beside = find(path.parent, "resume")[-1:]
     if not problem and beside and _shapes(path) != _shapes(*beside):
         problem = f"it is of another model than {beside[0].name}"
     if problem:
@@ -123,8 +130,20 @@ def read_weights(directory: Path, step: int) -> dict[str, torch.Tensor]:
             "last.nemo beside its folder holds the weights of the last step. Put the file back "
             "and give the same command again, or begin anew with resume=never."
         )
-    state = read(path)["state_dict"]
+
+
+def model_state(path: Path) -> dict[str, torch.Tensor]:
+    """The model's state dict in a checkpoint, mapped: the ranks of a node share its memory."""
+    state = read(path, lazily=True)["state_dict"]
     return {key.removeprefix("model."): value for key, value in state.items()}
+
+
+def keep_base(model: torch.nn.Module, path: Path) -> dict[str, torch.Tensor]:
+    """The model's state dict as it stands, in a file as `model_state` reads it: a copy in the
+    memory of every rank would stay there through all of training.
+    """
+    ranks.on_first(lambda: write({"state_dict": model.state_dict()}, path), patient=True)
+    return model_state(path)
 
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
