@@ -207,6 +207,9 @@ class FineTuner(pl.LightningModule):
             sharding.gather(self.model, self.whole)
             self.model = self.whole
         self.model.float()  # after bf16-true
+        # Lightning would take both to the CPU, and nothing needs them any more.
+        self.optimizer.state.clear()
+        self.whole.zero_grad(set_to_none=True)
 
     def training_step(self, batch: tuple[torch.Tensor, ...], batch_index: int) -> torch.Tensor:
         statistics, losses, reason = bad_batches.statistics(self.model), None, None
