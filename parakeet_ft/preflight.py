@@ -4,20 +4,20 @@ is imported.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
-from parakeet_ft.data.manifest import Utterance, read_manifest
+from parakeet_ft.data import sources
+from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.distributed import launcher, ranks
 from parakeet_ft.errors import UserError
-from parakeet_ft.run.composition import bundled, compose, expand_shorthand, show_help, split_options
-from parakeet_ft.settings.finetune import Data, Finetune, read_finetune
+from parakeet_ft.run.composition import compose, expand_shorthand, show_help, split_options
+from parakeet_ft.settings.finetune import SETS, Data, Finetune, WeightedManifest, read_finetune
 from parakeet_ft.training import driver, host, memory
-
-MANIFEST_KEYS = ("train", "validation", "test", "guard_validation", "guard_test")
 
 
 def check_settings(config: dict[str, Any]) -> Finetune:
@@ -47,18 +47,22 @@ def check_noise(settings: Finetune) -> None:
     augmentation.build(seed=settings.seed, **settings.data.augmentation.arguments())
 
 
-def manifest_paths(data: Data) -> dict[str, str]:
-    """The manifests that conf/data names, by role."""
-    paths = {key: bundled(getattr(data, key)) for key in MANIFEST_KEYS}
-    paths["replay"] = bundled(data.replay.manifest)
-    return {key: path for key, path in paths.items() if path}
+def named_sets(data: Data) -> dict[str, tuple[WeightedManifest, ...]]:
+    """What conf/data names, by role."""
+    named = {key: getattr(data, key) for key in SETS} | {"replay": data.replay.manifest}
+    return {key: manifests for key, manifests in named.items() if manifests}
+
+
+def set_facts(data: Data) -> dict[str, dict[str, Any]]:
+    """Names and hash of what conf/data names, by role, for run.json."""
+    return {key: sources.facts(named) for key, named in named_sets(data).items()}
 
 
 def read_manifests(data: Data) -> dict[str, list[Utterance]]:
-    """Read every manifest that conf/data names; all must parse and hold utterances. Where only one
-    of validation and test is given (domain or guard), it serves as both.
+    """Read everything that conf/data names; all must parse and hold utterances. Where only one of
+    validation and test is given (domain or guard), it serves as both.
     """
-    sets = {key: read_manifest(path) for key, path in manifest_paths(data).items()}
+    sets = {key: sources.read_all(named) for key, named in named_sets(data).items()}
     for one, other in (
         ("test", "validation"),
         ("guard_test", "guard_validation"),
@@ -108,8 +112,8 @@ def check_data(data: Data, sets: dict[str, list[Utterance]]) -> None:
     """
     from parakeet_ft.data.audit import check_overlap, quick_check  # brings numpy
 
-    for key, path in manifest_paths(data).items():
-        for warning in quick_check(sets[key], where=path):
+    for key, named in named_sets(data).items():
+        for warning in quick_check(sets[key], where=sources.describe(named)):
             print(f"warning: {warning}", file=sys.stderr)
     overlap = check_overlap(sets, allowed=data.allow_overlap)
     for warning in [*overlap, *check_replay(data), *check_choice(sets)]:
@@ -166,10 +170,10 @@ def identity_of(settings: Finetune) -> dict[str, Any]:
     from parakeet_ft.run.directory import identity
 
     noise = settings.data.augmentation.noise_manifest
-    files = manifest_paths(settings.data)
+    found = set_facts(settings.data)
     if noise and os.path.isfile(noise):
-        files["noise"] = noise
-    return identity(settings.as_config(), files, locate(settings.model.source))
+        found["noise"] = sources.facts((WeightedManifest(noise),))
+    return identity(settings.as_config(), found, locate(settings.model.source))
 
 
 def prepare(name: str, text: str) -> None:
@@ -205,12 +209,10 @@ def start_ranks(settings: Finetune) -> None:
     """Return on every rank of the run, when all have met; the process that starts them, or submits
     a job, ends here.
     """
-    devices = {"devices": 1} if settings.smoke else {}
-    launcher.start(
-        launcher=settings.launcher.as_config(),
-        trainer=settings.trainer.as_config() | devices,
-        arguments=sys.argv[1:],
-    )
+    trainer = settings.trainer
+    if settings.smoke:
+        trainer = dataclasses.replace(trainer, devices=1)
+    launcher.start(launcher=settings.launcher, trainer=trainer, arguments=sys.argv[1:])
     ranks.join(timeout_minutes=settings.trainer.timeout_minutes)
 
 

@@ -133,7 +133,7 @@ def begin(settings: Finetune, *, run_dir: Path, command: list[str], say: Narrato
         run_dir,
         command=command,
         config=settings.as_config(),
-        manifests=preflight.manifest_paths(settings.data),
+        manifests=preflight.set_facts(settings.data),
         identity=preflight.identity_of(settings),
         resumed_at_step=checkpoints.step_of(resume_from) if resume_from else None,
         say=say.lines,

@@ -10,7 +10,7 @@ import torch
 from parakeet_ft.batches import READY_BATCHES
 from parakeet_ft.batches.augmentation import Augmentation
 from parakeet_ft.batches.plan import BatchSequence, Plan
-from parakeet_ft.data.audio import read_audio
+from parakeet_ft.data.audio import read_utterance
 from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.model import parts
 from parakeet_ft.run import signals
@@ -38,9 +38,7 @@ class BatchDataset(torch.utils.data.Dataset):
         """The samples (T) of an utterance as its pass plays them."""
         number, index = divmod(index, len(self.utterances))
         u = self.utterances[index]
-        samples = read_audio(
-            u.audio_filepath, offset=u.offset, duration=u.duration, rate_hz=self.rate_hz
-        )
+        samples = read_utterance(u, rate_hz=self.rate_hz)
         if self.augmentation is not None:
             samples = self.augmentation.apply(
                 samples, rate_hz=self.rate_hz, number=number, index=index

@@ -162,9 +162,10 @@ def _check_sample(chosen: Sequence[Utterance], where: str) -> list[str]:
     wrong = []
     for utterance in chosen:
         try:
-            info = audio.probe(utterance.audio_filepath)
+            held = audio.hold(utterance)
+            info = audio.probe(held)
             audio.decode(
-                utterance.audio_filepath,
+                held,
                 offset=utterance.offset,
                 duration=min(0.1, utterance.duration),
             )

@@ -21,6 +21,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from parakeet_ft.data.audio_file import Member
 from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.files import broken_seal, misfit, read_json, sealed, write_json
 
@@ -33,18 +34,30 @@ NUMBERS = {
     "speaker_ids": "<i4",  # -1: none
     "extra_ids": "<i4",  # -1: no other field
     "text_crcs": "<u4",
+    "blank_rows": "<i8",  # rows without a word
+    # Of a member of a tar (or -1): its file, and where in it its bytes are.
+    "file_ids": "<i4",
+    "starts": "<i8",
+    "sizes": "<i8",
     "path_crcs": "<u4",
     "word_counts": "<i8",
     "word_rows": "<i8",  # the first row of the block in which a word is met first
 }
-STRINGS = ("texts", "paths", "speakers", "extras", "words")
+# Numbers of strings, and the strings.
+COLUMNS = {
+    "path_ids": "paths",
+    "speaker_ids": "speakers",
+    "extra_ids": "extras",
+    "file_ids": "files",
+}
+STRINGS = ("texts", "paths", "speakers", "extras", "files", "words")
 FILES = (*NUMBERS, *STRINGS, *(f"{name}.ends" for name in STRINGS))
 # Beyond so many different strings (or words) they are not compared with those of earlier blocks.
 MOST_COMPARED = 1_000_000
 MOST_WORDS = 4_000_000
 
-# path, duration, text, offset, speaker, the other fields as JSON (or None)
-Row = tuple[str, float, str, float, "str | None", "str | None"]
+# path, duration, text, offset, speaker, the other fields as JSON (or None), member
+Row = tuple[str, float, str, float, "str | None", "str | None", "Member | None"]
 
 
 @dataclasses.dataclass
@@ -57,7 +70,9 @@ class Block:
     paths: list[str]
     speakers: list[str]
     extras: list[str]
+    files: list[str]
     words: dict[str, int]
+    spaces: str  # all but " " between words, and those too many
     uneven: int  # texts with other spaces than one between words
     most_characters: int
     num_lines: int = 0  # of the file, blank ones too
@@ -73,6 +88,7 @@ def row_of(utterance: Utterance) -> Row:
         utterance.offset,
         utterance.speaker,
         json.dumps(utterance.extra) if utterance.extra else None,
+        utterance.member,
     )
 
 
@@ -80,31 +96,51 @@ def block_of(rows: Iterable[Row], locate: Callable[[str], str] = str) -> Block:
     """Rows as a block; `locate` gives a path its absolute form, once for each."""
     durations: list[float] = []
     offsets: list[float] = []
-    ids: tuple[list[int], list[int], list[int]] = ([], [], [])
+    path_ids: list[int] = []
+    speaker_ids: list[int] = []
+    extra_ids: list[int] = []
+    members: list[tuple[int, int, int]] = []
     paths: dict[str, int] = {}
     speakers: dict[str, int] = {}
     extras: dict[str, int] = {}
+    files: dict[str, int] = {}
     texts: list[bytes] = []
     words: list[str] = []
+    blank: list[int] = []
+    spaces: set[str] = set()
     uneven = most = 0
-    for path, duration, text, offset, speaker, extra in rows:
+    for row, (path, duration, text, offset, speaker, extra, member) in enumerate(rows):
         durations.append(duration)
         offsets.append(offset)
         texts.append(text.encode())
         spoken = text.split()
         words += spoken
-        uneven += " ".join(spoken) != text
-        most = max(most, len(text))
-        ids[0].append(paths.setdefault(path, len(paths)))
-        ids[1].append(-1 if speaker is None else speakers.setdefault(speaker, len(speakers)))
-        ids[2].append(-1 if extra is None else extras.setdefault(extra, len(extras)))
+        if " ".join(spoken) != text:
+            uneven += 1
+            spaces.update(filter(str.isspace, text))
+        if not spoken:
+            blank.append(row)
+        if len(text) > most:
+            most = len(text)
+        path_ids.append(paths.setdefault(path, len(paths)))
+        speaker_ids.append(-1 if speaker is None else speakers.setdefault(speaker, len(speakers)))
+        extra_ids.append(-1 if extra is None else extras.setdefault(extra, len(extras)))
+        if member is None:
+            members.append((-1, -1, -1))
+        else:
+            file = files.setdefault(member.file, len(files))
+            members.append((file, member.start, member.size))
     return Block(
         numbers={
             "durations": np.array(durations, "<f8"),
             "offsets": np.array(offsets, "<f8"),
-            "path_ids": np.array(ids[0], "<i4"),
-            "speaker_ids": np.array(ids[1], "<i4"),
-            "extra_ids": np.array(ids[2], "<i4"),
+            "path_ids": np.array(path_ids, "<i4"),
+            "speaker_ids": np.array(speaker_ids, "<i4"),
+            "extra_ids": np.array(extra_ids, "<i4"),
+            "blank_rows": np.array(blank, "<i8"),
+            "file_ids": np.array([file for file, _, _ in members], "<i4"),
+            "starts": np.array([start for _, start, _ in members], "<i8"),
+            "sizes": np.array([size for _, _, size in members], "<i8"),
             "text_crcs": np.array([zlib.crc32(text) for text in texts], "<u4"),
         },
         text=b"".join(texts),
@@ -112,7 +148,9 @@ def block_of(rows: Iterable[Row], locate: Callable[[str], str] = str) -> Block:
         paths=[locate(path) for path in paths],
         speakers=list(speakers),
         extras=list(extras),
+        files=list(files),
         words=dict(Counter(words)),
+        spaces="".join(sorted(spaces)),
         uneven=uneven,
         most_characters=most,
     )
@@ -125,10 +163,11 @@ class Builder:
         self.files = {name: sink(name) for name in FILES}
         self.crcs = dict.fromkeys(FILES, 0)
         self.sizes = dict.fromkeys(FILES, 0)
-        self.known: dict[str, dict[str, int]] = {"paths": {}, "speakers": {}, "extras": {}}
+        self.known: dict[str, dict[str, int]] = {name: {} for name in COLUMNS.values()}
         self.counts = dict.fromkeys(STRINGS, 0)
         self.words: dict[str, int] = {}
         self.word_rows: list[int] = []
+        self.spaces: set[str] = set()
         self.uneven = self.most_characters = self.num_words = 0
         for name in STRINGS:
             self._write(f"{name}.ends", np.zeros(1, "<i8").tobytes())
@@ -137,14 +176,16 @@ class Builder:
         """The next rows."""
         self._add_words(block)
         numbers = dict(block.numbers)
-        for column, name in (("path", "paths"), ("speaker", "speakers"), ("extra", "extras")):
-            own = numbers[f"{column}_ids"]
+        numbers["blank_rows"] = numbers["blank_rows"] + self.counts["texts"]
+        for column, name in COLUMNS.items():
             # One more at the end: -1, for rows without one, stays -1.
-            numbers[f"{column}_ids"] = np.append(self._number(name, getattr(block, name)), -1)[own]
+            own = np.append(self._number(name, getattr(block, name)), -1)
+            numbers[column] = own[numbers[column]]
         self._write_strings("texts", block.text, block.text_sizes)
         for name, values in numbers.items():
             self._write(name, np.ascontiguousarray(values, NUMBERS[name]).tobytes())
         self.uneven += block.uneven
+        self.spaces |= set(block.spaces)
         self.most_characters = max(self.most_characters, block.most_characters)
 
     def finish(self, **facts: Any) -> dict[str, Any]:
@@ -161,6 +202,7 @@ class Builder:
             "all_words": whole,
             "num_words": self.num_words,
             "uneven": self.uneven,
+            "spaces": "".join(sorted(self.spaces)),
             "most_characters": self.most_characters,
             "sizes": self.sizes,
             "crcs": self.crcs,
@@ -253,13 +295,25 @@ class Columns:
         numbers, strings = self.numbers, self.strings
         speaker = numbers["speaker_ids"][index]
         extra = numbers["extra_ids"][index]
+        path = strings["paths"][numbers["path_ids"][index]]
         return Utterance(
-            audio_filepath=strings["paths"][numbers["path_ids"][index]],
+            audio_filepath=path,
             duration=float(numbers["durations"][index]),
             text=strings["texts"][index],
             offset=float(numbers["offsets"][index]),
             speaker=None if speaker < 0 else strings["speakers"][speaker],
             extra={} if extra < 0 else json.loads(strings["extras"][extra]),
+            member=self._member(index, path) if numbers["file_ids"][index] >= 0 else None,
+        )
+
+    def _member(self, index: int, path: str) -> Member:
+        """The bytes that a row's audio is; its path is that of its file and its name in it."""
+        file = self.strings["files"][self.numbers["file_ids"][index]]
+        return Member(
+            file=file,
+            name=path[len(file) + 1 :],
+            start=int(self.numbers["starts"][index]),
+            size=int(self.numbers["sizes"][index]),
         )
 
 

@@ -7,7 +7,6 @@ Small manifests are read into memory. Large ones are read once per node, by all 
 from __future__ import annotations
 
 import bisect
-import dataclasses
 import hashlib
 import itertools
 import json
@@ -18,11 +17,12 @@ from typing import Any, overload
 
 import numpy as np
 
-from parakeet_ft.data import cache, columns, sources
+from parakeet_ft.data import cache, columns, sources, storage
 from parakeet_ft.data.columns import Columns
 from parakeet_ft.data.manifest import ManifestError, Utterance
 from parakeet_ft.data.manifest_blocks import blocks_of
 from parakeet_ft.data.sources import Source
+from parakeet_ft.settings.finetune import WeightedManifest
 
 # Bytes of manifests (some 20,000 lines) up to which they are read into memory each time.
 SMALL = 6_000_000
@@ -64,14 +64,16 @@ class Corpus(Sequence[Utterance]):
         self.starts = [0, *itertools.accumulate(len(part.rows) for part in parts)]
 
     @classmethod
-    def open(cls, names: str | os.PathLike | list[Any], *, thorough: bool = True) -> Corpus:
+    def open(
+        cls, named: str | os.PathLike | Iterable[WeightedManifest], *, thorough: bool = True
+    ) -> Corpus:
         """The corpus of a manifest, or of several ({manifest, weight} each). thorough: compare
         what is cached with its checksums. Raises ManifestError as `read_manifest` does.
         """
-        if isinstance(names, str | os.PathLike):
-            return cls([_open_part(os.fspath(names), weight=1.0, thorough=thorough)])
+        if isinstance(named, str | os.PathLike):
+            named = [WeightedManifest(os.fspath(named))]
         return cls(
-            [_open_part(one.manifest, weight=one.weight, thorough=thorough) for one in names]
+            [_open_part(one.manifest, weight=one.weight, thorough=thorough) for one in named]
         )
 
     @classmethod
@@ -175,8 +177,6 @@ def _open_part(name: str, *, weight: float, thorough: bool) -> Part:
     if _is_small(found):
         rows = columns.in_memory(blocks_of(found, in_parallel=False))
         return Part(_not_empty(rows, name), name=name, key=None, weight=weight, folder=None)
-    # Paths of audio are relative to their manifest's folder.
-    found = [dataclasses.replace(one, manifest=_absolute(one.manifest)) for one in found]
     prints = [(one.manifest, one.tar, sources.fingerprint(one)) for one in found]
     content = json.dumps([columns.FORMAT, prints])
     key = hashlib.sha256(content.encode()).hexdigest()[:32]
@@ -190,19 +190,14 @@ def _open_part(name: str, *, weight: float, thorough: bool) -> Part:
     return Part(_not_empty(rows, name), name=name, key=key, weight=weight, folder=folder)
 
 
-def _absolute(path: str) -> str:
-    return path if "://" in path else os.path.abspath(path)
-
-
 def _is_small(found: Sequence[Source]) -> bool:
     """Whether reading is quicker than to look for what was read before; what is no file here is
     told by reading it.
     """
-    local = [one.manifest for one in found if "://" not in one.manifest]
+    local = [one.manifest for one in found if not storage.is_remote(one.manifest)]
     if not all(map(os.path.isfile, local)):
         return True
-    plain = len(local) == len(found) and not any(one.tar for one in found)
-    return plain and sum(map(os.path.getsize, local)) <= SMALL
+    return len(local) == len(found) and sum(map(os.path.getsize, local)) <= SMALL
 
 
 def _build(folder: Path, found: Sequence[Source], name: str) -> None:

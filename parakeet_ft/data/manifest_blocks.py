@@ -66,8 +66,8 @@ def in_order(pool: Executor, tasks: Iterable[tuple], *, window: int) -> Iterator
 
 def _tasks(source: Source) -> list[tuple]:
     """What processes do for a source: stretches of a local manifest, all of any other."""
-    path = str(Path(source.manifest))
-    if source.kind != "manifest" or "://" in path or not os.path.isfile(path):
+    path = source.manifest
+    if source.kind != "manifest" or not os.path.isfile(path):
         return [(blocks_of_source, source)]
     return [(blocks_of_stretch, path, start, stop) for start, stop in stretches(path)]
 
@@ -160,7 +160,7 @@ def _ordinary(line: str) -> Row | None:
             if len(record) > 3 and (more := {k: v for k, v in record.items() if k not in KNOWN}):
                 plain = set(map(type, more.values())) == {str}
                 extra = _dumped(*more.items()) if plain else json.dumps(more)
-            return path, float(duration), text, float(offset), speaker, extra
+            return path, float(duration), text, float(offset), speaker, extra, None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
     return None

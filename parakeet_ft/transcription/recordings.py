@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from parakeet_ft.data.audio_file import Member
 from parakeet_ft.data.corpora.folder import walk_audio
 from parakeet_ft.data.manifest import stream_manifest
 from parakeet_ft.errors import UserError
@@ -31,6 +32,12 @@ class Recording:
     offset: float = 0.0
     duration: float | None = None
     fields: dict[str, Any] = dataclasses.field(default_factory=dict)
+    member: Member | None = None
+
+    @property
+    def source(self) -> str | Member:
+        """Where the audio is read from."""
+        return self.member or self.path
 
     def key(self) -> str:
         """Identity of the audio: path, stretch, and the file's size and time of change. A file that

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +21,7 @@ from parakeet_ft.data.manifest import (
     read_manifest,
     stream_manifest,
 )
+from parakeet_ft.settings.finetune import WeightedManifest
 
 GOOD = [
     '{"audio_filepath": "a.wav", "duration": 1.5, "text": "one two"}',
@@ -299,8 +299,7 @@ def test_an_opening_counts_as_use(cached, tmp_path):
 def test_several_manifests_follow_each_other_with_their_weights(cached, tmp_path):
     paths = [write(tmp_path / f"{i}.jsonl", GOOD[i : i + 3]) for i in range(2)]
     named = [
-        SimpleNamespace(manifest=str(path), weight=weight)
-        for path, weight in zip(paths, (1.0, 0.5), strict=True)
+        WeightedManifest(str(path), weight) for path, weight in zip(paths, (1.0, 0.5), strict=True)
     ]
     found = Corpus.open(named)
     assert same(found, [*read_manifest(paths[0]), *read_manifest(paths[1])])
