@@ -77,7 +77,7 @@ class Plan:
     def _name_of(self, number: int) -> str | None:
         """What a pass is called in the cache, by all that it depends on; None if it is not kept."""
         corpus = self.utterances
-        if not isinstance(corpus, Corpus) or corpus.key is None:
+        if not isinstance(corpus, Corpus) or not corpus.kept:
             return None
         settings = (self.num_domain, self.replay_ratio, self.batch_seconds, self.seed)
         speeds = self.augmentation and (self.augmentation.seed, self.augmentation.speeds)

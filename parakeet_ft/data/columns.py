@@ -14,7 +14,7 @@ import json
 import mmap
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
@@ -112,7 +112,7 @@ def block_of(rows: Iterable[Row], locate: Callable[[str], str] = str) -> Block:
     for row, (path, duration, text, offset, speaker, extra, member) in enumerate(rows):
         durations.append(duration)
         offsets.append(offset)
-        texts.append(text.encode())
+        texts.append(text.encode("utf-8", "surrogatepass"))
         spoken = text.split()
         words += spoken
         if " ".join(spoken) != text:
@@ -191,7 +191,7 @@ class Builder:
     def finish(self, **facts: Any) -> dict[str, Any]:
         """Write what was gathered; returns what describes the files."""
         whole = len(self.words) <= MOST_WORDS
-        found = [word.encode() for word in self.words] if whole else []
+        found = [word.encode("utf-8", "surrogatepass") for word in self.words] if whole else []
         self._write_strings("words", b"".join(found), np.array([*map(len, found)], "<i8"))
         counts = np.fromiter(self.words.values(), "<i8", len(self.words))
         self._write("word_counts", counts[: len(found)].tobytes())
@@ -229,7 +229,7 @@ class Builder:
             known.clear()
         new = [string for string in strings if string not in known]
         known.update(zip(new, itertools.count(self.counts[name]), strict=False))
-        data = [string.encode("utf-8", "surrogateescape") for string in new]
+        data = [string.encode("utf-8", "surrogatepass") for string in new]
         self._write_strings(name, b"".join(data), np.array([*map(len, data)], "<i8"))
         if name == "paths":
             self._write("path_crcs", np.array([*map(zlib.crc32, data)], "<u4").tobytes())
@@ -247,7 +247,7 @@ class Builder:
         self.sizes[name] += len(data)
 
 
-class Strings:
+class Strings(Sequence[str]):
     """A column of strings."""
 
     def __init__(self, data: Any, ends: np.ndarray) -> None:
@@ -256,8 +256,8 @@ class Strings:
     def __len__(self) -> int:
         return len(self.ends) - 1
 
-    def __getitem__(self, index: int) -> str:
-        return self.data[self.ends[index] : self.ends[index + 1]].decode("utf-8", "surrogateescape")
+    def __getitem__(self, index: Any) -> str:  # type: ignore[override]
+        return self.data[self.ends[index] : self.ends[index + 1]].decode("utf-8", "surrogatepass")
 
     def __iter__(self) -> Iterator[str]:
         return self.between(0, len(self))
@@ -268,7 +268,7 @@ class Strings:
             ends = self.ends[first : min(first + step, stop) + 1].tolist()
             data = self.data[ends[0] : ends[-1]]
             for a, b in itertools.pairwise(ends):
-                yield data[a - ends[0] : b - ends[0]].decode("utf-8", "surrogateescape")
+                yield data[a - ends[0] : b - ends[0]].decode("utf-8", "surrogatepass")
 
     @property
     def sizes(self) -> np.ndarray:

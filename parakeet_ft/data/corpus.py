@@ -7,6 +7,7 @@ Small manifests are read into memory. Large ones are read once per node, by all 
 from __future__ import annotations
 
 import bisect
+import functools
 import hashlib
 import itertools
 import json
@@ -22,38 +23,52 @@ from parakeet_ft.data.columns import Columns
 from parakeet_ft.data.manifest import ManifestError, Utterance
 from parakeet_ft.data.manifest_blocks import blocks_of
 from parakeet_ft.data.sources import Source
+from parakeet_ft.files import json_hash
 from parakeet_ft.settings.finetune import WeightedManifest
+from parakeet_ft.tokenizer.words import Texts, Words
 
 # Bytes of manifests (some 20,000 lines) up to which they are read into memory each time.
 SMALL = 6_000_000
 
 
 class Part:
-    """What one name in the settings stands for. `key`: the identity of its content, None if it was
-    made of utterances in memory; `weight`: how often a pass has each of its utterances.
+    """What one name in the settings stands for. `folder`: where it is kept, None if it is in memory
+    alone; `weight`: how often a pass has each of its utterances.
     """
 
     def __init__(
-        self, rows: Columns, *, name: str, key: str | None, weight: float, folder: Path | None
+        self, rows: Columns, *, name: str = "", weight: float = 1.0, folder: Path | None = None
     ) -> None:
-        self.rows, self.name, self.key, self.weight, self.folder = rows, name, key, weight, folder
+        self.rows, self.name, self.weight, self.folder = rows, name, weight, folder
+
+    @functools.cached_property
+    def key(self) -> str:
+        """The identity of its content."""
+        if self.folder:
+            return self.folder.name
+        digest = hashlib.sha256()
+        for column in self.rows.numbers.values():
+            digest.update(column.tobytes())
+        for strings in self.rows.strings.values():
+            digest.update(strings.data)
+        return digest.hexdigest()[:32]
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A folder is mapped again; columns in memory travel.
         if self.folder:
-            return _reopened, (self.folder, self.name, self.key, self.weight)
+            return _reopened, (self.folder, self.name, self.weight)
         buffers = {name: column.tobytes() for name, column in self.rows.numbers.items()}
         for name, strings in self.rows.strings.items():
             buffers |= {name: bytes(strings.data), f"{name}.ends": strings.ends.tobytes()}
-        return _rebuilt, (self.rows.meta, buffers, self.name, self.key, self.weight)
+        return _rebuilt, (self.rows.meta, buffers, self.name, self.weight)
 
 
-def _reopened(folder: Path, name: str, key: str | None, weight: float) -> Part:
-    return Part(columns.read(folder), name=name, key=key, weight=weight, folder=folder)
+def _reopened(folder: Path, name: str, weight: float) -> Part:
+    return Part(columns.read(folder), name=name, weight=weight, folder=folder)
 
 
-def _rebuilt(meta: Any, buffers: Any, name: str, key: str | None, weight: float) -> Part:
-    return Part(Columns(meta, buffers), name=name, key=key, weight=weight, folder=None)
+def _rebuilt(meta: Any, buffers: Any, name: str, weight: float) -> Part:
+    return Part(Columns(meta, buffers), name=name, weight=weight)
 
 
 class Corpus(Sequence[Utterance]):
@@ -80,7 +95,7 @@ class Corpus(Sequence[Utterance]):
     def of(cls, utterances: Iterable[Utterance]) -> Corpus:
         """Utterances in memory as a corpus."""
         rows = columns.in_memory([columns.block_of(map(columns.row_of, utterances))])
-        return cls([Part(rows, name="", key=None, weight=1.0, folder=None)])
+        return cls([Part(rows)])
 
     def __len__(self) -> int:
         return self.starts[-1]
@@ -125,6 +140,39 @@ class Corpus(Sequence[Utterance]):
         for part in self.parts:
             yield from part.rows.strings["texts"]
 
+    def spoken(self) -> Texts:
+        """The texts, with their words for tokenizers."""
+        return Texts(
+            len(self), self._texts_between, self._count_words, key=self.key if self.kept else None
+        )
+
+    def _texts_between(self, start: int, stop: int) -> Iterator[str]:
+        for first, last, part in zip(self.starts, self.starts[1:], self.parts, strict=False):
+            if start < last and first < stop:
+                texts = part.rows.strings["texts"]
+                yield from texts.between(max(start, first) - first, min(stop, last) - first)
+
+    def _count_words(self) -> Words | None:
+        """The words of all parts; None if one of them has too many different ones."""
+        counts: dict[str, int] = {}
+        rows: dict[str, int] = {}
+        for start, part in zip(self.starts, self.parts, strict=False):
+            if not part.rows.meta["all_words"]:
+                return None
+            numbers = part.rows.numbers
+            found = zip(
+                part.rows.strings["words"],
+                numbers["word_counts"].tolist(),
+                (start + numbers["word_rows"]).tolist(),
+                strict=True,
+            )
+            for word, count, row in found:
+                counts[word] = counts.get(word, 0) + count
+                rows.setdefault(word, row)
+        metas = [part.rows.meta for part in self.parts]
+        spaces = "".join(sorted(set("".join(meta["spaces"] for meta in metas))))
+        return Words(counts, rows, sum(meta["uneven"] for meta in metas), spaces)
+
     def paths(self) -> Iterator[str]:
         """The paths, each once or, in very large corpora, a few times."""
         for part in self.parts:
@@ -134,6 +182,21 @@ class Corpus(Sequence[Utterance]):
     def text_sizes(self) -> np.ndarray:
         """Bytes of the texts (N)."""
         return np.concatenate([part.rows.strings["texts"].sizes for part in self.parts])
+
+    def blank(self) -> np.ndarray:
+        """Numbers of the utterances without a word that are not marked as non-speech, in order."""
+        found = []
+        for start, part in zip(self.starts, self.parts, strict=False):
+            rows = part.rows.numbers["blank_rows"]
+            fields = part.rows.numbers["extra_ids"][rows]
+            extras = part.rows.strings["extras"]
+            marked = [
+                one
+                for one in np.unique(fields)
+                if one >= 0 and json.loads(extras[one]).get("non_speech")
+            ]
+            found.append(start + rows[~np.isin(fields, marked)])
+        return np.concatenate(found)
 
     @property
     def num_words(self) -> int:
@@ -152,12 +215,19 @@ class Corpus(Sequence[Utterance]):
         return [(start, stop, part.weight) for (start, stop), part in pairs]
 
     @property
-    def key(self) -> str | None:
-        """The identity of the content and weights; None if it is not kept in the cache."""
-        keys = [(part.key, part.weight) for part in self.parts]
-        if not all(part.folder for part in self.parts):
-            return None
-        return hashlib.sha256(json.dumps(keys).encode()).hexdigest()[:32]
+    def kept(self) -> bool:
+        """Whether it is so large that it is kept in the cache, and what is found of it may be."""
+        return any(part.folder for part in self.parts)
+
+    @property
+    def key(self) -> str:
+        """The identity of the content and weights."""
+        return json_hash([(part.key, part.weight) for part in self.parts])[:32]
+
+
+def as_corpus(utterances: Sequence[Utterance]) -> Corpus:
+    """Utterances as a corpus, if they are none yet."""
+    return utterances if isinstance(utterances, Corpus) else Corpus.of(utterances)
 
 
 def durations_of(utterances: Sequence[Utterance]) -> np.ndarray:
@@ -165,6 +235,13 @@ def durations_of(utterances: Sequence[Utterance]) -> np.ndarray:
     if isinstance(utterances, Corpus):
         return utterances.durations
     return np.array([u.duration for u in utterances], dtype=np.float64)
+
+
+def most_characters_of(utterances: Sequence[Utterance]) -> int:
+    """Characters of the longest text."""
+    if isinstance(utterances, Corpus):
+        return utterances.most_characters
+    return max(len(u.text) for u in utterances)
 
 
 def texts_of(utterances: Iterable[Utterance]) -> Iterator[str]:
@@ -176,18 +253,16 @@ def _open_part(name: str, *, weight: float, thorough: bool) -> Part:
     found = sources.expand(name)
     if _is_small(found):
         rows = columns.in_memory(blocks_of(found, in_parallel=False))
-        return Part(_not_empty(rows, name), name=name, key=None, weight=weight, folder=None)
+        return Part(_not_empty(rows, name), name=name, weight=weight)
     prints = [(one.manifest, one.tar, sources.fingerprint(one)) for one in found]
-    content = json.dumps([columns.FORMAT, prints])
-    key = hashlib.sha256(content.encode()).hexdigest()[:32]
     folder = cache.kept_folder(
-        f"corpus-{key}",
+        f"corpus-{json_hash([columns.FORMAT, prints])[:32]}",
         lambda folder: _build(folder, found, name),
         # Ranks map what the first process of their node has compared.
         lambda folder: columns.problem(folder, thorough=thorough),
     )
     rows = columns.read(folder)
-    return Part(_not_empty(rows, name), name=name, key=key, weight=weight, folder=folder)
+    return Part(_not_empty(rows, name), name=name, weight=weight, folder=folder)
 
 
 def _is_small(found: Sequence[Source]) -> bool:

@@ -323,7 +323,7 @@ def test_a_pickle_and_a_fork_read_the_same(cached, tmp_path, small, monkeypatch)
 def test_utterances_in_memory_are_a_corpus_too():
     given = [Utterance("a.wav", 1.0, "x", 2.0, "s", {"k": 1}), Utterance("b.wav", 2.0, "")]
     found = Corpus.of(given)
-    assert list(found) == given and found.key is None
+    assert list(found) == given and not found.kept
     for some in (given, found):
         assert durations_of(some).tolist() == [1.0, 2.0] and list(texts_of(some)) == ["x", ""]
     assert durations_of([]).shape == (0,) and durations_of(found).dtype == np.float64
