@@ -17,7 +17,7 @@ import lightning.pytorch as pl
 from parakeet_ft import preflight
 from parakeet_ft.batches import augmentation, loaders
 from parakeet_ft.batches.plan import Plan
-from parakeet_ft.data.manifest import Utterance
+from parakeet_ft.data.corpus import Corpus
 from parakeet_ft.distributed import ranks
 from parakeet_ft.export import nemo
 from parakeet_ft.model import attention, objective, restore, spec_augment, vocabulary
@@ -50,7 +50,7 @@ from parakeet_ft.transcription import decode
 if TYPE_CHECKING:
     from nemo.collections.asr.models import ASRModel
 
-Sets = dict[str, list[Utterance]]
+Sets = dict[str, Corpus]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Prepared:
 class Course:
     """What is learnt from, in which batches, for how long and at which rates."""
 
-    utterances: list[Utterance]
+    utterances: Corpus
     plan: Plan
     batching: dict[str, Any]
     num_steps: int
@@ -201,7 +201,7 @@ def prepare_student(job: Job, student: Student, sets: Sets) -> Prepared:
     teacher = distillation.build_teacher(model, **settings.distillation.arguments())
     change = vocabulary.adapt_vocabulary(
         model,
-        texts=[u.text for u in sets["train"]],
+        texts=sets["train"].spoken(),
         workdir=job.own_dir,
         **settings.tokenizer.arguments(),
     )
@@ -220,7 +220,7 @@ def prepare_student(job: Job, student: Student, sets: Sets) -> Prepared:
 def plan_course(job: Job, student: Student, prepared: Prepared, sets: Sets) -> Course:
     """Batches, steps and rates."""
     settings, model, devices = job.settings, student.model, student.devices
-    utterances = sets["train"] + sets.get("replay", [])
+    utterances = sets["train"] + sets["replay"] if "replay" in sets else sets["train"]
     augment = augmentation.build(seed=settings.seed, **settings.data.augmentation.arguments())
     copies = [prepared.teacher, settings.evaluation.ema_decay, devices["num_ranks"] > 1]
     batching = batch_size.choose(

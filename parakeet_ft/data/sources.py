@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from parakeet_ft.data import storage, tars
+from parakeet_ft.data import cache, storage, tars
 from parakeet_ft.data.manifest import (
     ManifestError,
     Utterance,
@@ -33,6 +33,8 @@ RANGE = re.compile(r"(?:_OP_|\{)(\d+)\.\.(\d+)(?:_CL_|\})")
 # How NeMo 3.0.0 finds the number of a shard (nemo_adapters.py, LazyNeMoTarredIterator).
 MANIFEST_NUMBER = re.compile(r"manifest[^/]*_(\d+)[^/]*\.json")
 TAR_NUMBER = re.compile(r"audio[^/]*_(\d+)[^/]*\.tar$")
+# Bytes of a file whose hash takes longer than to look whether it was made before.
+LARGE = 6_000_000
 # A second line of the same audio (same place).
 PART = re.compile(r"^(.+)-sub\d+(\.\w+)?$")
 
@@ -150,8 +152,11 @@ def _hash(path: str) -> str:
 
 @functools.lru_cache(maxsize=100_000)
 def _hash_once(path: str, size: int, modified_ns: int) -> str:
-    """SHA-256 of a file as long as it is not touched."""
-    return file_hash(Path(path))
+    """SHA-256 of a file as long as it is not touched; of a large one kept between runs."""
+    if size <= LARGE:
+        return file_hash(Path(path))
+    key = hashlib.sha256(f"{path} {size} {modified_ns}".encode()).hexdigest()
+    return cache.kept_facts(f"hash-{key[:32]}", lambda: {"sha256": file_hash(Path(path))})["sha256"]
 
 
 def read_all(named: Sequence[WeightedManifest]) -> list[Utterance]:

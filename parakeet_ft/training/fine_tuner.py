@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -151,7 +152,7 @@ class FineTuner(pl.LightningModule):
         model,
         *,
         settings: dict[str, Any],
-        sets: dict[str, list[Utterance]],
+        sets: Mapping[str, Sequence[Utterance]],
         base: dict[str, wer.Score],
         guard_tolerance: float | None,
         batch_seconds: float,

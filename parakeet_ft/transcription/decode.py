@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -277,7 +277,7 @@ def transcribe(
 
 
 def transcribe_sets(
-    model, sets: dict[str, list[Utterance]], *, batch_seconds: float
+    model, sets: Mapping[str, Sequence[Utterance]], *, batch_seconds: float
 ) -> dict[str, list[str]]:
     """Transcripts of the sets that are scored: validation, test and, where given, those of the
     guard. A set named twice is decoded once.
