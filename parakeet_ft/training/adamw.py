@@ -8,6 +8,7 @@ weights nor moments nor step counts, and the host need not know.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import zlib
 from collections.abc import Iterator
@@ -72,6 +73,8 @@ class LeanAdamW(torch.optim.Optimizer):
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, defaults)
         self.seed, self.in_8_bits = seed, in_8_bits
+        if in_8_bits:
+            _values(True), _values(False)  # not in the first step
         self.lost: torch.Tensor | None = None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -169,27 +172,30 @@ class _Moment:
         return [(self.kept, codes), (self.scale, scale)]
 
 
-_TABLES: dict[tuple[bool, torch.device], torch.Tensor] = {}
-
-
+@functools.cache
 def _table(signed: bool, device: torch.device) -> torch.Tensor:
     """The 256 values of 8 bits."""
-    key = signed, device
-    if key not in _TABLES:
-        _TABLES[key] = torch.tensor(_torchao().create_dynamic_map(signed), device=device)
-    return _TABLES[key]
+    return torch.tensor(_values(signed), device=device)
 
 
+@functools.cache
+def _values(signed: bool) -> list[float]:
+    return _torchao().create_dynamic_map(signed)
+
+
+@functools.cache
 def _torchao() -> Any:
-    """torchao's quantisation of optimiser states; only who asks for it imports torchao."""
-    with _quiet("torchao"):
+    """torchao's quantisation of optimiser states; only who asks for it imports torchao, which at
+    its import warns of kernels that it lacks and of names that torch will drop.
+    """
+    with _quiet("torchao"), _quiet("torch.utils._pytree"):
         from torchao.optim import quant_utils
     return quant_utils
 
 
 @contextlib.contextmanager
 def _quiet(name: str) -> Iterator[None]:
-    """Inside, a library does not warn: torchao does at its import, of kernels that it lacks."""
+    """Inside, a library does not warn."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)

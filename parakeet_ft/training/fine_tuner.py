@@ -497,6 +497,9 @@ def fit(
     )
     if rank := ranks.rank():
         torch.manual_seed(torch.initial_seed() + rank)  # other dropout and masks than rank 0's
+    # Ranks would ask each other for the longest audio of each batch, and wait for the answer, to
+    # make tables alike that need not be (conformer_encoder.py of NeMo 3.0.0, update_max_seq_length).
+    tuner.whole.encoder.sync_max_audio_length = False
     if devices["strategy"] == "ddp":
         exclude_tables(tuner)
     with signals.restored():

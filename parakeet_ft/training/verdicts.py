@@ -136,9 +136,10 @@ class Verdicts:
             return
         (place, names, fetched), self._waiting = self._waiting, None
         num_ranks = ranks.num_ranks()
-        *numbers, gradient, samples = fetched.read()[: num_ranks + 2]
-        reasons = [REASONS[int(number)] for number in numbers]
-        losses = dict(zip(names, fetched.read()[num_ranks + 2 :], strict=True))
+        numbers = fetched.read()
+        reasons = [REASONS[int(number)] for number in numbers[:num_ranks]]
+        gradient, samples, *values = numbers[num_ranks:]
+        losses = dict(zip(names, values, strict=True))
         if any(reasons):
             self._step_is_named = True
             self._skip(place, reasons, (place.position,))
