@@ -39,7 +39,15 @@ class Augmentation:
 
     def speed_of(self, number: int, index: int) -> float:
         """The factor for an utterance in a pass."""
-        return random.Random(f"speed {self.seed} {number} {index}").choice(self.speeds)
+        return float(self._speeds(number, np.array([index]))[0])
+
+    def speeds_of(self, number: int, count: int) -> np.ndarray:
+        """The factors (count) of all utterances in a pass."""
+        return self._speeds(number, np.arange(count))
+
+    def _speeds(self, number: int, indices: np.ndarray) -> np.ndarray:
+        key = random.Random(f"speed {self.seed} {number}").getrandbits(64)
+        return np.array(self.speeds)[scattered(indices, key) % len(self.speeds)]
 
     def apply(self, samples: np.ndarray, *, rate_hz: int, number: int, index: int) -> np.ndarray:
         """samples (T) of utterance `index` as pass `number` plays them, (T / speed), float32.
@@ -69,6 +77,16 @@ class Augmentation:
             "noise_snr_db": list(self.noise_snr_db),
             "codec_probability": self.codec_probability,
         }
+
+
+def scattered(indices: np.ndarray, key: int) -> np.ndarray:
+    """A random 64-bit number for each index (N), the same for it alone and among millions
+    (SplitMix64: Steele, Lea and Flood 2014).
+    """
+    z = np.uint64(key) + (indices.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
 
 
 def build(

@@ -64,7 +64,7 @@ def parse_json(line: str) -> Any:
     """json.loads with every mistake as a ValueError that says what the line is or holds: nesting
     that Python cannot follow, numbers of 4,300 digits, half a surrogate pair, a key twice."""
     try:
-        record = json.loads(line, object_pairs_hook=_once_each)
+        record = json.loads(line, object_pairs_hook=once_each)
     except json.JSONDecodeError as error:
         raise ValueError(f"is not JSON ({error.msg} at character {error.pos + 1})") from None
     except RecursionError:
@@ -78,7 +78,7 @@ def parse_json(line: str) -> Any:
     return record
 
 
-def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """The mapping of a JSON object. Raises ValueError for a key that is there twice."""
     record = dict(pairs)
     if len(record) < len(pairs):

@@ -24,6 +24,9 @@ from parakeet_ft.settings.finetune import WeightedManifest, as_given
 # LazyNeMoTarredIterator).
 PART = re.compile(r"^(.+)-sub\d+(\.\w+)?$")
 
+# Bytes of a file whose hash takes longer than to look whether it was made before.
+LARGE = 6_000_000
+
 
 def stream(source: Source, *, needs_text: bool = True) -> Iterator[Utterance]:
     """The utterances of a source: members located in their tars, paths absolute. Raises UserError
@@ -126,12 +129,14 @@ def fingerprint(source: Source) -> str:
 
 
 def _lines_hash(name: str) -> str:
-    """SHA-256 of a file, found once for each state of it; of one elsewhere, of what its server
-    says.
+    """SHA-256 of a file, of a large one found once for each state of it; of one elsewhere, of what
+    its server says.
     """
     state = storage.version(name)
     if storage.is_remote(name):
         return hashlib.sha256(f"{name} {state}".encode()).hexdigest()
+    if os.path.getsize(name) <= LARGE:
+        return file_hash(Path(name))
     key = hashlib.sha256(f"{os.path.realpath(name)} {state}".encode()).hexdigest()
     found = cache.kept_facts(f"hash-{key[:32]}", lambda: {"hash": file_hash(Path(name))})
     return found["hash"]
