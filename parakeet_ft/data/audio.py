@@ -78,7 +78,7 @@ def hold(utterance: Utterance) -> str | InMemory:
     """Where an utterance's audio is read from, with the bytes of a member in memory, so that
     several looks at it read them once. Raises AudioError.
     """
-    held = _held(utterance.member or utterance.audio_filepath)
+    held = held_in_memory(utterance.member or utterance.audio_filepath)
     assert not isinstance(held, KaldiPipe)
     return held
 
@@ -92,14 +92,14 @@ def hold_members(utterances: Sequence[Utterance]) -> list[InMemory | None]:
     return [None if u.member is None else next(found) for u in utterances]
 
 
-def _held(source: Source) -> str | KaldiPipe | InMemory:
+def held_in_memory(source: Source) -> str | KaldiPipe | InMemory:
     """The source, with the bytes of a member in memory. Raises AudioError."""
     return members.read([source])[0] if isinstance(source, Member) else source
 
 
 def probe(source: str | Member | InMemory) -> AudioInfo:
     """Length, rate and channels from the file's header. Raises AudioError."""
-    path = _held(source)
+    path = held_in_memory(source)
     assert not isinstance(path, KaldiPipe)
     file = libsndfile.open_audio(path)
     if file is not None:
@@ -131,7 +131,7 @@ def decode(
     truncated, no_samples, beyond_end, not_finite, pipe_failed, bad_times.
     """
     check_stretch(source, offset, duration)
-    path = _held(source)
+    path = held_in_memory(source)
     file = libsndfile.open_audio(path)
     expected: int | None
     whole_numbers = False
@@ -239,7 +239,7 @@ def stream_audio(
     """
     import soundfile
 
-    path = _held(source)
+    path = held_in_memory(source)
     assert not isinstance(path, KaldiPipe)
     file = libsndfile.open_audio(path)
     if file is None:

@@ -449,7 +449,7 @@ def absolute(utterances: Iterator[Utterance]) -> Iterator[Utterance]:
     import os
 
     for utterance in utterances:
-        if utterance.pipe is not None:
+        if utterance.pipe is not None or utterance.member is not None:
             yield utterance
         else:
             path = os.path.abspath(utterance.audio_filepath)

@@ -20,7 +20,8 @@ from concurrent.futures import Executor
 from pathlib import Path
 
 from parakeet_ft.data import audio, splits
-from parakeet_ft.data.audio import AudioError, KaldiPipe, Measured
+from parakeet_ft.data.audio import Measured
+from parakeet_ft.data.audio_file import AudioError, InMemory, KaldiPipe, Member
 from parakeet_ft.data.filters import Limits, reason_to_drop
 from parakeet_ft.data.ledger import Ledger, ledger_errors
 from parakeet_ft.data.manifest import LineFiles, Utterance
@@ -81,6 +82,7 @@ class AudioJob:
     target: str | None
     stage: AudioStage
     pipe: KaldiPipe | None = None
+    member: Member | None = None
 
 
 def process_audio(job: AudioJob) -> Measured:
@@ -89,11 +91,10 @@ def process_audio(job: AudioJob) -> Measured:
     """
     stage = job.stage
     try:
-        if (too_long := _too_long(job)) is not None:
+        source = audio.held_in_memory(job.pipe or job.member or job.path)
+        if (too_long := _too_long(job, source)) is not None:
             return too_long
-        samples, rate_hz = audio.decode(
-            job.pipe or job.path, offset=job.offset, duration=job.duration or None
-        )
+        samples, rate_hz = audio.decode(source, offset=job.offset, duration=job.duration or None)
         mono = audio.to_mono(samples, channel=stage.channel)
         out_hz = stage.rate_hz if job.target else rate_hz
         mono16 = audio.to_int16(audio.resample(mono, from_hz=rate_hz, to_hz=out_hz))
@@ -105,12 +106,12 @@ def process_audio(job: AudioJob) -> Measured:
         return Measured(reason=error.reason, detail=str(error))
 
 
-def _too_long(job: AudioJob) -> Measured | None:
+def _too_long(job: AudioJob, source: str | KaldiPipe | InMemory) -> Measured | None:
     """What the header shows of a stretch above the limit, which is not decoded; None below it."""
     longest = job.stage.max_duration
-    if longest is None or job.pipe is not None:
+    if longest is None or isinstance(source, KaldiPipe):
         return None
-    info = audio.probe(job.path)
+    info = audio.probe(source)
     seconds = job.duration or info.duration - job.offset
     if seconds <= longest:
         return None
@@ -138,28 +139,32 @@ def audio_job(utterance: Utterance, *, root: Path, out: Path, stage: AudioStage)
             f"{path!r} is a command, and a manifest names files: leave out --in-place, so "
             "that what it writes becomes a file."
         )
-    relative = os.path.relpath(path, root) if utterance.pipe is None else path
+    is_file = utterance.pipe is None and utterance.member is None
+    relative = os.path.relpath(path, root) if is_file else path
     identity = f"{relative}|{utterance.offset:.4f}|{utterance.duration:.4f}".encode(
         "utf-8", "surrogateescape"
     )
-    state = f"|{_state(path)}|{dataclasses.astuple(stage)}".encode()
+    state = _state(utterance.member.file if utterance.member else path)
     target = None
     if stage.convert:
         name = hashlib.blake2b(identity, digest_size=6).hexdigest()
         target = str(out / "audio" / name[:2] / f"{_stem(path)}-{name}.flac")
     return AudioJob(
-        key=hashlib.blake2b(identity + state, digest_size=12).hexdigest(),
+        key=hashlib.blake2b(
+            identity + f"|{state}|{dataclasses.astuple(stage)}".encode(), digest_size=12
+        ).hexdigest(),
         path=path,
         offset=utterance.offset,
         duration=utterance.duration,
         target=target,
         stage=stage,
         pipe=utterance.pipe,
+        member=utterance.member,
     )
 
 
 def _state(path: str) -> str:
-    """What changes when a file does."""
+    """What changes when a file does; of other machines' shards, that is told by reading them."""
     try:
         found = os.stat(path)
     except (OSError, ValueError):
@@ -288,6 +293,7 @@ def _prepared(
         duration=measured.duration,
         offset=0.0 if job.target else utterance.offset,
         pipe=None,
+        member=None if job.target else utterance.member,
     )
 
 
