@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from parakeet_ft.data.audio import AudioError, probe, read_audio
-from parakeet_ft.data.manifest import Utterance, stream_manifest
+from parakeet_ft.data import layouts, sources
+from parakeet_ft.data.audio import AudioError, probe, read_audio, source_of
+from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.errors import UserError
+from parakeet_ft.settings.finetune import WeightedManifest
 
 TELEPHONE_HZ = 8000
 
@@ -141,10 +143,10 @@ def read_noises(source: str) -> list[Utterance]:
     """Noise from a manifest, whose texts do not matter, or all audio under a folder. Raises
     UserError if there is none.
     """
-    if os.path.isdir(source):
+    if os.path.isdir(source) and not layouts.holds_shards(source):
         found = _audio_below(Path(source))
     else:
-        found = list(stream_manifest(source, needs_text=False))
+        found = sources.read_all((WeightedManifest(source),), needs_text=False)
     if not found:
         raise UserError(
             f"data.augmentation.noise_manifest={source} holds no audio. Expected a folder of audio "
@@ -180,7 +182,7 @@ def cut_noise(noise: Utterance, *, seconds: float, rate_hz: int, position: float
     """
     start = max(0.0, noise.duration - seconds) * position
     samples = read_audio(
-        noise.audio_filepath,
+        source_of(noise),
         offset=noise.offset + start,
         duration=min(seconds, noise.duration),
         rate_hz=rate_hz,

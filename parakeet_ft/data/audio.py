@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +38,10 @@ CLIPPED_AT = 0.999
 # ends earlier than this was cut off.
 TRUNCATED_SECONDS = 0.5
 TRUNCATED_SHARE = 0.02
+
+
+# What audio is read from.
+Source = str | KaldiPipe | Member | InMemory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +83,16 @@ def hold(utterance: Utterance) -> str | InMemory:
     return held
 
 
-def _held(source: str | KaldiPipe | Member | InMemory) -> str | KaldiPipe | InMemory:
+def hold_members(utterances: Sequence[Utterance]) -> list[InMemory | None]:
+    """The bytes of all that lie in shards or elsewhere, read together; None for single files.
+    Raises AudioError.
+    """
+    wanted = [u.member for u in utterances if u.member is not None]
+    found = iter(members.read(wanted))
+    return [None if u.member is None else next(found) for u in utterances]
+
+
+def _held(source: Source) -> str | KaldiPipe | InMemory:
     """The source, with the bytes of a member in memory. Raises AudioError."""
     return members.read([source])[0] if isinstance(source, Member) else source
 
@@ -106,7 +119,7 @@ def probe(source: str | Member | InMemory) -> AudioInfo:
 
 
 def decode(
-    source: str | KaldiPipe | Member | InMemory,
+    source: Source,
     *,
     offset: float = 0.0,
     duration: float | None = None,
@@ -180,7 +193,7 @@ def resample(samples: np.ndarray, *, from_hz: int, to_hz: int) -> np.ndarray:
 
 
 def read_audio(
-    source: str | Member | InMemory,
+    source: Source,
     *,
     offset: float = 0.0,
     duration: float | None = None,
@@ -196,7 +209,7 @@ def read_audio(
     return np.ascontiguousarray(mono, dtype=np.float32)
 
 
-def source_of(utterance: Utterance) -> str | KaldiPipe | Member:
+def source_of(utterance: Utterance) -> Source:
     """Where an utterance's audio is read from."""
     return utterance.pipe or utterance.member or utterance.audio_filepath
 
@@ -207,11 +220,12 @@ def read_utterance(
     """The stretch of an utterance, as `read_audio`; `held` are the bytes of its file where they
     were fetched before. Raises AudioError.
     """
-    samples, file_rate_hz = decode(
-        held or source_of(utterance), offset=utterance.offset, duration=utterance.duration
+    return read_audio(
+        held or source_of(utterance),
+        offset=utterance.offset,
+        duration=utterance.duration,
+        rate_hz=rate_hz,
     )
-    mono = resample(to_mono(samples), from_hz=file_rate_hz, to_hz=rate_hz)
-    return np.ascontiguousarray(mono, dtype=np.float32)
 
 
 def stream_audio(

@@ -60,8 +60,10 @@ def utterance_rows(
         utterances, before, after, *errors, strict=True
     ):
         words = max(len(utterance.text.split()), 1)
+        member = {"member": dataclasses.astuple(utterance.member)} if utterance.member else {}
         rows.append(
-            {
+            member
+            | {
                 "audio_filepath": utterance.audio_filepath,
                 "offset": utterance.offset,
                 "duration": utterance.duration,

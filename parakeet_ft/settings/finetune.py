@@ -276,6 +276,7 @@ class Optim(Group):
     weight_decay: float = setting(number(low=0, most=1))
     warmup_ratio: float = setting(number(low=0, below=1))
     min_lr_ratio: float = setting(SHARE)
+    states: int | str = setting(Rule("32 or 8bit", lambda value: str(value) in ("32", "8bit")))
     gradient_clip: float = setting(number(low=0, most=1_000_000))
     accumulate: int = setting(whole(most=100_000))
     max_bad_batches: int = setting(whole(low=0))

@@ -33,7 +33,7 @@ from parakeet_ft.memory import free_bytes
 from parakeet_ft.model import parts
 from parakeet_ft.model.objective import training_loss
 from parakeet_ft.training.bad_batches import is_out_of_memory
-from parakeet_ft.training.checkpoints import random_states, restore_random_states
+from parakeet_ft.training.random_states import random_states, restore_random_states
 
 # of what fits on a GPU: real batches are cut otherwise than the worst one, and fragment its memory
 MARGIN = 0.9

@@ -75,12 +75,12 @@ def needs(
         )
     )
     if on_gpu:
-        # The checkpoint, the end of training, two candidates and the optimiser's moments.
-        copies = 4 * weights + moments + SOFTWARE
+        # The model before it goes to its GPU, and again when training is over; all else is mapped
+        # from files. Rank 0 copies a checkpoint where there is room, and else waits for the disk.
         found.append(
             Need(
                 f"copies of the weights in memory, {ranks_per_node} rank(s) on this machine",
-                ranks_per_node * copies,
+                ranks_per_node * (weights + SOFTWARE),
                 memory.free_bytes(),
                 "Use fewer GPUs of this machine (trainer.devices), or adaptation=lora.",
             )
@@ -89,15 +89,15 @@ def needs(
 
 
 def _disk(settings: Finetune, weights: float, moments: float, run_dir: Path) -> Need:
-    """Checkpoints (one more than are kept, as the oldest goes last), weights of validations, and
-    both exports.
+    """Checkpoints (one more than are kept, as the oldest goes last), weights of validations and
+    before the first step, and both exports.
     """
     average = weights if settings.evaluation.ema_decay else 0.0
     resume = (settings.checkpoint.keep + 1) * (weights + moments + average)
     validated = ((settings.evaluation.average_last or 1) + 2) * weights
     return Need(
         f"checkpoints and exports in {run_dir}",
-        resume + validated + 2 * weights,
+        resume + validated + 3 * weights,
         free_on_disk(run_dir),
         "Use checkpoint.keep=1, or another disk with hydra.run.dir=DIR.",
     )

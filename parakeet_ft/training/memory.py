@@ -120,8 +120,6 @@ def estimate(
         copies += 4 * weights + size * weights / a.n_layers  # the whole model; the layer at hand
     if precision.endswith("mixed"):
         copies += 2 * weights * share  # autocast keeps the weights it has cast
-    if device == "cpu":
-        copies += 4 * weights  # the untouched state, for interpolation
     activations = activation_bytes(
         a,
         device=device,

@@ -8,7 +8,7 @@ import collections
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -19,9 +19,13 @@ from parakeet_ft.data.manifest import Utterance
 # Decoded whole, a long stereo recording of 44.1 kHz needs six times the memory of what the model
 # hears of it.
 STREAM_SECONDS = 300.0
+# What threads read before it is asked for: 64 MB of samples.
+AHEAD_SECONDS = 1000.0
 # -80 dB below full scale, three steps of 16-bit audio: digital silence, dithered or not. Models
 # write something for it.
 SILENCE = 1e-4
+
+Read = TypeVar("Read")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,30 +118,33 @@ def segment_batches(segments: Sequence[Segment], *, batch_seconds: float) -> lis
 
 def read_ahead(
     batches: Iterable[list[int]],
-    read: Callable[[int], np.ndarray],
+    read: Callable[[int], Read],
     *,
     num_threads: int,
-    ahead: int = 1,
-) -> Iterator[tuple[list[int], list[np.ndarray | AudioError]]]:
-    """Batches with their audio, or the errors of reading it, while threads read the next `ahead` of
-    them.
+    seconds: Callable[[int], float],
+    most_seconds: float = AHEAD_SECONDS,
+) -> Iterator[tuple[list[int], list[Read | AudioError]]]:
+    """Batches with what was read of them, or the errors of reading it, while threads read the next:
+    one of them, and more up to most_seconds of audio, of which `seconds` tells an index's.
     """
     pool = ThreadPoolExecutor(num_threads, thread_name_prefix="audio")
     waiting: collections.deque[tuple[list[int], list[Future]]] = collections.deque()
-    remaining = iter(batches)
+    remaining = collections.deque(batches)
+    ahead = 0.0
     try:
-        while True:
-            while len(waiting) <= ahead and (batch := next(remaining, None)) is not None:
+        while remaining or waiting:
+            while remaining and (len(waiting) < 2 or ahead < most_seconds):
+                batch = remaining.popleft()
+                ahead += sum(map(seconds, batch))
                 waiting.append((batch, [pool.submit(read, index) for index in batch]))
-            if not waiting:
-                return
             batch, futures = waiting.popleft()
+            ahead -= sum(map(seconds, batch))
             yield batch, [_result(future) for future in futures]
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _result(future: Future) -> np.ndarray | AudioError:
+def _result(future: Future[Read]) -> Read | AudioError:
     """What a thread read, or why it could not."""
     try:
         return future.result()

@@ -11,13 +11,12 @@ import torch
 from parakeet_ft import preflight
 from parakeet_ft.errors import UserError
 from parakeet_ft.run import composition
+from parakeet_ft.training.adamw import LeanAdamW, round_at_random
 from parakeet_ft.training.optim import (
-    RoundingAdamW,
     build_optimizer,
     choose_lr,
     describe,
     learning_rate_factor,
-    round_at_random,
     settings,
 )
 
@@ -247,7 +246,7 @@ def test_small_steps_in_bfloat16_go_as_far_as_in_float32_on_average():
     nearest = torch.ones(20_000, dtype=torch.bfloat16, requires_grad=True)
     settings = {"lr": 3e-5, "betas": (0.9, 0.98), "weight_decay": 1e-3}
     steps(torch.optim.AdamW([exact], **settings), exact, 50)
-    steps(RoundingAdamW([rounded], **settings), rounded, 50)
+    steps(LeanAdamW([rounded], **settings), rounded, 50)
     steps(torch.optim.AdamW([nearest], **settings), nearest, 50)
     wanted = exact.detach().mean() - 1
     assert (nearest == 1).all(), "rounding to the nearest no longer swallows such steps"
@@ -259,15 +258,15 @@ def test_the_random_bits_are_the_same_on_every_rank_and_after_a_resume():
         return torch.ones(50, dtype=torch.bfloat16, requires_grad=True)
 
     whole, first, second = make(), make(), None
-    steps(RoundingAdamW([whole], lr=1e-3, seed=3), whole, 6)
+    steps(LeanAdamW([whole], lr=1e-3, seed=3), whole, 6)
     torch.manual_seed(99)
-    optimizer = RoundingAdamW([first], lr=1e-3, seed=3)
+    optimizer = LeanAdamW([first], lr=1e-3, seed=3)
     steps(optimizer, first, 3)
     second = first.detach().clone().requires_grad_()
-    again = RoundingAdamW([second], lr=1e-3, seed=3)
+    again = LeanAdamW([second], lr=1e-3, seed=3)
     again.load_state_dict(optimizer.state_dict())
     steps(again, second, 3)
     assert torch.equal(whole, second)
     other = make()
-    steps(RoundingAdamW([other], lr=1e-3, seed=4), other, 6)
+    steps(LeanAdamW([other], lr=1e-3, seed=4), other, 6)
     assert not torch.equal(whole, other)
