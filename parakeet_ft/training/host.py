@@ -106,7 +106,7 @@ def _shared_memory(
     settings: Finetune, utterances: Sequence[Utterance], ranks_per_node: int
 ) -> Need:
     longest = max(u.duration for u in utterances)
-    asked = settings.data.batch_seconds
+    asked = settings.data.batch_seconds or memory.BATCH_SECONDS
     seconds = longest if isinstance(asked, str) else max(asked, longest)
     batches = ranks_per_node * settings.data.num_workers * READY_BATCHES
     return Need(

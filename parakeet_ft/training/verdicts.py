@@ -151,12 +151,8 @@ class Verdicts:
         for listener in self.listeners:
             listener(known)
 
-    def _skip(
-        self, place: Place, reasons: list[str | None], positions: tuple[int, ...]
-    ) -> None:
+    def _skip(self, place: Place, reasons: list[str | None], positions: tuple[int, ...]) -> None:
         if self.bad_batches is None:
             reason = next(reason for reason in reasons if reason)
             raise UserError(f"At step {place.step} {reason} (batch of {place.utterances}).")
-        self.bad_batches.skip(
-            place.position, step=place.step, reasons=reasons, positions=positions
-        )
+        self.bad_batches.skip(place.position, step=place.step, reasons=reasons, positions=positions)
