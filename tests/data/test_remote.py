@@ -19,7 +19,6 @@ from parakeet_ft.data.shards import write_shards
 from parakeet_ft.errors import UserError
 from parakeet_ft.settings.finetune import weighted
 
-
 WORDS = ("alfa", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel")
 
 
