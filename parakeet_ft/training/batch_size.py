@@ -20,9 +20,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from parakeet_ft.batches.augmentation import Augmentation
+from parakeet_ft.data.corpus import as_corpus, durations_of
 from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.distributed import ranks
 from parakeet_ft.errors import UserError
@@ -31,7 +33,7 @@ from parakeet_ft.memory import free_bytes
 from parakeet_ft.model import parts
 from parakeet_ft.model.objective import training_loss
 from parakeet_ft.training.bad_batches import is_out_of_memory
-from parakeet_ft.training.checkpoints import random_states, restore_random_states
+from parakeet_ft.training.random_states import random_states, restore_random_states
 
 # of what fits on a GPU: real batches are cut otherwise than the worst one, and fragment its memory
 MARGIN = 0.9
@@ -39,6 +41,7 @@ MARGIN = 0.9
 LEAST_STEPS = 50
 LEAST_GAIN = 1.05  # a CPU's batch doubles only for so much more audio a second
 CPU_SHARE = 0.5  # of the free memory
+TRIED_TEXTS = 20_000
 
 
 def choose(
@@ -104,11 +107,11 @@ def most_seconds(
     """The largest batch of one rank worth having: LEAST_STEPS batches a pass, no more than the
     wanted step, no less than the longest utterance.
     """
-    durations = [u.duration for u in utterances]
-    wanted = sum(durations) / LEAST_STEPS
+    durations = durations_of(utterances)
+    wanted = float(durations.sum()) / LEAST_STEPS
     if effective_batch_seconds:
         wanted = min(wanted, effective_batch_seconds)
-    return max(wanted / num_ranks, max(durations))
+    return max(wanted / num_ranks, float(durations.max()))
 
 
 def find(
@@ -125,15 +128,12 @@ def find(
     """
     device = parts.device(model)
     slowest = min(augmentation.speeds) if augmentation else 1.0
-    longest = max(u.duration for u in utterances) / slowest
-    texts = list(dict.fromkeys(u.text for u in utterances))
-    tokens = max(len(model.tokenizer.text_to_ids(text)) for text in texts)
+    longest = float(durations_of(utterances).max()) / slowest
+    tokens = most_tokens(model, utterances)
     trial = Trial(model, seconds=longest, tokens=tokens, precision=precision, copies=copies)
     facts = trial.facts() | {
         "most": round(most, 3),
-        "data": hashlib.sha256(
-            json.dumps([(u.duration, u.text) for u in utterances]).encode()
-        ).hexdigest(),
+        "data": as_corpus(utterances).key,
     }
     cache = Cache(cache_path())
     kept = cache.read(facts)
@@ -148,6 +148,14 @@ def find(
         ranks.divide(lambda mine: [found["batch_seconds"] for _ in mine], range(ranks.num_ranks()))
     )
     return found | {"batch_seconds": seconds, "longest_seconds": longest, "most_tokens": tokens}
+
+
+def most_tokens(model: Any, utterances: Sequence[Utterance]) -> int:
+    """Tokens of the longest text; of very many texts those of most bytes are tried."""
+    corpus = as_corpus(utterances)
+    longest = np.argsort(-corpus.text_sizes, kind="stable")[:TRIED_TEXTS]
+    texts = dict.fromkeys(corpus[int(index)].text for index in longest)
+    return max(len(model.tokenizer.text_to_ids(text)) for text in texts)
 
 
 class Trial:

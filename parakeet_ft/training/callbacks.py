@@ -27,7 +27,7 @@ from parakeet_ft.files import atomic_path
 from parakeet_ft.model import parts
 from parakeet_ft.model.objective import compare_parts, parts_lines
 from parakeet_ft.run.console import Narrator
-from parakeet_ft.training import watch
+from parakeet_ft.training import states, watch
 
 
 class LossParts(pl.Callback):
@@ -303,7 +303,8 @@ class MovingAverage(pl.Callback):
         }:
             raise ValueError("The checkpoint's moving average is of another model.")
         self.average = {
-            key: self.average[key].to(value.device) if self.average else value.clone()
+            # copied, as what a checkpoint held is still in its file
+            key: self.average[key].to(value.device, copy=True) if self.average else value.clone()
             for key, value in now.items()
         }
 
@@ -317,9 +318,9 @@ class MovingAverage(pl.Callback):
             list(self.average.values()), [now[key] for key in self.average], self.updates
         )
 
-    def weights(self) -> dict[str, torch.Tensor]:
+    def weights(self) -> states.State:
         """The average on the CPU: a state dict without its counters."""
-        return {key: value.cpu() for key, value in self.average.items()}
+        return states.MadeWhenAsked(self.average, lambda key: self.average[key].cpu())
 
     def describe(self) -> str:
         """What was averaged: the decay in force at the last step, and the number of updates."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -151,7 +152,7 @@ class FineTuner(pl.LightningModule):
         model,
         *,
         settings: dict[str, Any],
-        sets: dict[str, list[Utterance]],
+        sets: Mapping[str, Sequence[Utterance]],
         base: dict[str, wer.Score],
         guard_tolerance: float | None,
         batch_seconds: float,
@@ -207,6 +208,9 @@ class FineTuner(pl.LightningModule):
             sharding.gather(self.model, self.whole)
             self.model = self.whole
         self.model.float()  # after bf16-true
+        # Lightning would take both to the CPU, and nothing needs them any more.
+        self.optimizer.state.clear()
+        self.whole.zero_grad(set_to_none=True)
 
     def training_step(self, batch: tuple[torch.Tensor, ...], batch_index: int) -> torch.Tensor:
         statistics, losses, reason = bad_batches.statistics(self.model), None, None

@@ -54,6 +54,13 @@ def set_position(checkpoint: dict[str, Any], position: int) -> None:
         progress[count] = dict.fromkeys(progress[count], position)
 
 
+def checkpoint_of(trainer: pl.Trainer) -> dict[str, Any]:
+    """What Trainer.save_checkpoint would write, on every rank: tensors are those that train, but
+    for FSDP's, which are gathered (trainer/connectors/checkpoint_connector.py).
+    """
+    return trainer._checkpoint_connector.dump_checkpoint()
+
+
 def let_clip(optimizer: Any) -> None:
     """With a GradScaler, Lightning refuses to clip before an optimiser that unscales inside, as the
     fused one does (plugins/precision/amp.py).

@@ -17,6 +17,7 @@ import subprocess
 from collections.abc import Sequence
 from typing import Any
 
+from parakeet_ft.data.corpus import durations_of, most_characters_of
 from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.errors import UserError
 from parakeet_ft.memory import free_bytes
@@ -291,7 +292,7 @@ def estimate_run(
         if trainer["strategy"] == "auto"
         else trainer["strategy"]
     )
-    longest = max(u.duration for u in utterances)
+    longest = float(durations_of(utterances).max())
     batch_seconds = config["data"]["batch_seconds"]
     found = estimate(
         architecture,
@@ -301,7 +302,7 @@ def estimate_run(
         num_ranks=num_ranks,
         batch_seconds=longest if batch_seconds == "auto" else batch_seconds,
         longest_seconds=longest,
-        most_tokens=max(len(u.text) for u in utterances) / CHARACTERS_PER_TOKEN,
+        most_tokens=most_characters_of(utterances) / CHARACTERS_PER_TOKEN,
         learning_share=learning_share(architecture, adaptation),
         full_attention=config["model"]["attention"] == "full",
     )

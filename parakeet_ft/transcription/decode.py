@@ -6,7 +6,7 @@ import contextlib
 import functools
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -313,7 +313,7 @@ def transcribe(
 
 
 def transcribe_sets(
-    model, sets: dict[str, list[Utterance]], *, batch_seconds: float
+    model, sets: Mapping[str, Sequence[Utterance]], *, batch_seconds: float
 ) -> dict[str, list[str]]:
     """Transcripts of the sets that are scored: validation, test and, where given, those of the
     guard. A set named twice is decoded once.

@@ -8,11 +8,12 @@ import collections
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from parakeet_ft.data.audio import AudioError, read_audio, stream_audio
+from parakeet_ft.data.audio_file import Member
 from parakeet_ft.data.manifest import Utterance
 
 # Decoded whole, a long stereo recording of 44.1 kHz needs six times the memory of what the model
@@ -30,7 +31,7 @@ Read = TypeVar("Read")
 @dataclasses.dataclass(frozen=True)
 class Segment:
     """`seconds` of `path` from `begin`, `whole` if that is all of it. `attention` None: the
-    checkpoint's.
+    checkpoint's. `member`: which bytes of a shard are the file that `path` names.
     """
 
     path: str
@@ -38,11 +39,29 @@ class Segment:
     seconds: float
     whole: bool
     attention: str | None = None
+    member: Member | None = None
+
+    @property
+    def source(self) -> str | Member:
+        """Where the audio is read from."""
+        return self.member or self.path
 
 
 def segment_of(utterance: Utterance) -> Segment:
     """An utterance in one piece, as training reads it: `duration` seconds from `offset`."""
-    return Segment(utterance.audio_filepath, utterance.offset, utterance.duration, False)
+    return Segment(
+        utterance.audio_filepath,
+        utterance.offset,
+        utterance.duration,
+        whole=False,
+        member=utterance.member,
+    )
+
+
+def stored_segment(stored: dict[str, Any]) -> Segment:
+    """A segment from what dataclasses.asdict made of it."""
+    member = stored.get("member")
+    return Segment(**stored | {"member": Member(**member) if member else None})
 
 
 def read_segment(segment: Segment, *, rate_hz: int) -> np.ndarray:
@@ -51,9 +70,9 @@ def read_segment(segment: Segment, *, rate_hz: int) -> np.ndarray:
     """
     try:
         if segment.whole and segment.seconds > STREAM_SECONDS:
-            return np.concatenate(list(stream_audio(segment.path, rate_hz=rate_hz)))
+            return np.concatenate(list(stream_audio(segment.source, rate_hz=rate_hz)))
         return read_audio(
-            segment.path,
+            segment.source,
             offset=segment.begin,
             duration=None if segment.whole else segment.seconds,
             rate_hz=rate_hz,
