@@ -88,7 +88,7 @@ def host_copy(content: Any, *, live: Container[int] | None = None) -> Any:
     the rest was gathered from other ranks, the rest is not copied once more.
     """
     copied = _copied(content, live)
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         torch.cuda.synchronize()  # copies to pinned memory return before they are done
     return copied
 
@@ -118,7 +118,7 @@ def _copied_tensor(tensor: torch.Tensor, live: Container[int] | None) -> torch.T
 
 def free_pinned_memory() -> None:
     """Give back what torch keeps of the copies for the next ones."""
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         torch.accelerator.empty_host_cache()
 
 
