@@ -17,7 +17,7 @@ import lightning.pytorch as pl
 from parakeet_ft import preflight
 from parakeet_ft.batches import augmentation, loaders
 from parakeet_ft.batches.plan import Plan
-from parakeet_ft.data.manifest import Utterance
+from parakeet_ft.data.corpus import Corpus
 from parakeet_ft.distributed import ranks
 from parakeet_ft.export import nemo
 from parakeet_ft.model import attention, objective, restore, spec_augment, vocabulary
@@ -50,7 +50,7 @@ from parakeet_ft.transcription import decode
 if TYPE_CHECKING:
     from nemo.collections.asr.models import ASRModel
 
-Sets = dict[str, list[Utterance]]
+Sets = dict[str, Corpus]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Prepared:
 class Course:
     """What is learnt from, in which batches, for how long and at which rates."""
 
-    utterances: list[Utterance]
+    utterances: Corpus
     plan: Plan
     batching: dict[str, Any]
     num_steps: int
@@ -143,7 +143,7 @@ def begin(settings: Finetune, *, run_dir: Path, command: list[str], say: Narrato
         run_dir,
         command=command,
         config=settings.as_config(),
-        manifests=preflight.manifest_paths(settings.data),
+        manifests=preflight.set_facts(settings.data),
         identity=preflight.identity_of(settings),
         resumed_at_step=checkpoints.step_of(resume_from) if resume_from else None,
         say=say.lines,
@@ -201,7 +201,7 @@ def prepare_student(job: Job, student: Student, sets: Sets) -> Prepared:
     teacher = distillation.build_teacher(model, **settings.distillation.arguments())
     change = vocabulary.adapt_vocabulary(
         model,
-        texts=[u.text for u in sets["train"]],
+        texts=sets["train"].spoken(),
         workdir=job.own_dir,
         **settings.tokenizer.arguments(),
     )
@@ -220,18 +220,27 @@ def prepare_student(job: Job, student: Student, sets: Sets) -> Prepared:
 def plan_course(job: Job, student: Student, prepared: Prepared, sets: Sets) -> Course:
     """Batches, steps and rates."""
     settings, model, devices = job.settings, student.model, student.devices
-    utterances = sets["train"] + sets.get("replay", [])
+    utterances = sets["train"] + sets["replay"] if "replay" in sets else sets["train"]
     augment = augmentation.build(seed=settings.seed, **settings.data.augmentation.arguments())
-    copies = [prepared.teacher, settings.evaluation.ema_decay, devices["num_ranks"] > 1]
+    config, num_ranks = settings.as_config(), devices["num_ranks"]
+    devices["activation_checkpointing"] = ranks.on_first(
+        lambda: memory.computes_twice(config, utterances, num_ranks=num_ranks)
+    )
+    copies = [prepared.teacher, settings.evaluation.ema_decay]
     batching = batch_size.choose(
         model,
         utterances,
-        batch_seconds=settings.data.batch_seconds,
+        batch_seconds=memory.batch_seconds_on(
+            settings.data.batch_seconds,
+            device=devices["accelerator"],
+            strategy=devices["strategy"],
+        ),
         effective_batch_seconds=settings.data.effective_batch_seconds,
         accumulate=settings.optim.accumulate,
         augmentation=augment,
         devices=devices,
         once=job.run.once,
+        states=settings.optim.states,
         copies=sum(map(bool, copies)),
     )
     plan = Plan(
@@ -311,7 +320,7 @@ def fit(
         callbacks=[
             adaptation.Unfreezing(prepared.learning),
             *([moving] if moving else []),
-            *_watching(job, prepared, course, before, sets),
+            *_watching(job, devices, prepared, course, before, sets),
             *extra_callbacks,
             saver,
         ],
@@ -379,11 +388,17 @@ def _record_course(
 
 
 def _watching(
-    job: Job, prepared: Prepared, course: Course, before: Scored, sets: Sets
+    job: Job,
+    devices: fine_tuner.Devices,
+    prepared: Prepared,
+    course: Course,
+    before: Scored,
+    sets: Sets,
 ) -> list[pl.Callback]:
     """What looks on and tells, and may end the run early."""
     evaluation, change = job.settings.evaluation, prepared.change
     return [
+        callbacks.Recorded(devices, job.run.record),
         callbacks.LossParts(job.say, job.run.record),
         callbacks.ProgressBar(job.say, num_steps=course.num_steps),
         callbacks.Watch(

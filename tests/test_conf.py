@@ -6,7 +6,6 @@ import pytest
 
 from parakeet_ft import preflight
 from parakeet_ft.batches import augmentation
-from parakeet_ft.distributed import launcher
 from parakeet_ft.errors import UserError
 from parakeet_ft.model import spec_augment, vocabulary
 from parakeet_ft.run import composition
@@ -43,7 +42,6 @@ def test_every_option_composes_and_has_the_keys_of_its_group(group, option):
         ("budget", budget.num_steps, {"plan", "accumulate"}),
         ("optim", optim.settings, {"model", "hours_per_pass", "num_new_pieces", "num_steps"}),
         ("trainer", fine_tuner.resolve, set()),
-        ("launcher", launcher.submit, {"command"}),
         ("checkpoint", checkpointer.Checkpointer, {"directory", "keep_weights", "say"}),
         ("distillation", distillation.build_teacher, {"model"}),
         ("logger", loggers.build, {"run_dir", "experiment", "resume_step"}),
@@ -53,7 +51,7 @@ def test_every_option_composes_and_has_the_keys_of_its_group(group, option):
 def test_the_keys_of_a_group_are_the_arguments_of_its_function(
     group, function, filled_by_the_recipe
 ):
-    keys = set(composition.compose("finetune", [])[group]) - {"kind"}  # who launches
+    keys = set(composition.compose("finetune", [])[group])
     assert keys == set(inspect.signature(function).parameters) - filled_by_the_recipe
 
 

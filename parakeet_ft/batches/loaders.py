@@ -10,7 +10,8 @@ import torch
 from parakeet_ft.batches import READY_BATCHES
 from parakeet_ft.batches.augmentation import Augmentation
 from parakeet_ft.batches.plan import BatchSequence, Plan
-from parakeet_ft.data.audio import read_audio
+from parakeet_ft.data.audio import hold_members, read_utterance
+from parakeet_ft.data.audio_file import InMemory
 from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.model import parts
 from parakeet_ft.run import signals
@@ -34,13 +35,11 @@ class BatchDataset(torch.utils.data.Dataset):
         self.rate_hz = rate_hz
         self.augmentation = augmentation
 
-    def read(self, index: int) -> torch.Tensor:
-        """The samples (T) of an utterance as its pass plays them."""
+    def read(self, index: int, held: InMemory | None = None) -> torch.Tensor:
+        """The samples (T) of an utterance as its pass plays them; `held`: the bytes of its file."""
         number, index = divmod(index, len(self.utterances))
         u = self.utterances[index]
-        samples = read_audio(
-            u.audio_filepath, offset=u.offset, duration=u.duration, rate_hz=self.rate_hz
-        )
+        samples = read_utterance(u, rate_hz=self.rate_hz, held=held)
         if self.augmentation is not None:
             samples = self.augmentation.apply(
                 samples, rate_hz=self.rate_hz, number=number, index=index
@@ -48,7 +47,8 @@ class BatchDataset(torch.utils.data.Dataset):
         return torch.from_numpy(samples)
 
     def __getitem__(self, indices: list[int]) -> tuple[torch.Tensor, ...]:
-        audio = [self.read(i) for i in indices]
+        held = hold_members([self.utterances[i % len(self.utterances)] for i in indices])
+        audio = [self.read(i, data) for i, data in zip(indices, held, strict=True)]
         tokens = [
             torch.tensor(
                 self.tokenize(self.utterances[i % len(self.utterances)].text), dtype=torch.long

@@ -14,29 +14,28 @@ from typing import Any
 
 from parakeet_ft.distributed.ranks import CHECKED, find_place
 from parakeet_ft.errors import Stopped, UserError
+from parakeet_ft.settings.finetune import Launcher, Trainer
 
 # The last line of a batch script: 75 is a run that saved and stopped, 138 one that USR1 ended where
 # there was nothing to save.
 REQUEUE = 'code=$?; case $code in 75|138) exec scontrol requeue "$SLURM_JOB_ID";; esac; exit $code'
 
 
-def start(*, launcher: dict[str, Any], trainer: dict[str, Any], arguments: list[str]) -> None:
+def start(*, launcher: Launcher, trainer: Trainer, arguments: list[str]) -> None:
     """Return if this process shall run the command; else have it run elsewhere and exit as that
     did.
 
-    launcher and trainer are those groups of the configuration, arguments the command line behind
-    the script's name.
+    arguments: the command line behind the script's name.
     """
     if find_place().num_ranks > 1:
         return
-    if launcher["kind"] == "slurm":
-        job = {key: value for key, value in launcher.items() if key != "kind"}
-        submit([os.path.abspath(sys.argv[0]), *arguments], **job)
+    if launcher.kind == "slurm":
+        submit([os.path.abspath(sys.argv[0]), *arguments], launcher)
         sys.exit(0)
-    num_ranks = count_devices(accelerator=trainer["accelerator"], devices=trainer["devices"])
-    if trainer["num_nodes"] not in ("auto", 1):
+    num_ranks = count_devices(accelerator=trainer.accelerator, devices=trainer.devices)
+    if trainer.num_nodes not in ("auto", 1):
         raise UserError(
-            f"trainer.num_nodes={trainer['num_nodes']}, but this process was started alone. On "
+            f"trainer.num_nodes={trainer.num_nodes}, but this process was started alone. On "
             f"every node start the command with srun "
             "(recipes/slurm/finetune.sbatch does), with torchrun --nnodes, or submit it with "
             "launcher=slurm launcher.nodes=N."
@@ -104,27 +103,13 @@ def run_ranks(command: list[str], *, num_ranks: int) -> int:
     return 0
 
 
-def submit(
-    command: list[str],
-    *,
-    nodes: int,
-    gpus_per_node: int,
-    tasks_per_node: int | None,
-    cpus_per_task: int,
-    memory_gb: float | None,
-    hours: float,
-    partition: str | None,
-    account: str | None,
-    seeds: list[int] | None,
-    folder: str,
-    sbatch: list[str],
-) -> list[str]:
-    """Submit `python command` with submitit, a job for each of `seeds` if there are any; prints and
-    returns the jobs' numbers.
+def submit(command: list[str], job: Launcher) -> list[str]:
+    """Submit `python command` with submitit, a job for each of the seeds if there are any; prints
+    and returns the jobs' numbers.
 
-    The script that sbatch gets, and what the jobs print, are in `folder`. Two minutes before the
-    time is up the ranks get SIGUSR1; a run that saved and stopped is put back into the queue, and
-    continues. `sbatch` are further options of sbatch, such as qos=low.
+    The script that sbatch gets, and what the jobs print, are in the job's folder. Two minutes
+    before the time is up the ranks get SIGUSR1; a run that saved and stopped is put back into the
+    queue, and continues.
     """
     try:
         import submitit
@@ -138,40 +123,48 @@ def submit(
     script, *arguments = (argument for argument in command if not argument.startswith("launcher"))
     # One task drives one GPU; a task with a whole node would have to start processes that Slurm
     # does not see.
-    executor = submitit.SlurmExecutor(folder=Path(folder).resolve())
-    further = {
-        "requeue": True,
-        "signal": "USR1@120",
-        **({"account": account} if account else {}),
-        **{
-            key: value if equals else True
-            for key, equals, value in (option.partition("=") for option in sbatch)
-        },
-    }
-    executor.update_parameters(
-        job_name="parakeet-ft",
-        nodes=nodes,
-        ntasks_per_node=tasks_per_node or max(1, gpus_per_node),
-        cpus_per_task=cpus_per_task,
-        time=max(1, round(60 * hours)),
-        stderr_to_stdout=True,
-        additional_parameters=further,
-        teardown=[REQUEUE],
-        srun_args=["--kill-on-bad-exit=0", "--wait=60", f"--cpus-per-task={cpus_per_task}"],
-        **({"gpus_per_node": gpus_per_node} if gpus_per_node else {}),
-        **({"partition": partition} if partition else {}),
-        **({"mem": f"{memory_gb:g}GB"} if memory_gb else {}),
-    )
-    commands = (
-        [[script, *arguments, f"seed={seed}"] for seed in seeds]
-        if seeds
-        else [[script, *arguments]]
-    )
+    executor = submitit.SlurmExecutor(folder=Path(job.folder).resolve())
+    executor.update_parameters(**_parameters(job))
+    commands = [[script, *arguments, *seed] for seed in _seeds(job)]
     with executor.batch():
         jobs = [executor.submit(run_script, *given, folder=os.getcwd()) for given in commands]
-    for job, given in zip(jobs, commands, strict=True):
-        print(f"submitted job {job.job_id}: {' '.join(given[1:])}\n  prints to {job.paths.stdout}")
-    return [job.job_id for job in jobs]
+    for submitted, given in zip(jobs, commands, strict=True):
+        print(
+            f"submitted job {submitted.job_id}: {' '.join(given[1:])}\n"
+            f"  prints to {submitted.paths.stdout}"
+        )
+    return [submitted.job_id for submitted in jobs]
+
+
+def _seeds(job: Launcher) -> list[list[str]]:
+    """What each job has at the end of its command line."""
+    return [[f"seed={seed}"] for seed in job.seeds] if job.seeds else [[]]
+
+
+def _parameters(job: Launcher) -> dict[str, Any]:
+    """The job in submitit's terms; what is not set is left to the cluster."""
+    further: dict[str, str | bool | None] = {"requeue": True, "signal": "USR1@120"}
+    if job.account:
+        further["account"] = job.account
+    for key, equals, value in (option.partition("=") for option in job.sbatch):
+        further[key] = value if equals else True
+    wanted = {
+        "gpus_per_node": job.gpus_per_node or None,
+        "partition": job.partition,
+        "mem": f"{job.memory_gb:g}GB" if job.memory_gb else None,
+    }
+    return {
+        "job_name": "parakeet-ft",
+        "nodes": job.nodes,
+        "ntasks_per_node": job.tasks_per_node or max(1, job.gpus_per_node),
+        "cpus_per_task": job.cpus_per_task,
+        "time": max(1, round(60 * job.hours)),
+        "stderr_to_stdout": True,
+        "additional_parameters": further,
+        "teardown": [REQUEUE],
+        "srun_args": ["--kill-on-bad-exit=0", "--wait=60", f"--cpus-per-task={job.cpus_per_task}"],
+        **{key: value for key, value in wanted.items() if value is not None},
+    }
 
 
 def run_script(script: str, *arguments: str, folder: str) -> None:

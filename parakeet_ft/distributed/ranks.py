@@ -104,6 +104,11 @@ def find_place(environment: Mapping[str, str] = os.environ) -> Place:
     )
 
 
+def cores() -> int:
+    """Cores of this machine that are this rank's share, at least one."""
+    return max(1, len(os.sched_getaffinity(0)) // find_place().ranks_per_node)
+
+
 def first_host(names: str) -> str:
     """The first of Slurm's host names: `n[3-5,9],m1` -> n3."""
     match = re.match(r"([^\[,]+)(?:\[(\d+)[^\]]*\])?([^,]*)", names)

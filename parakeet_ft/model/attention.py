@@ -65,18 +65,7 @@ def set_attention(
     context = [-1, -1] if kind == "full" else [left_context, right_context]
     with _modules_as_they_were(encoder):
         model.change_attention_model(FULL if kind == "full" else LOCAL, context)
-    global_settings = {
-        "global_tokens": global_tokens,
-        "global_tokens_spacing": 1,
-        "global_attn_separate": False,
-    }
-    # NeMo's new attention modules have no global tokens.
-    with_tokens = [encoder]
-    if kind == "local":
-        with_tokens += _attentions(encoder)
-    for module in with_tokens:
-        for name, value in global_settings.items():
-            setattr(module, name, value)
+    global_settings = _set_global_tokens(encoder, global_tokens, kind=kind)
     encoder.change_subsampling_conv_chunking_factor(subsampling_chunking)
     with open_dict(model.cfg.encoder):
         model.cfg.encoder.update(
@@ -88,6 +77,20 @@ def set_attention(
             }
         )
     return attention(model)
+
+
+def _set_global_tokens(encoder: Any, count: int, *, kind: str) -> dict[str, Any]:
+    """Give the encoder its global tokens; returns the settings as the configuration has them."""
+    settings = {
+        "global_tokens": count,
+        "global_tokens_spacing": 1,
+        "global_attn_separate": False,
+    }
+    # NeMo's new attention modules have no global tokens.
+    for module in [encoder, *(_attentions(encoder) if kind == "local" else [])]:
+        for name, value in settings.items():
+            setattr(module, name, value)
+    return settings
 
 
 def _attentions(encoder: Any) -> list[Any]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -87,14 +88,12 @@ def set_learning(
     """
     model.train()
     checkpoints_own = {name for name, _ in model.named_parameters()}
-    if mode != "weights":
-        # From the run's seed, but aside of its sequence: the same whether a run begins or
-        # continues.
-        with torch.random.fork_rng():
-            torch.manual_seed(torch.initial_seed())
-            lora.add(model, rank=lora_rank, alpha=lora_alpha) if mode == "lora" else adapters.add(
-                model, dim=adapter_dim, name=adapter_name
-            )
+    if mode == "lora":
+        with _seeded_aside():
+            lora.add(model, rank=lora_rank, alpha=lora_alpha)
+    elif mode == "adapters":
+        with _seeded_aside():
+            adapters.add(model, dim=adapter_dim, name=adapter_name)
     added = {
         name
         for name, _ in model.named_parameters()
@@ -107,25 +106,11 @@ def set_learning(
                 name in added or (decoder_learns and not name.startswith("encoder."))
             )
     _freeze(model, [*frozen, *_first(model, first_layers)])
-    for module in model.modules():
-        if isinstance(module, BatchNorm) and (
-            freeze_batch_norm or not any(p.requires_grad for p in module.parameters())
-        ):
-            module.eval()
-
-    learning = [
-        (name, p) for name, p in model.named_parameters(remove_duplicate=False) if p.requires_grad
-    ]
-    parameters = frozenset(name for name, _ in learning)
-    if not parameters:
-        raise UserError("adaptation.frozen leaves nothing to learn.")
-    if num_new_pieces and (stuck := row_tensors(model) - parameters):
-        raise UserError(
-            f"The tokenizer brought {num_new_pieces} new pieces, but their rows would not learn: "
-            f"{', '.join(sorted(stuck))} are "
-            "frozen. Use tokenizer=keep, or let the decoder learn (adaptation.frozen, "
-            "adaptation.learn_decoder)."
-        )
+    _settle_statistics(model, freeze_all=freeze_batch_norm)
+    parameters = frozenset(
+        name for name, p in model.named_parameters(remove_duplicate=False) if p.requires_grad
+    )
+    _check_something_learns(model, parameters, num_new_pieces=num_new_pieces)
     num_learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return Learning(
         mode,
@@ -136,6 +121,37 @@ def set_learning(
         num_learning,
         sum(p.numel() for p in model.parameters()) - num_learning,
     )
+
+
+@contextlib.contextmanager
+def _seeded_aside() -> Iterator[None]:
+    """Draws from the run's seed, but aside of its sequence: the same whether a run begins or
+    continues.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(torch.initial_seed())
+        yield
+
+
+def _settle_statistics(model: Any, *, freeze_all: bool) -> None:
+    """BatchNorm whose weights do not learn keeps its statistics too."""
+    for module in model.modules():
+        learns = any(p.requires_grad for p in module.parameters())
+        if isinstance(module, BatchNorm) and (freeze_all or not learns):
+            module.eval()
+
+
+def _check_something_learns(model: Any, parameters: frozenset[str], *, num_new_pieces: int) -> None:
+    """Raise UserError if nothing learns, or not the rows of new pieces."""
+    if not parameters:
+        raise UserError("adaptation.frozen leaves nothing to learn.")
+    if num_new_pieces and (stuck := row_tensors(model) - parameters):
+        raise UserError(
+            f"The tokenizer brought {num_new_pieces} new pieces, but their rows would not learn: "
+            f"{', '.join(sorted(stuck))} are "
+            "frozen. Use tokenizer=keep, or let the decoder learn (adaptation.frozen, "
+            "adaptation.learn_decoder)."
+        )
 
 
 def _first(model: Any, count: float) -> list[str]:
@@ -252,41 +268,13 @@ def check_learned(
         )
 
     moved = {key for key, value in after.items() if not same(before[key], value)}
-    learns = learning.parameters | learning.statistics
-    # The first step moves but one side of a product that begins at 0.
-    due = {
-        key
-        for key in learns
-        if learning.first_step(key, num_steps=num_steps) + (key in learning.added) < step
-        and not key.endswith(WITHOUT_GRADIENT)
-    }
-    may = {key for key in learns if learning.first_step(key, num_steps=num_steps) < step}
-    problems = []
+    due, may = _should_have_moved(learning, step=step, num_steps=num_steps)
     unmoved = sorted(due - moved)
     # In bfloat16 a step is rounded at random: of a short vector, in a short run, perhaps no element
     # moved.
-    if unmoved and (precision != "bf16-true" or not due & moved):
-        problems.append(
-            f"{len(unmoved)} tensors should have learned, but are bit for bit what they were: "
-            f"{_some(unmoved)}. No gradient reaches them, or the "
-            "learning rate is too small for the precision: freeze them (adaptation.frozen), or "
-            "raise optim.lr."
-        )
-    if changed := sorted(moved - may):
-        problems.append(
-            f"{len(changed)} tensors should have stayed as they were, but changed: "
-            f"{_some(changed)}. This is a defect of the pipeline; "
-            "nothing was exported."
-        )
-    if problems:
-        raise UserError(" ".join(["After training:", *problems]))
+    stuck = unmoved if precision != "bf16-true" or not due & moved else []
     infinite = sorted(key for key, value in after.items() if not torch.isfinite(value).all())
-    if infinite:
-        raise UserError(
-            f"After training: {len(infinite)} tensors hold values that are not finite: "
-            f"{_some(infinite)}. Nothing was exported. "
-            "Lower optim.lr, or look at optim.gradient_clip and the data."
-        )
+    _check_moves(stuck=stuck, strayed=sorted(moved - may), infinite=infinite)
     return {
         "moved": len(moved),
         "moved_share_of_weights": moved_share(
@@ -298,6 +286,47 @@ def check_learned(
             {key for key in after if "running_" in key or "num_batches_tracked" in key} - moved
         ),
     }
+
+
+def _should_have_moved(
+    learning: Learning, *, step: int, num_steps: int
+) -> tuple[set[str], set[str]]:
+    """Names of what must have moved after `step` steps, and of what may have."""
+    learns = learning.parameters | learning.statistics
+    begins = {key: learning.first_step(key, num_steps=num_steps) for key in learns}
+    # The first step moves but one side of a product that begins at 0.
+    due = {
+        key
+        for key, first in begins.items()
+        if first + (key in learning.added) < step and not key.endswith(WITHOUT_GRADIENT)
+    }
+    return due, {key for key, first in begins.items() if first < step}
+
+
+def _check_moves(*, stuck: list[str], strayed: list[str], infinite: list[str]) -> None:
+    """Raise UserError naming tensors that did not learn, that should not have, or that are not
+    finite.
+    """
+    problems = []
+    if stuck:
+        problems.append(
+            f"{len(stuck)} tensors should have learned, but are bit for bit what they were: "
+            f"{_some(stuck)}. No gradient reaches them, or the "
+            "learning rate is too small for the precision: freeze them (adaptation.frozen), or "
+            "raise optim.lr."
+        )
+    if strayed:
+        problems.append(
+            f"{len(strayed)} tensors should have stayed as they were, but changed: "
+            f"{_some(strayed)}. This is a defect of the pipeline; nothing was exported."
+        )
+    if infinite and not problems:
+        problems.append(
+            f"{len(infinite)} tensors hold values that are not finite: {_some(infinite)}. Nothing "
+            "was exported. Lower optim.lr, or look at optim.gradient_clip and the data."
+        )
+    if problems:
+        raise UserError(" ".join(["After training:", *problems]))
 
 
 def moved_share(

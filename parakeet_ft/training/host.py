@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from parakeet_ft.batches import READY_BATCHES
+from parakeet_ft.data.corpus import durations_of
 from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.errors import UserError
 from parakeet_ft.settings.finetune import Finetune
@@ -105,8 +106,8 @@ def _disk(settings: Finetune, weights: float, moments: float, run_dir: Path) -> 
 def _shared_memory(
     settings: Finetune, utterances: Sequence[Utterance], ranks_per_node: int
 ) -> Need:
-    longest = max(u.duration for u in utterances)
-    asked = settings.data.batch_seconds
+    longest = float(durations_of(utterances).max())
+    asked = settings.data.batch_seconds or memory.BATCH_SECONDS
     seconds = longest if isinstance(asked, str) else max(asked, longest)
     batches = ranks_per_node * settings.data.num_workers * READY_BATCHES
     return Need(

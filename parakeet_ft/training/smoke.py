@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from parakeet_ft.batches.loaders import BatchDataset
+from parakeet_ft.data.corpus import durations_of
 from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.model import parts
 from parakeet_ft.model.objective import training_loss
@@ -90,8 +91,14 @@ def choose(
     """The shortest utterances with text of at least least_seconds; shorter ones only if there are
     no others.
     """
-    spoken = sorted((u for u in utterances if u.text.strip()), key=lambda u: u.duration)
-    return ([u for u in spoken if u.duration >= least_seconds] or spoken)[:size]
+    shortest = map(utterances.__getitem__, durations_of(utterances).argsort(kind="stable").tolist())
+    spoken: tuple[list[Utterance], list[Utterance]] = [], []
+    for utterance in shortest:
+        if utterance.text.strip():
+            spoken[utterance.duration >= least_seconds].append(utterance)
+        if len(spoken[True]) == size:
+            break
+    return spoken[True] or spoken[False][:size]
 
 
 def overfit(

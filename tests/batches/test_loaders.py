@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from parakeet_ft.batches.loaders import BatchDataset
-from parakeet_ft.batches.plan import BatchSequence, Plan, draw_replay, plan_pass
+from parakeet_ft.batches.passes import draw_replay, plan_pass
+from parakeet_ft.batches.plan import BatchSequence, Plan
 from parakeet_ft.data.manifest import Utterance, read_manifest
 from parakeet_ft.errors import UserError
 from parakeet_ft.training.budget import describe, num_steps
@@ -79,7 +80,7 @@ def test_replay_fills_its_share_and_repeats_only_when_it_runs_out():
     durations = [1.0] * 30
     drawn = draw_replay(durations, range(10, 30), seconds=50, seed=0, number=0)
     assert len(drawn) == 50 and set(Counter(drawn).values()) == {2, 3}
-    assert draw_replay(durations, [], seconds=50, seed=0, number=0) == []
+    assert not len(draw_replay(durations, [], seconds=50, seed=0, number=0))
 
 
 def test_a_pass_with_replay_holds_the_domain_once_and_as_many_seconds_of_replay():

@@ -13,6 +13,8 @@ import pytest
 from parakeet_ft.distributed import launcher
 from parakeet_ft.distributed.ranks import Place, find_place, first_host
 from parakeet_ft.errors import UserError
+from parakeet_ft.run import composition
+from parakeet_ft.settings.finetune import read_finetune
 from parakeet_ft.training import checkpoints
 from tests.cluster import ranks
 from tests.cluster.test_slurm import reached, tasks_of, wait_for
@@ -156,11 +158,10 @@ def test_several_nodes_started_alone_are_refused_with_what_to_do():
     with pytest.raises(
         UserError, match=r"trainer.num_nodes=2, but this process was started alone.*srun"
     ):
-        launcher.start(
-            launcher={"kind": "local", "nodes": None},
-            trainer={"accelerator": "cpu", "devices": "auto", "num_nodes": 2},
-            arguments=[],
+        settings = read_finetune(
+            composition.compose("finetune", ["trainer=cpu", "trainer.num_nodes=2"])
         )
+        launcher.start(launcher=settings.launcher, trainer=settings.trainer, arguments=[])
 
 
 TRAINER = {
