@@ -110,8 +110,10 @@ def _copied(content: Any, live: Container[int] | None) -> Any:
 def _copied_tensor(tensor: torch.Tensor, live: Container[int] | None) -> torch.Tensor:
     if tensor.device.type == "cpu" and live is not None and tensor.data_ptr() not in live:
         return tensor
-    if tensor.device.type != "cuda" or type(tensor) is not torch.Tensor:
-        return tensor.to("cpu", copy=True)
+    if tensor.device.type == "cpu":
+        return tensor.clone()
+    if type(tensor) is not torch.Tensor:
+        return tensor.to("cpu")
     pinned = torch.empty_like(tensor, device="cpu", pin_memory=True)
     return pinned.copy_(tensor, non_blocking=True)
 
