@@ -433,7 +433,7 @@ def choose_weights(
         evaluate=tuner.evaluate,
     )
     ranks.add([])  # no rank reads it any more
-    ranks.on_first(job.base_file.unlink)
+    ranks.on_first(lambda: job.base_file.unlink(missing_ok=True))
     say.candidates(candidates)
     if prepared.change.new and job.settings.evaluation.interpolation:
         say.lines(
