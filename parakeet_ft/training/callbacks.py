@@ -26,8 +26,18 @@ from parakeet_ft.files import atomic_path
 from parakeet_ft.model import parts
 from parakeet_ft.model.objective import compare_parts, parts_lines
 from parakeet_ft.run.console import Narrator
-from parakeet_ft.training import states, watch
+from parakeet_ft.training import fine_tuner, states, watch
 from parakeet_ft.training.verdicts import Known
+
+
+class Recorded(pl.Callback):
+    """Records how steps are made as they begin, beside where."""
+
+    def __init__(self, devices: fine_tuner.Devices, record: Callable[..., None]) -> None:
+        self.devices, self.record = devices, record
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.record(trainer={**self.devices, **fine_tuner.live(trainer, module)})
 
 
 class LossParts(pl.Callback):

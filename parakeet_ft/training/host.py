@@ -107,7 +107,7 @@ def _shared_memory(
     settings: Finetune, utterances: Sequence[Utterance], ranks_per_node: int
 ) -> Need:
     longest = float(durations_of(utterances).max())
-    asked = settings.data.batch_seconds
+    asked = settings.data.batch_seconds or memory.BATCH_SECONDS
     seconds = longest if isinstance(asked, str) else max(asked, longest)
     batches = ranks_per_node * settings.data.num_workers * READY_BATCHES
     return Need(
