@@ -205,7 +205,7 @@ class Data(Group):
     allow_overlap: bool = setting(FLAG)
     batch_seconds: float | str = setting(either("auto", number(above=0, most=100_000)))
     effective_batch_seconds: float | None = setting(optional(number(above=0, most=10_000_000)))
-    num_workers: int = setting(whole(low=0, most=1024))
+    num_workers: int | str = setting(either("auto", whole(low=0, most=1024)))
     augmentation: Augmentation
 
     def as_config(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from parakeet_ft.model.features import can_be_quick, quick_features
+from parakeet_ft.model.quick_features import can_be_quick, quick_features
 
 
 @pytest.mark.parametrize("lengths", [[80000, 79999, 16000, 500], [2000, 37], [112000]])
