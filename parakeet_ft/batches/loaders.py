@@ -98,6 +98,7 @@ class TimedLoader(torch.utils.data.DataLoader):
     """
 
     batches, first_seconds, waited, busy = 0, 0.0, 0.0, 0.0
+    given: float | None = None  # when the batch came that is being learnt
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         found = super().__iter__()
@@ -107,10 +108,11 @@ class TimedLoader(torch.utils.data.DataLoader):
                 batch = next(found)
             except StopIteration:
                 return
-            came = time.perf_counter()
-            self._count(came - begun)
+            self.given = time.perf_counter()
+            self._count(self.given - begun)
             yield batch
-            self.busy += time.perf_counter() - came
+            self.busy += time.perf_counter() - self.given
+            self.given = None
 
     def _count(self, seconds: float) -> None:
         self.batches += 1
@@ -125,7 +127,10 @@ class TimedLoader(torch.utils.data.DataLoader):
 
     def waiting_share(self) -> float:
         """Of the time of the steps, what went by until their batches came."""
-        return self.waited / max(self.waited + self.busy, 1e-9)
+        busy = self.busy
+        if self.given is not None:
+            busy += time.perf_counter() - self.given
+        return self.waited / max(self.waited + busy, 1e-9)
 
 
 def train_loader(
