@@ -223,16 +223,25 @@ def plan_course(job: Job, student: Student, prepared: Prepared, sets: Sets) -> C
     settings, model, devices = job.settings, student.model, student.devices
     utterances = sets["train"] + sets["replay"] if "replay" in sets else sets["train"]
     augment = augmentation.build(seed=settings.seed, **settings.data.augmentation.arguments())
-    copies = [prepared.teacher, settings.evaluation.ema_decay, devices["num_ranks"] > 1]
+    config, num_ranks = settings.as_config(), devices["num_ranks"]
+    devices["activation_checkpointing"] = ranks.on_first(
+        lambda: memory.computes_twice(config, utterances, num_ranks=num_ranks)
+    )
+    copies = [prepared.teacher, settings.evaluation.ema_decay]
     batching = batch_size.choose(
         model,
         utterances,
-        batch_seconds=settings.data.batch_seconds,
+        batch_seconds=memory.batch_seconds_on(
+            settings.data.batch_seconds,
+            device=devices["accelerator"],
+            strategy=devices["strategy"],
+        ),
         effective_batch_seconds=settings.data.effective_batch_seconds,
         accumulate=settings.optim.accumulate,
         augmentation=augment,
         devices=devices,
         once=job.run.once,
+        states=settings.optim.states,
         copies=sum(map(bool, copies)),
     )
     plan = Plan(
@@ -317,7 +326,7 @@ def fit(
         callbacks=[
             adaptation.Unfreezing(prepared.learning),
             *([moving] if moving else []),
-            *_watching(job, prepared, course, before, sets),
+            *_watching(job, devices, prepared, course, before, sets),
             feeding.Waiting(job.say, job.run.record, loader, reading),
             *extra_callbacks,
             saver,
@@ -386,11 +395,17 @@ def _record_course(
 
 
 def _watching(
-    job: Job, prepared: Prepared, course: Course, before: Scored, sets: Sets
+    job: Job,
+    devices: fine_tuner.Devices,
+    prepared: Prepared,
+    course: Course,
+    before: Scored,
+    sets: Sets,
 ) -> list[pl.Callback]:
     """What looks on and tells, and may end the run early."""
     evaluation, change = job.settings.evaluation, prepared.change
     return [
+        callbacks.Recorded(devices, job.run.record),
         callbacks.LossParts(job.say, job.run.record),
         callbacks.ProgressBar(job.say, num_steps=course.num_steps),
         callbacks.Watch(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from parakeet_ft import preflight
+from parakeet_ft.data.corpus import Corpus
 from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.errors import UserError
 from parakeet_ft.model.checkpoints import CHECKPOINTS
@@ -180,6 +181,7 @@ def test_help_and_mistakes_import_neither_torch_nor_nemo_and_leave_no_file(argum
 
 def test_a_run_without_guard_or_with_few_words_to_choose_by_is_warned():
     few, many = ([Utterance("a.wav", 1.0, "one two three four")] * count for count in (1, 50))
+    few, many = Corpus.of(few), Corpus.of(many)
     assert preflight.check_choice({"validation": many, "guard_validation": many}) == []
     alone, blind = preflight.check_choice({"validation": few})
     assert "no guard set" in alone and "holds 4 words: one word is 25.0 points" in blind

@@ -55,6 +55,8 @@ def expand(name: str) -> list[Source]:
     if name.startswith("bundled:"):
         name = str(DEMO / name.removeprefix("bundled:"))
     if not storage.is_remote(name):
+        if not (os.path.exists(name) or RANGE.search(name)):
+            _no_manifest(name)
         name = os.path.abspath(name)
     if storage.is_folder(name):
         return _of_folder(name)

@@ -111,9 +111,9 @@ def read_all(named: Sequence[WeightedManifest], *, needs_text: bool = True) -> l
     sources = [source for one in named for source in expand(one.manifest)]
     found = [u for source in sources for u in stream(source, needs_text=needs_text)]
     if not found:
+        fields = "audio_filepath, duration and text" if needs_text else "audio_filepath, duration"
         raise ManifestError(
-            f"{describe(named)} holds no utterance. Expected at least one JSON line with "
-            "audio_filepath, duration and text."
+            f"{describe(named)} holds no utterance. Expected at least one JSON line with {fields}."
         )
     return found
 

@@ -203,7 +203,9 @@ class Data(Group):
     guard_test: tuple[WeightedManifest, ...] = setting(NO_MANIFESTS, into=weighted)
     replay: Replay
     allow_overlap: bool = setting(FLAG)
-    batch_seconds: float | str = setting(either("auto", number(above=0, most=100_000)))
+    batch_seconds: float | str | None = setting(
+        optional(either("auto", number(above=0, most=100_000)))
+    )
     effective_batch_seconds: float | None = setting(optional(number(above=0, most=10_000_000)))
     num_workers: int | str = setting(either("auto", whole(low=0, most=1024)))
     augmentation: Augmentation
@@ -276,6 +278,7 @@ class Optim(Group):
     weight_decay: float = setting(number(low=0, most=1))
     warmup_ratio: float = setting(number(low=0, below=1))
     min_lr_ratio: float = setting(SHARE)
+    states: int | str = setting(Rule("32 or 8bit", lambda value: str(value) in ("32", "8bit")))
     gradient_clip: float = setting(number(low=0, most=1_000_000))
     accumulate: int = setting(whole(most=100_000))
     max_bad_batches: int = setting(whole(low=0))
@@ -311,6 +314,8 @@ class Trainer(Group):
         )
     )
     timeout_minutes: float = setting(number(above=0, most=100_000))
+    tf32: bool = setting(FLAG)
+    activation_checkpointing: bool | str = setting(either("auto", FLAG))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -430,6 +435,12 @@ class Finetune(Group):
             "distillation.weight": self.distillation.weight,
         }
         asked = [key for key, value in wanted.items() if value]
+        if self.trainer.strategy == "fsdp" and str(self.optim.states) == "8bit":
+            raise UserError(
+                "optim.states=8bit with trainer.strategy=fsdp: not supported, as fsdp divides "
+                "tensors within their blocks of 256. Use optim.states=32: each rank holds its "
+                "share of the states only."
+            )
         if self.trainer.strategy == "fsdp" and asked:
             raise UserError(
                 f"{' and '.join(asked)} with trainer.strategy=fsdp: not supported, as no rank "

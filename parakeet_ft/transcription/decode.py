@@ -15,7 +15,7 @@ import torch
 from parakeet_ft.data.audio import AudioError
 from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.distributed import ranks
-from parakeet_ft.model import parts, quick_features
+from parakeet_ft.model import features, parts
 from parakeet_ft.model.attention import attention, reserve_positions, set_attention
 from parakeet_ft.transcription.decoding import disable_cuda_graphs, fresh_cuda_graphs
 from parakeet_ft.transcription.encoding import Encoded, Encoder, float32_as
@@ -65,9 +65,9 @@ def _exact_features(model: Any) -> Iterator[None]:
     featurizer = model.preprocessor.featurizer
     before = featurizer.dither, featurizer.pad_to
     featurizer.dither, featurizer.pad_to = 0.0, 0
-    is_quick = parts.device(model).type == "cpu" and quick_features.can_be_quick(featurizer)
+    is_quick = parts.device(model).type == "cpu" and features.can_be_quick(featurizer)
     if is_quick:
-        featurizer.forward = functools.partial(quick_features.quick_features, featurizer)
+        featurizer.forward = functools.partial(features.quick_features, featurizer)
     try:
         yield
     finally:

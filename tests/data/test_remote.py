@@ -19,6 +19,8 @@ from parakeet_ft.data.shards import write_shards
 from parakeet_ft.errors import UserError
 from parakeet_ft.settings.finetune import weighted
 
+WORDS = ("alfa", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel")
+
 
 class Handler(http.server.SimpleHTTPRequestHandler):
     """Files with ranges (which Python's own server lacks), and faults on request."""
@@ -84,7 +86,7 @@ def corpus(tmp_path_factory):
     rows = []
     for i in range(8):
         soundfile.write(folder / f"{i}.flac", 0.1 * rng.standard_normal(8000 + 800 * i), 16000)
-        rows.append(Utterance(f"{i}.flac", 0.5 + 0.05 * i, f"text {i}"))
+        rows.append(Utterance(f"{i}.flac", 0.5 + 0.05 * i, f"squawk {WORDS[i]}"))
     write_manifest(rows, folder / "m.jsonl")
     for layout in ("nemo", "shar"):
         write_shards(
@@ -227,6 +229,29 @@ def test_a_missing_package_is_named_with_what_installs_it(monkeypatch):
     assert "needs the package s3fs" in message and "parakeet-ft[storage]" in message
 
 
+def test_a_run_checks_and_maps_what_lies_elsewhere_and_leaves_nothing_half_read(
+    corpus, serve, tmp_path, monkeypatch
+):
+    from parakeet_ft import preflight
+
+    server = serve(corpus)
+    scored = tmp_path / "dev.jsonl"
+    soundfile.write(tmp_path / "dev.flac", 0.1 * np.ones(16000), 16000)
+    write_manifest([Utterance("dev.flac", 1.0, "squawk")], scored)
+    named = f"[{server.url}/shar,{{manifest: {server.url}/nemo, weight: 2}}]"
+    command = ["model=tiny", f"data.train={named}", f"data.validation={scored}"]
+    _, settings, sets = preflight.check_finetune(command)
+    assert [part.weight for part in sets["train"].parts] == [1.0, 2.0]
+    expected = heard(read(corpus / "nemo"))
+    assert heard(sets["train"][:8]) == heard(sets["train"][8:]) == expected
+    server.asked.clear()
+    again = preflight.read_manifests(settings.data)["train"]
+    assert list(again) == list(sets["train"])
+    assert not [path for path, _ in server.asked if path.endswith((".tar", ".gz"))]
+    facts = preflight.set_facts(settings.data)["train"]
+    assert facts["path"][1] == {"manifest": f"{server.url}/nemo", "weight": 2}
+
+
 @pytest.fixture(scope="module")
 def bucket(corpus):
     """s3://speech with the corpus in it, on moto's server."""
@@ -267,7 +292,9 @@ def test_the_identity_of_an_object_changes_with_its_content(corpus, bucket):
     before = sources.identity(weighted("s3://speech/m.jsonl"))
     assert sources.identity(weighted("s3://speech/m.jsonl")) == before
     text = (corpus / "m.jsonl").read_text()
-    bucket.put_object(Bucket="speech", Key="m.jsonl", Body=text.replace("text 1", "text 9"))
+    bucket.put_object(
+        Bucket="speech", Key="m.jsonl", Body=text.replace("squawk bravo", "squawk golf")
+    )
     assert sources.identity(weighted("s3://speech/m.jsonl")) != before
 
 
