@@ -36,6 +36,7 @@ from parakeet_ft.training import (
     checkpointer,
     checkpoints,
     distillation,
+    feeding,
     fine_tuner,
     loggers,
     lora,
@@ -288,15 +289,20 @@ def fit(
     """Training, from where it was stopped if it was."""
     settings, devices = job.settings, student.devices
     tuner = _build_tuner(job, student, prepared, course, before, sets)
+    reading = feeding.choose_workers(
+        settings.data.num_workers, course.plan, student.model, course.batching
+    )
     loader = loaders.train_loader(
         course.plan,
         student.model,
         num_batches=course.num_steps * course.optimizer["accumulate"],
-        num_workers=settings.data.num_workers,
+        num_workers=reading.num_workers,
         rank=ranks.rank(),
         start=checkpoints.position_of(job.resume_from),
     )
     _record_course(job, student, prepared, course, tuner, loader)
+    job.run.record(feeding=reading.facts())
+    job.say.lines([reading.line()])
     job.say.phase("fine-tuning")
     if job.resume_from:
         checkpoints.check_same_model(job.resume_from, student.model)
@@ -321,6 +327,7 @@ def fit(
             adaptation.Unfreezing(prepared.learning),
             *([moving] if moving else []),
             *_watching(job, devices, prepared, course, before, sets),
+            feeding.Waiting(job.say, job.run.record, loader, reading),
             *extra_callbacks,
             saver,
         ],

@@ -207,7 +207,7 @@ class Data(Group):
         optional(either("auto", number(above=0, most=100_000)))
     )
     effective_batch_seconds: float | None = setting(optional(number(above=0, most=10_000_000)))
-    num_workers: int = setting(whole(low=0, most=1024))
+    num_workers: int | str = setting(either("auto", whole(low=0, most=1024)))
     augmentation: Augmentation
 
     def as_config(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ import torch
 from parakeet_ft.data.audio import AudioError
 from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.distributed import ranks
-from parakeet_ft.model import parts
+from parakeet_ft.model import features, parts
 from parakeet_ft.model.attention import attention, reserve_positions, set_attention
 from parakeet_ft.transcription.decoding import disable_cuda_graphs, fresh_cuda_graphs
 from parakeet_ft.transcription.encoding import Encoded, Encoder, float32_as
@@ -59,15 +60,20 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
 @contextlib.contextmanager
 def _exact_features(model: Any) -> Iterator[None]:
     """No dither and no padding of features, as NeMo's transcribe() (parts/mixins/transcription.py,
-    3.0.0).
+    3.0.0); on a CPU the same in less time.
     """
     featurizer = model.preprocessor.featurizer
     before = featurizer.dither, featurizer.pad_to
     featurizer.dither, featurizer.pad_to = 0.0, 0
+    is_quick = parts.device(model).type == "cpu" and features.can_be_quick(featurizer)
+    if is_quick:
+        featurizer.forward = functools.partial(features.quick_features, featurizer)
     try:
         yield
     finally:
         featurizer.dither, featurizer.pad_to = before
+        if is_quick:
+            del featurizer.forward
 
 
 @contextlib.contextmanager
