@@ -127,16 +127,14 @@ def start(manifest: Path) -> None:
     preflight.check_machine(settings, sets, run_dir=manifest.parent)
     lap("machine")
     plan = plan_of(sets["train"])
-    lap("torch")
+    lap("plan")
     from parakeet_ft.training import budget
 
     steps = budget.num_steps(plan, epochs=5, hours=None, steps=None, accumulate=1)
     lap("steps of five passes")
     plan.describe()
     lap("describe")
-    from parakeet_ft.batches.plan import BatchSequence
-
-    next(iter(BatchSequence(plan, rank=0, stop=1)))
+    plan.batch_at(0, rank=0)
     lap("first batch")
     print(json.dumps({"steps": steps, "took": took}))
 

@@ -486,7 +486,7 @@ def choose_weights(
         tuner.scoring_precision = "32"
         val_wer = tuner.evaluate()["val_wer"]
     ranks.add([])  # no rank reads it any more
-    ranks.on_first(job.base_file.unlink)
+    ranks.on_first(lambda: job.base_file.unlink(missing_ok=True))
     say.candidates(candidates)
     if prepared.change.new and job.settings.evaluation.interpolation:
         say.lines(

@@ -204,3 +204,32 @@ def test_a_replay_ratio_without_speech_to_mix_in_is_warned():
         assert preflight.check_replay(preflight.read_command(own + given)[1].data) == []
     (line,) = preflight.check_replay(preflight.read_command([*own, "data.replay.ratio=2"])[1].data)
     assert "data.replay.ratio=2 does nothing without data.replay.manifest" in line
+
+
+def test_a_second_start_skips_what_an_earlier_one_found_right_and_says_so(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("PARAKEET_FT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("parakeet_ft.data.corpus.SMALL", 0)
+    monkeypatch.setattr("parakeet_ft.data.manifest_blocks.num_cores", lambda: 1)
+    settings = preflight.check_settings(composed())
+    first = preflight.check_inputs(settings)
+    assert capsys.readouterr().out.count("once for all runs") == 6
+    for name in (
+        "data.corpus.blocks_of",
+        "data.overlap.check_overlap",
+        "tokenizer.sentencepiece_model.coverage",
+    ):
+        monkeypatch.setattr(f"parakeet_ft.{name}", lambda *a, n=name, **k: pytest.fail(n))
+    second = preflight.check_inputs(settings)
+    told = capsys.readouterr().out
+    assert told.count("audio files were found by an earlier run") == 6
+    assert {key: list(found) for key, found in second.items()} == {
+        key: list(found) for key, found in first.items()
+    }
+
+
+def test_the_bundled_demo_leaves_nothing_in_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("PARAKEET_FT_CACHE", str(tmp_path / "cache"))
+    preflight.check_inputs(preflight.check_settings(composed()))
+    assert not (tmp_path / "cache").exists()

@@ -11,7 +11,8 @@ import torch
 
 from parakeet_ft.batches import READY_BATCHES
 from parakeet_ft.batches.augmentation import Augmentation
-from parakeet_ft.batches.plan import BatchSequence, Plan
+from parakeet_ft.batches.plan import Plan
+from parakeet_ft.batches.sequence import BatchSequence
 from parakeet_ft.data.audio import hold_members, read_utterance
 from parakeet_ft.data.audio_file import InMemory
 from parakeet_ft.data.manifest import Utterance

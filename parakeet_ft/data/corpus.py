@@ -140,6 +140,14 @@ class Corpus(Sequence[Utterance]):
         for part in self.parts:
             yield from part.rows.strings["texts"]
 
+    def speakers(self) -> list[str | None]:
+        """The speaker of each utterance."""
+        found: list[str | None] = []
+        for part in self.parts:
+            names = [*part.rows.strings["speakers"], None]  # -1: none
+            found += [names[i] for i in part.rows.numbers["speaker_ids"].tolist()]
+        return found
+
     def spoken(self) -> Texts:
         """The texts, with their words for tokenizers."""
         return Texts(

@@ -17,7 +17,8 @@ from parakeet_ft.batches.augmentation import (
     telephone,
 )
 from parakeet_ft.batches.loaders import BatchDataset, augmentation_facts, train_loader
-from parakeet_ft.batches.plan import BatchSequence, Plan
+from parakeet_ft.batches.plan import Plan
+from parakeet_ft.batches.sequence import BatchSequence
 from parakeet_ft.data.manifest import Utterance, read_manifest
 from parakeet_ft.errors import UserError
 from parakeet_ft.model.parts import spec_augment_facts

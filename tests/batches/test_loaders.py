@@ -11,7 +11,8 @@ import torch
 from parakeet_ft.batches import loaders
 from parakeet_ft.batches.loaders import BatchDataset, as_float, in_16_bits
 from parakeet_ft.batches.passes import draw_replay, plan_pass
-from parakeet_ft.batches.plan import BatchSequence, Plan
+from parakeet_ft.batches.plan import Plan
+from parakeet_ft.batches.sequence import BatchSequence
 from parakeet_ft.data.manifest import Utterance, read_manifest
 from parakeet_ft.errors import UserError
 from parakeet_ft.training.budget import describe, num_steps

@@ -2,12 +2,15 @@
 
 import json
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from parakeet_ft.batches.passes import Pass, Twister, draw_replay, plan_pass, weighted
-from parakeet_ft.batches.plan import BatchSequence, Plan
+from parakeet_ft.batches.plan import Plan
+from parakeet_ft.batches.sequence import BatchSequence
 from parakeet_ft.data.corpus import Corpus
 from parakeet_ft.data.manifest import Utterance
 
@@ -166,3 +169,20 @@ def test_a_pass_is_a_sequence_of_lists_with_ends():
     assert list(found) == [[4, 5], [6]] and found[-1] == [6] and found[:1] == [[4, 5]]
     with pytest.raises(IndexError, match="batch 2 of 2"):
         found[2]
+
+
+def test_passes_planned_ahead_by_several_processes_are_those_of_one(tmp_path, monkeypatch):
+    corpus = corpus_in_cache(tmp_path, monkeypatch)
+    monkeypatch.setattr("parakeet_ft.batches.plan.num_cores", lambda: 2)
+    in_memory = plan_of(list(corpus), num_domain=400)
+    expected = [list(in_memory.batches_of_pass(number)) for number in range(3)]
+    plan_of(corpus, num_domain=400).plan_ahead(range(3))
+    monkeypatch.setattr(Plan, "_plan", lambda self, number: pytest.fail("planned again"))
+    ahead = plan_of(corpus, num_domain=400)
+    assert [list(ahead.batches_of_pass(number)) for number in range(3)] == expected
+
+
+def test_the_plan_imports_no_torch():
+    code = "import sys, parakeet_ft.batches.plan\nprint('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "False\n", done.stderr

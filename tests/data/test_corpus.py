@@ -98,6 +98,7 @@ def test_good_lines_are_what_read_manifest_gives(cached, tmp_path, end, last, sm
     assert found.durations.tolist() == [u.duration for u in expected]
     assert list(found.texts()) == [u.text for u in expected]
     assert set(found.paths()) == {u.audio_filepath for u in expected}
+    assert found.speakers() == [u.speaker for u in expected]
     assert found.num_words == sum(len(u.text.split()) for u in expected)
     assert found.most_characters == max(len(u.text) for u in expected)
     assert found.text_sizes.tolist() == [len(u.text.encode()) for u in expected]
