@@ -1,4 +1,4 @@
-"""Counts where the host asks a device for a value, on any device: calls that would wait for a GPU."""
+"""Counts where the host asks for a value, on any device: the calls that would wait for a GPU."""
 
 import collections
 import traceback

@@ -9,11 +9,10 @@ what it would have seen.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from parakeet_ft.batches import passes
 from parakeet_ft.batches.augmentation import Augmentation
@@ -21,9 +20,12 @@ from parakeet_ft.batches.passes import Pass, draw_replay, plan_pass, weighted
 from parakeet_ft.data import cache
 from parakeet_ft.data.corpus import Corpus, durations_of
 from parakeet_ft.data.manifest import Utterance
+from parakeet_ft.data.parallel import num_cores, open_executor
 from parakeet_ft.files import json_hash
 
 KEPT_PASSES = 2
+# Passes of ten million utterances that are planned at once take half a GB each.
+MOST_JOBS = 8
 # First and last + 1 index, weight.
 Span = tuple[int, int, float]
 
@@ -123,10 +125,32 @@ class Plan:
 
     def batch_at(self, position: int, *, rank: int) -> list[int]:
         """The utterances that a rank learns after `position` batches."""
-        return [
-            i % len(self.utterances)
-            for i in next(iter(BatchSequence(self, rank=rank, start=position, stop=position + 1)))
-        ]
+        number, step = self.place_of(position)
+        return self.batches_of_pass(number)[step * self.num_ranks + rank]
+
+    def place_of(self, position: int) -> tuple[int, int]:
+        """The pass, and the step in it, of a rank's batch after `position` others."""
+        number = 0
+        while position >= (steps := self.steps_of_pass(number)):
+            position -= steps
+            number += 1
+        return number, position
+
+    def plan_ahead(self, numbers: Iterable[int]) -> None:
+        """Plan passes side by side, a process for each, where planning takes long: of a corpus in
+        the cache, by the first process of a node that asks.
+        """
+        names = {number: self._name_of(number) for number in numbers}
+        if len(names) < 2 or None in names.values():
+            return
+        with cache.locked(f"ahead-{names[min(names)]}") as root:
+            waiting = [number for number in names if not (root / str(names[number])).is_dir()]
+            jobs = min(num_cores(), len(waiting), MOST_JOBS)
+            if jobs < 2:
+                return
+            bare = dataclasses.replace(self)  # without the passes that this process holds
+            with open_executor(jobs=jobs, bare=True) as executor:
+                list(executor().map(bare.steps_of_pass, waiting))
 
     def describe(self, number: int = 0) -> dict[str, Any]:
         """What a pass looks like: numbers of batches and utterances, seconds of audio and their
@@ -153,33 +177,3 @@ class Plan:
         domain, replay = self._spans()
         seconds = sum(weight * float(durations[a:b].sum()) for a, b, weight in domain)
         return seconds * (1 + (self.replay_ratio if replay else 0)) / 3600
-
-
-class BatchSequence(torch.utils.data.Sampler):
-    """The batches of one rank, pass after pass, from batch `start` to batch `stop`: the position is
-    one number.
-
-    Indices count on through the passes, utterance + pass * number of utterances, so that each tells
-    both.
-    """
-
-    def __init__(self, plan: Plan, *, rank: int, stop: int, start: int = 0) -> None:
-        self.plan = plan
-        self.rank = rank
-        self.start = start
-        self.stop = stop
-
-    def __len__(self) -> int:
-        return self.stop
-
-    def __iter__(self) -> Iterator[list[int]]:
-        first = number = 0  # the position at which pass `number` begins
-        while first < self.stop:
-            batches = self.plan.batches_of_pass(number)
-            steps = len(batches) // self.plan.num_ranks
-            shift = number * len(self.plan.utterances)
-            for step in range(max(0, self.start - first), min(steps, self.stop - first)):
-                batch = batches[step * self.plan.num_ranks + self.rank]
-                yield [index + shift for index in batch]
-            first += steps
-            number += 1

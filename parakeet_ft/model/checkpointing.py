@@ -23,9 +23,9 @@ def layers_computed_twice(model: Any, on: bool = True) -> Iterator[None]:
     copies (FSDP makes one) are as without.
     """
     layers = list(model.encoder.layers) if on else []
-    before = [type(layer) for layer in layers]
-    for layer in layers:
-        layer.__class__ = _checkpointed(type(layer))
+    before: list[Any] = [type(layer) for layer in layers]
+    for layer, kind in zip(layers, before, strict=True):
+        layer.__class__ = _checkpointed(kind)
     try:
         yield
     finally:
@@ -39,7 +39,7 @@ def is_on(model: Any) -> bool:
 
 
 @functools.cache
-def _checkpointed(kind: type[torch.nn.Module]) -> type[torch.nn.Module]:
+def _checkpointed(kind: Any) -> Any:
     """`kind`, whose forward pass keeps its inputs alone."""
 
     def forward(self: Any, *inputs: Any, **named: Any) -> Any:
@@ -60,7 +60,7 @@ def _contexts(layer: torch.nn.Module) -> tuple[Any, Any]:
 
 @contextlib.contextmanager
 def _statistics_apart(layer: torch.nn.Module) -> Iterator[None]:
-    """Inside, BatchNorm moves copies of its statistics: they have learnt from this batch already."""
+    """Inside, BatchNorm moves copies of its statistics: they know this batch already."""
     norms = [
         (module, dict(module._buffers))
         for module in layer.modules()

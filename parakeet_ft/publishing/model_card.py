@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from parakeet_ft.data import sources
+from parakeet_ft.data.corpus import Corpus
 from parakeet_ft.errors import UserError
 from parakeet_ft.model import checkpoints
 from parakeet_ft.model.checkpoints import BUNDLED, CHECKPOINTS, PUBLISHED
@@ -76,11 +77,11 @@ def data_facts(manifests: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
         try:
             named = weighted(manifest["path"])
             if sources.identity(named) == manifest["sha256"]:
-                found = sources.read_all(named)
+                found = Corpus.open(named)
                 row |= {
                     "utterances": len(found),
-                    "hours": sum(u.duration for u in found) / 3600,
-                    "speakers": num_speakers([u.speaker for u in found]),
+                    "hours": sum(found.durations.tolist()) / 3600,
+                    "speakers": num_speakers(found.speakers()),
                 }
         except (OSError, UserError):
             pass

@@ -25,6 +25,7 @@ class AdamW(torch.optim.AdamW):
     def __init__(self, params: Any, **settings: Any) -> None:
         super().__init__(params, **settings, fused=True)
         self.lost: torch.Tensor | None = None
+        self.found_inf: torch.Tensor | None = None
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -142,7 +143,9 @@ class LeanAdamW(torch.optim.Optimizer):
             else:
                 state[name] = torch.zeros_like(parameter, dtype=torch.uint8)
                 scales = parameter.numel() // BLOCK
-                state[f"{name}_scale"] = torch.zeros(scales, device=parameter.device)
+                state[f"{name}_scale"] = torch.zeros(
+                    scales, dtype=torch.float32, device=parameter.device
+                )
         return state
 
 
@@ -175,12 +178,17 @@ class _Moment:
 @functools.cache
 def _table(signed: bool, device: torch.device) -> torch.Tensor:
     """The 256 values of 8 bits."""
-    return torch.tensor(_values(signed), device=device)
+    return torch.tensor(_values(signed), dtype=torch.float32, device=device)
 
 
 @functools.cache
 def _values(signed: bool) -> list[float]:
-    return _torchao().create_dynamic_map(signed)
+    kind = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)  # in which torchao counts, and bf16-true is none
+    try:
+        return _torchao().create_dynamic_map(signed)
+    finally:
+        torch.set_default_dtype(kind)
 
 
 @functools.cache

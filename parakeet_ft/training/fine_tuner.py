@@ -10,11 +10,13 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.plugins import MixedPrecision, Precision
 from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
+from lightning.pytorch.strategies import DDPStrategy
 
+from parakeet_ft.batches.loaders import as_float
 from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.distributed import ranks, sharding
 from parakeet_ft.errors import UserError
-from parakeet_ft.model import parts
+from parakeet_ft.model import checkpointing, parts
 from parakeet_ft.model.objective import (
     prediction_network_runs_in_float32,
     training_loss,
@@ -28,6 +30,7 @@ from parakeet_ft.training.distillation import Teacher
 from parakeet_ft.training.optim import build_optimizer
 from parakeet_ft.training.verdicts import Known, Verdicts
 from parakeet_ft.transcription.decode import transcribe
+from parakeet_ft.transcription.encoding import float32_products
 
 
 def seed_everything(seed: int) -> None:
@@ -58,6 +61,8 @@ class Devices(TypedDict):
     strategy: str
     precision: str
     timeout_minutes: float
+    tf32: bool
+    activation_checkpointing: bool | str
 
 
 def resolve(
@@ -68,9 +73,12 @@ def resolve(
     strategy: str,
     precision: str | int,
     timeout_minutes: float,
+    tf32: bool,
+    activation_checkpointing: bool | str,
 ) -> Devices:
-    """What `auto` means here: accelerator, device, ranks, strategy and precision. Raises UserError
-    for what this machine or these ranks are not.
+    """What `auto` means here: accelerator, device, ranks, strategy and precision; of activation
+    checkpointing parakeet_ft.training.memory says it. Raises UserError for what this machine or
+    these ranks are not.
     """
     place = ranks.find_place()
     _check_started("devices", devices, place.ranks_per_node)
@@ -109,6 +117,8 @@ def resolve(
         "strategy": strategy,
         "precision": precision,
         "timeout_minutes": timeout_minutes,
+        "tf32": tf32 and accelerator == "gpu",
+        "activation_checkpointing": activation_checkpointing,
     }
 
 
@@ -161,9 +171,11 @@ class FineTuner(pl.LightningModule):
         teacher: Teacher | None = None,
         bad_batches: BadBatches | None = None,
         precision: str = "32-true",
+        scoring_precision: str = "32",
         seed: int = 0,
     ) -> None:
         super().__init__()
+        self.scoring_precision = scoring_precision
         self.rounding_seed = seed if precision == "bf16-true" else None
         self.bad_batches, self.verdicts = bad_batches, Verdicts(bad_batches)
         self.step_is_lost = False  # known here already: memory ran out in the only rank
@@ -248,10 +260,8 @@ class FineTuner(pl.LightningModule):
         """A loss whose gradients are zeros: what a rank without a loss gives the others, who wait
         for its gradients.
         """
-        learning = (p for p in self.model.parameters() if p.requires_grad)
-        return sum(
-            (0 * p.flatten()[:1].sum() for p in learning), torch.zeros((), device=self.device)
-        )
+        learning = [p for p in self.model.parameters() if p.requires_grad]
+        return torch.stack([0 * p.flatten()[0].float() for p in learning]).sum()
 
     def _losses(self, batch: tuple[torch.Tensor, ...]) -> dict[str, torch.Tensor]:
         losses = training_loss(self.model, *batch)
@@ -381,6 +391,10 @@ class FineTuner(pl.LightningModule):
             "lr_scheduler": {"scheduler": self.scheduler, "interval": "step"},
         }
 
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Samples become floats on the device: half as much has to get there."""
+        return (as_float(batch[0]), *batch[1:]) if isinstance(batch, list | tuple) else batch
+
     def validation_step(self, batch: Any, batch_index: int) -> None:
         """Nothing: the validation sets are decoded whole at the end, sorted by length."""
 
@@ -449,7 +463,11 @@ class FineTuner(pl.LightningModule):
 
         texts = ranks.divide(
             lambda mine: transcribe(
-                self.whole, mine, batch_seconds=self.batch_seconds, on_frames=count
+                self.whole,
+                mine,
+                batch_seconds=self.batch_seconds,
+                precision=self.scoring_precision,
+                on_frames=count,
             ),
             self.sets[key],
         )
@@ -504,15 +522,33 @@ def fit(
     if rank := ranks.rank():
         torch.manual_seed(torch.initial_seed() + rank)  # other dropout and masks than rank 0's
     # Ranks would ask each other for the longest audio of each batch, and wait for the answer, to
-    # make tables alike that need not be (conformer_encoder.py of NeMo 3.0.0, update_max_seq_length).
-    tuner.whole.encoder.sync_max_audio_length = False
+    # make tables alike that need not be (NeMo 3.0.0, conformer_encoder.py, update_max_seq_length).
+    encoder: Any = tuner.whole.encoder
+    encoder.sync_max_audio_length = False
     if devices["strategy"] == "ddp":
         exclude_tables(tuner)
-    with signals.restored():
+    twice = devices["activation_checkpointing"] is True
+    with (
+        signals.restored(),
+        float32_products(tf32=devices["tf32"]),
+        checkpointing.layers_computed_twice(tuner.whole, twice),
+    ):
         # Lightning runs its validation hooks only with a loader; one dummy batch serves, as the
         # tuner decodes whole sets.
         dummy: Any = torch.utils.data.DataLoader([0], batch_size=None)  # type: ignore[arg-type]
         trainer.fit(tuner, loader, dummy, ckpt_path=resume_from)
+
+
+def live(trainer: pl.Trainer, tuner: FineTuner) -> dict[str, Any]:
+    """How a step is made, read from the objects that make it: for run.json."""
+    ddp = trainer.strategy.model
+    return {
+        "optimizer": type(tuner.optimizer).__name__,
+        "tf32": torch.backends.cuda.matmul.fp32_precision == "tf32",
+        "activation_checkpointing": checkpointing.is_on(tuner.model),
+        "gradient_as_bucket_view": getattr(ddp, "gradient_as_bucket_view", None),
+        "static_graph": getattr(ddp, "static_graph", None),
+    }
 
 
 def exclude_tables(tuner: FineTuner) -> None:
@@ -533,7 +569,11 @@ def exclude_tables(tuner: FineTuner) -> None:
 def _strategy(devices: Devices) -> Any:
     if devices["strategy"] == "fsdp":
         return sharding.strategy(devices["num_ranks"])
-    return "ddp" if devices["strategy"] == "ddp" else "auto"
+    if devices["strategy"] == "ddp":
+        # Gradients lie in the buckets that are exchanged: one copy less. No static graph: without
+        # unused weights there is nothing that DDP looks for in each step.
+        return DDPStrategy(gradient_as_bucket_view=True)
+    return "auto"
 
 
 def _plugins(devices: Devices) -> list[Any]:

@@ -5,6 +5,7 @@ one sentence what is wrong with them.
 import dataclasses
 import gzip
 import json
+import pickle
 import shutil
 import tarfile
 
@@ -14,6 +15,8 @@ import soundfile
 
 from parakeet_ft.data import audio, sources, storage, tars
 from parakeet_ft.data.audio_file import Member
+from parakeet_ft.data.corpus import Corpus
+from parakeet_ft.data.existence import missing_files
 from parakeet_ft.data.layouts import expand, expand_range
 from parakeet_ft.data.manifest import Utterance, read_manifest, write_manifest
 from parakeet_ft.data.parallel import InlineExecutor
@@ -63,6 +66,21 @@ def told(call):
         call()
     assert error.value.code == 2 and "\n" not in str(error.value)
     return str(error.value)
+
+
+@pytest.mark.parametrize("layout", ["nemo", "shar"])
+@pytest.mark.parametrize("small", [True, False])
+def test_a_corpus_of_shards_is_what_its_lines_and_tars_say(shards, layout, small, monkeypatch):
+    monkeypatch.setattr("parakeet_ft.data.corpus.SMALL", 10**9 if small else -1)
+    monkeypatch.setattr("parakeet_ft.data.manifest_blocks.num_cores", lambda: 1)
+    named = weighted([{"manifest": str(shards(layout)), "weight": 0.5}])
+    expected = sources.read_all(named)
+    for _ in range(2):  # the second is the cache's
+        found = Corpus.open(named)
+        assert list(found) == expected and len(expected) == 12 and expected[3].member
+        assert found.spans == [(0, 12, 0.5)] and found.kept != small
+        assert pickle.loads(pickle.dumps(found))[5] == expected[5]
+    assert missing_files(found) == ([], [])
 
 
 @pytest.mark.parametrize("layout", ["nemo", "shar"])

@@ -20,7 +20,15 @@ from parakeet_ft.training.verdicts import Fetched, Verdicts
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 5
-CPU = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "none", "device": "cpu"}
+CPU = {
+    "accelerator": "cpu",
+    "device": "cpu",
+    "devices": 1,
+    "num_nodes": 1,
+    "strategy": "none",
+    "tf32": False,
+    "activation_checkpointing": False,
+}
 
 
 @pytest.fixture
