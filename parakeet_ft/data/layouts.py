@@ -188,7 +188,10 @@ def _shar_source(cuts: str, listed: Sequence[str] = ()) -> Source:
 def _no_manifest(name: str) -> None:
     """Raise the ManifestError for a manifest that is not there."""
     if storage.is_remote(name):
-        raise ManifestError(f"No manifest at {name}. Expected a file of JSON lines.")
+        raise ManifestError(
+            f"No manifest at {name}. Expected a file of JSON lines, or a folder that its server "
+            "lists; shards can also be named by a range, such as manifest__OP_0..7_CL_.json."
+        )
     next(stream_manifest(name))
 
 

@@ -13,10 +13,11 @@ import random
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from parakeet_ft.data.cache import folder as cache_folder
+from parakeet_ft.data import cache
 from parakeet_ft.errors import UserError
 from parakeet_ft.files import atomic_path
 
@@ -84,7 +85,33 @@ def info(name: str) -> dict[str, Any] | None:
 
 def copy_of(name: str) -> str | None:
     """The copy here of a file whose server gives no stretches, if there is one."""
+    if name not in _copies and _gives_whole_files(_server(name)):
+        place = _copy_place(name)
+        if place.is_file():
+            _copies[name] = str(place)
     return _copies.get(name)
+
+
+def _server(name: str) -> str:
+    """Host and port, or bucket."""
+    return name.split("/")[2]
+
+
+@functools.cache
+def _gives_whole_files(server: str) -> bool:
+    """Whether a process of this machine has met a server that gives no stretches."""
+    return cache.read_facts(_whole_files_mark(server)) is not None
+
+
+def _whole_files_mark(server: str) -> str:
+    """What that is called in the cache."""
+    return f"whole-files-{hashlib.sha256(server.encode()).hexdigest()[:32]}"
+
+
+def _copy_place(name: str) -> Path:
+    """Where the copy of a file is, in its present state."""
+    key = hashlib.sha256(f"{name} {state(name)[1]}".encode()).hexdigest()
+    return cache.folder() / f"copy-{key[:32]}"
 
 
 def read(stretches: Sequence[Stretch]) -> list[bytes]:
@@ -135,10 +162,8 @@ def _stretch(name: str, answer: bytes, start: int, length: int) -> bytes:
     """The stretch, where a server may have given all of the file instead, which is then kept."""
     if not 0 <= length < len(answer):
         return answer
-    _complain_once(name.split("/")[2])
-    copy = (
-        cache_folder() / f"copy-{hashlib.sha256(f'{name} {state(name)[1]}'.encode()).hexdigest()}"
-    )
+    _complain_once(_server(name))
+    copy = _copy_place(name)
     with atomic_path(copy) as temporary:
         temporary.write_bytes(answer)
     _copies[name] = str(copy)
@@ -147,10 +172,11 @@ def _stretch(name: str, answer: bytes, start: int, length: int) -> bytes:
 
 @functools.cache
 def _complain_once(server: str) -> None:
-    """Say that a server makes everything slow."""
+    """Say that a server makes everything slow, and remember it for other processes."""
+    cache.write_facts(_whole_files_mark(server), {"server": server})
     print(
         f"{server} gives whole files only (no HTTP ranges): what is read of it is copied to "
-        f"{cache_folder()}",
+        f"{cache.folder()}",
         file=sys.stderr,
     )
 

@@ -23,9 +23,9 @@ def layers_computed_twice(model: Any, on: bool = True) -> Iterator[None]:
     copies (FSDP makes one) are as without.
     """
     layers = list(model.encoder.layers) if on else []
-    before = [type(layer) for layer in layers]
-    for layer in layers:
-        layer.__class__ = _checkpointed(type(layer))
+    before: list[Any] = [type(layer) for layer in layers]
+    for layer, kind in zip(layers, before, strict=True):
+        layer.__class__ = _checkpointed(kind)
     try:
         yield
     finally:

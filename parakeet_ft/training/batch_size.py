@@ -280,13 +280,15 @@ class Trial:
 
         def fits(seconds: float) -> bool:
             torch.cuda.reset_peak_memory_stats()
+            audio, started = 0.0, time.perf_counter()
             try:
-                self.step(seconds)
+                audio = self.step(seconds)
                 fitted = True
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
                 fitted = False
+            taken = time.perf_counter() - started
             if not fitted:  # outside, as the exception holds the graph
                 self.model.zero_grad(set_to_none=True)
                 torch.cuda.empty_cache()
@@ -296,6 +298,7 @@ class Trial:
                     "fits": fitted,
                     "peak_gb": round(torch.cuda.max_memory_allocated() / 1e9, 2),
                 }
+                | ({"audio_per_second": round(audio / taken, 1)} if fitted else {})
             )
             return fitted
 

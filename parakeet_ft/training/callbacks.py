@@ -21,6 +21,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from parakeet_ft.batches.loaders import TimedLoader
 from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.files import atomic_path
 from parakeet_ft.model import parts
@@ -143,9 +144,16 @@ class ProgressBar(pl.Callback):
         padding = 1 - self.audio_seconds * self.rate_hz / max(self.samples, 1)
         return (
             f"loss {self.loss:.3f}  lr {trainer.optimizers[0].param_groups[0]['lr']:.1e}  {scores} "
-            f" {self._speed():.0f} audio s/s  "
+            f" {self._speed():.0f} audio s/s  {self._waiting(trainer)}"
             f"padding {100 * padding:.0f} %  {memory_gb():.1f} GB"
         )
+
+    def _waiting(self, trainer: pl.Trainer) -> str:
+        """What share of the steps' time audio was waited for, where the loader can tell."""
+        loader = trainer.train_dataloader
+        if not isinstance(loader, TimedLoader):
+            return ""
+        return f"waiting {100 * loader.waiting_share():.0f} %  "
 
     def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.validation_started = time.monotonic()

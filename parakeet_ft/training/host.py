@@ -18,6 +18,7 @@ from parakeet_ft.settings.finetune import Finetune
 from parakeet_ft.training import memory
 
 SHARED_MEMORY = Path("/dev/shm")
+# Of float32 samples: 16-bit ones take half, but a single file of another kind makes its batch so.
 BYTES_PER_SECOND = 16_000 * 4
 # Python, torch and NeMo of one rank (measured on a CPU: training/memory.py).
 SOFTWARE = 1.2e9
@@ -109,9 +110,11 @@ def _shared_memory(
     longest = float(durations_of(utterances).max())
     asked = settings.data.batch_seconds or memory.BATCH_SECONDS
     seconds = longest if isinstance(asked, str) else max(asked, longest)
-    batches = ranks_per_node * settings.data.num_workers * READY_BATCHES
+    # `auto` takes what there is room for.
+    workers = 1 if isinstance(settings.data.num_workers, str) else settings.data.num_workers
+    batches = ranks_per_node * workers * READY_BATCHES
     return Need(
-        f"batches of {settings.data.num_workers} loader worker(s) in {SHARED_MEMORY}",
+        f"batches of {workers} loader worker(s) in {SHARED_MEMORY}",
         batches * seconds * BYTES_PER_SECOND,
         free_on_disk(SHARED_MEMORY),
         "Give a container more (docker run --shm-size=8g), or use fewer data.num_workers.",

@@ -88,7 +88,7 @@ def host_copy(content: Any, *, live: Container[int] | None = None) -> Any:
     the rest was gathered from other ranks, the rest is not copied once more.
     """
     copied = _copied(content, live)
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         torch.cuda.synchronize()  # copies to pinned memory return before they are done
     return copied
 
@@ -110,15 +110,17 @@ def _copied(content: Any, live: Container[int] | None) -> Any:
 def _copied_tensor(tensor: torch.Tensor, live: Container[int] | None) -> torch.Tensor:
     if tensor.device.type == "cpu" and live is not None and tensor.data_ptr() not in live:
         return tensor
-    if tensor.device.type != "cuda" or type(tensor) is not torch.Tensor:
-        return tensor.to("cpu", copy=True)
+    if tensor.device.type == "cpu":
+        return tensor.clone()
+    if type(tensor) is not torch.Tensor:
+        return tensor.to("cpu")
     pinned = torch.empty_like(tensor, device="cpu", pin_memory=True)
     return pinned.copy_(tensor, non_blocking=True)
 
 
 def free_pinned_memory() -> None:
     """Give back what torch keeps of the copies for the next ones."""
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         torch.accelerator.empty_host_cache()
 
 

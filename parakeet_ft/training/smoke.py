@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from parakeet_ft.batches.loaders import BatchDataset
+from parakeet_ft.batches.loaders import BatchDataset, as_float
 from parakeet_ft.data.corpus import durations_of
 from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.model import parts
@@ -119,7 +119,8 @@ def overfit(
     """
     device, started = parts.device(model), time.monotonic()
     dataset = BatchDataset(utterances, model.tokenizer.text_to_ids, rate_hz=parts.rate_hz(model))
-    batch = [tensor.to(device) for tensor in dataset[list(range(len(utterances)))][:4]]
+    audio, *others = (tensor.to(device) for tensor in dataset[list(range(len(utterances)))])
+    batch = [as_float(audio), *others]
     still(model)
     optimizer = torch.optim.AdamW(
         [p for p in model.parameters() if p.requires_grad],

@@ -21,8 +21,9 @@ from parakeet_ft.model import parts
 # frames (B).
 Encoded = tuple[torch.Tensor, torch.Tensor]
 Batch = TypeVar("Batch")
-# What of the worst layer fits in a core's cache: beyond, the tiny checkpoint is a quarter slower.
-PIECE_SECONDS = 30.0
+# More at once goes through a core's caches, and is slower a second (measured with the tiny
+# checkpoints at 15 to 240 s).
+PIECE_SECONDS = 60.0
 PRECISIONS = ("32", "tf32", "bf16")
 
 
@@ -40,19 +41,22 @@ def resolve_precision(asked: str, device: torch.device) -> str:
 
 
 @contextlib.contextmanager
-def float32_as(precision: str) -> Iterator[None]:
-    """Inside, products of float32 on a GPU are what they are called, or TF32."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    _allow_tf32(precision == "tf32", precision == "tf32")
+def float32_products(*, tf32: bool) -> Iterator[None]:
+    """Inside, float32 products on a GPU are made with TF32, or in full; before and after as they
+    were.
+
+    By torch's older names: Lightning 2.4 reads them, and torch 2.13 refuses to tell them once the
+    newer ones (fp32_precision) were set.
+    """
+    cudnn = torch.backends.cudnn
+    before = torch.get_float32_matmul_precision(), cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    cudnn.allow_tf32 = tf32
     try:
         yield
     finally:
-        _allow_tf32(*before)
-
-
-def _allow_tf32(in_products: bool, in_convolutions: bool) -> None:
-    torch.backends.cuda.matmul.allow_tf32 = in_products
-    torch.backends.cudnn.allow_tf32 = in_convolutions
+        torch.set_float32_matmul_precision(before[0])
+        cudnn.allow_tf32 = before[1]
 
 
 def encode(
@@ -83,9 +87,10 @@ def padded(
 class Encoder:
     """Encodes batches in threads of its own, in their order; a context, which ends the threads.
 
-    On a CPU each of torch's threads encodes pieces of PIECE_SECONDS alone: several cores on one
-    small layer mostly wait for each other. A longer row is encoded by all of them at once. On a GPU
-    the audio of the next batch is copied while the device works.
+    On a CPU each of torch's threads encodes a piece alone, of its share of the batch or
+    PIECE_SECONDS: several cores on one small layer mostly wait for each other. A longer row is
+    encoded by all of them at once. On a GPU the audio of the next batch is copied while the device
+    works.
     """
 
     def __init__(self, model: Any, *, precision: str = "32") -> None:
@@ -134,9 +139,10 @@ class Encoder:
             assert self.pool
             copied = self.pool.submit(padded, audio, device=self.device)
             return 2, lambda: self._encode(*copied.result())
-        pieces = in_pieces(audio, seconds=PIECE_SECONDS, rate_hz=parts.rate_hz(self.model))
-        is_long = len(max(audio, key=len)) > PIECE_SECONDS * parts.rate_hz(self.model)
-        if self.pool is None or is_long:
+        most = PIECE_SECONDS * parts.rate_hz(self.model)
+        longest = max(map(len, audio))
+        pieces = in_pieces(audio, samples=min(most, longest * len(audio) / self.num_threads))
+        if self.pool is None or longest > most:
             return 1, lambda: joined(self.model, [self._encode_piece(piece) for piece in pieces])
         begun = [self.pool.submit(self._encode_piece, piece) for piece in pieces]
         return len(begun), lambda: joined(self.model, _results(begun))
@@ -152,15 +158,13 @@ def _results(begun: list[Future[Encoded]]) -> list[Encoded]:
     return [future.result() for future in begun]
 
 
-def in_pieces(
-    audio: Sequence[np.ndarray], *, seconds: float, rate_hz: int
-) -> list[Sequence[np.ndarray]]:
-    """Rows in their order, as many together as `seconds` of padded audio hold, at least one."""
+def in_pieces(audio: Sequence[np.ndarray], *, samples: float) -> list[Sequence[np.ndarray]]:
+    """Rows in their order, as many together as so many samples hold with padding, at least one."""
     pieces: list[list[np.ndarray]] = []
     longest = 0
     for row in audio:
         longest = max(longest, len(row))
-        if pieces and longest * (len(pieces[-1]) + 1) <= seconds * rate_hz:
+        if pieces and longest * (len(pieces[-1]) + 1) <= samples:
             pieces[-1].append(row)
         else:
             pieces.append([row])

@@ -145,7 +145,7 @@ def heard(utterances, augment, *, num_ranks, start=0, stop=40):
     )
     dataset = BatchDataset(utterances, lambda text: [1], rate_hz=16000, augmentation=augment)
     return {
-        index: dataset.read(index).numpy().tobytes()
+        index: dataset.read(index).tobytes()
         for rank in range(num_ranks)
         for batch in BatchSequence(plan, rank=rank, start=start, stop=stop // num_ranks)
         for index in batch

@@ -114,6 +114,10 @@ def heard(utterances):
     return {u.text: audio.read_utterance(u).tobytes() for u in utterances}
 
 
+def tokens_of(text):
+    return list(text.encode())
+
+
 def told(call):
     with pytest.raises(UserError) as error:
         call()
@@ -131,14 +135,20 @@ def test_what_a_web_server_holds_is_what_the_folder_holds(corpus, serve, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_server_without_ranges_is_told_of_and_read_whole_once(corpus, serve, name, capfd):
+def test_a_server_without_ranges_is_told_of_and_read_whole_once(
+    corpus, serve, name, capfd, monkeypatch
+):
     server = serve(corpus, ranges=False)
     remote._complain_once.cache_clear()
+    remote._gives_whole_files.cache_clear()
     found = read(f"{server.url}/{name}")
     assert heard(found) == heard(read(corpus / name))
     if name != "m.jsonl":
         assert "gives whole files only" in capfd.readouterr().err
         server.asked.clear()
+        heard(found)
+        monkeypatch.setattr(remote, "_copies", {})  # as in another process
+        remote._gives_whole_files.cache_clear()
         heard(found)
         assert [path for path, _ in server.asked if path.endswith(".tar")] == []
 
@@ -227,6 +237,30 @@ def test_a_missing_package_is_named_with_what_installs_it(monkeypatch):
     monkeypatch.setattr(fsspec, "filesystem", missing)
     message = told(lambda: sources.expand("s3://bucket/m.jsonl"))
     assert "needs the package s3fs" in message and "parakeet-ft[storage]" in message
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_workers_read_elsewhere_though_this_process_did_before(corpus, serve, start):
+    import torch
+
+    from parakeet_ft.batches.loaders import BatchDataset
+
+    server = serve(corpus)
+    found = read(f"{server.url}/nemo")
+    audio.hold_members(found)
+    batches = [[0, 1, 2], [3, 4], [5, 6, 7]]
+    loader = torch.utils.data.DataLoader(
+        BatchDataset(found, tokens_of, rate_hz=16000),
+        sampler=batches,
+        batch_size=None,
+        num_workers=2,
+        multiprocessing_context=start,
+    )
+    expected = heard(read(corpus / "nemo"))
+    for batch, (samples, lengths, *_) in zip(batches, loader, strict=True):
+        for row, index in enumerate(batch):
+            ours = samples[row, : lengths[row]].numpy().tobytes()
+            assert ours == expected[found[index].text]
 
 
 def test_a_run_checks_and_maps_what_lies_elsewhere_and_leaves_nothing_half_read(

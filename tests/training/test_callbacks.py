@@ -229,6 +229,7 @@ def test_a_line_at_each_validation_says_what_matters_and_a_skipped_batch_leaves_
     say = narrator()
     bar = callbacks.ProgressBar(say, num_steps=10)
     trainer = fake_trainer(0)
+    trainer.train_dataloader = None
     trainer.accumulate_grad_batches, trainer.callback_metrics = (
         1,
         {"val_wer": torch.tensor(0.25), "guard_wer": torch.tensor(0.5)},

@@ -64,8 +64,10 @@ def moving_average(run_dir):
 
 
 def rows(run_dir):
+    """By step: a loss is logged when the host hears of it, which is earlier before a checkpoint."""
     with (run_dir / "metrics.csv").open() as file:
-        return [(row["step"], row["train_loss"], row["val_wer"]) for row in csv.DictReader(file)]
+        found = [(row["step"], row["train_loss"], row["val_wer"]) for row in csv.DictReader(file)]
+    return sorted(found, key=lambda row: (int(row[0]), row[1:]))
 
 
 def equal(one, other):
