@@ -238,6 +238,7 @@ def measure(rounds: int = 2) -> dict:
             for _ in range(rounds):
                 for name, root in sides.items():
                     once = timed_steps(root, ranks)
+                    print(f"{ranks} rank(s), {name}: {once}", flush=True)
                     for kind in ("wall", "cpu"):
                         spent[name][kind] += once[kind]
             found[f"{ranks} rank(s)"] = {
