@@ -30,7 +30,7 @@ def main() -> None:
         def read():
             return read_hugging_face(
                 parts,
-                keep_audio_in=source_audio,
+                keep_audio_in=None if args.shards else source_audio,
                 audio_column=args.audio_column,
                 text_column=args.text_column,
                 speaker_column=args.speaker_column,

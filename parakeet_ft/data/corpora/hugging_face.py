@@ -53,13 +53,13 @@ def _is_saved(folder: Path) -> bool:
 def read_hugging_face(
     parts: dict[str, Any],
     *,
-    keep_audio_in: Path,
+    keep_audio_in: Path | None,
     audio_column: str | None = None,
     text_column: str | None = None,
     speaker_column: str | None = None,
 ) -> Iterator[Utterance]:
     """Yield the rows. Audio that the dataset holds as bytes goes to `keep_audio_in`, named by its
-    content; paths are used as they are.
+    content, and is refused without that (UserError); paths are used as they are.
     """
     import datasets
 
@@ -116,7 +116,7 @@ def _further_fields(row: dict[str, Any], *, used: Collection[str | None]) -> dic
     return extra
 
 
-def _audio_path(cell: Any, folder: Path, extra: dict[str, Any]) -> str:
+def _audio_path(cell: Any, folder: Path | None, extra: dict[str, Any]) -> str:
     """The path in a cell, or that of a file with its bytes; without either, a word in `extra`."""
     if isinstance(cell, str):
         return cell
@@ -125,9 +125,14 @@ def _audio_path(cell: Any, folder: Path, extra: dict[str, Any]) -> str:
     name = cell.get("path") or ""
     if not content and not name:
         extra["bad_row"] = "no audio in this row"
-        return str(folder)
+        return str(folder or "")
     if content is None:
         return name
+    if folder is None:
+        raise UserError(
+            "The dataset holds audio as bytes, which become files before they are measured: "
+            "prepare it without --shards, then `python data_prep/shard.py MANIFEST --out DIR`."
+        )
     return str(_written_once(content, folder, suffix=Path(name).suffix))
 
 
