@@ -82,7 +82,7 @@ class Stages:
 @dataclasses.dataclass(frozen=True)
 class AudioJob:
     """One stretch of audio to measure and convert; `duration` 0 means to the end of the file,
-    `target` None that nothing is written.
+    `target` None that nothing is written. Where the stage writes no files, it is a name only.
     """
 
     key: str
@@ -105,10 +105,10 @@ def process_audio(job: AudioJob) -> Measured:
         if (too_long := _too_long(job, source)) is not None:
             return too_long
         samples, rate_hz = audio.decode(source, offset=job.offset, duration=job.duration or None)
-        out_hz = stage.rate_hz if stage.convert else rate_hz
+        out_hz = stage.rate_hz if job.target else rate_hz
         mono16 = as_written(samples, rate_hz, out_hz, stage)
         measured = audio.measure(samples, rate_hz=rate_hz, mono16=mono16, mono16_rate_hz=out_hz)
-        if job.target:
+        if job.target and stage.files:
             audio.write_flac(mono16, Path(job.target), rate_hz=out_hz)
         return measured
     except AudioError as error:
@@ -161,7 +161,7 @@ def audio_job(utterance: Utterance, *, root: Path, out: Path, stage: AudioStage)
     )
     state = _state(utterance.member.file if utterance.member else path)
     target = None
-    if stage.convert and stage.files:
+    if stage.convert:
         name = hashlib.blake2b(identity, digest_size=6).hexdigest()
         target = str(out / "audio" / name[:2] / f"{_stem(path)}-{name}.flac")
     return AudioJob(
@@ -244,7 +244,7 @@ def run_audio_stage(
 
 def _is_lost(job: AudioJob, measured: Measured) -> bool:
     """Whether what was written for a job is no longer there."""
-    if measured.reason is not None or job.target is None:
+    if measured.reason is not None or job.target is None or not job.stage.files:
         return False
     return not os.path.exists(job.target)
 
@@ -515,10 +515,16 @@ def _pins_told(pinned: dict[str, str]) -> str:
 
 
 def rows_with_sources(ledger: Ledger, source: Source) -> Iterator[Row]:
-    """All rows, with where their audio is read from."""
+    """All rows, those that are kept with where their audio is read from, not written to."""
     for row, given in zip(ledger.rows(), source(), strict=True):
-        utterance = dataclasses.replace(row.utterance, pipe=given.pipe, member=given.member)
-        yield dataclasses.replace(row, utterance=utterance)
+        utterance = dataclasses.replace(
+            row.utterance,
+            audio_filepath=given.audio_filepath,
+            offset=given.offset,
+            pipe=given.pipe,
+            member=given.member,
+        )
+        yield dataclasses.replace(row, utterance=utterance) if row.reason is None else row
 
 
 def write_manifests(rows: Iterable[Row], *, out: Path, only_dropped: bool = False) -> Summary:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from parakeet_ft.data.audio import read_audio
 from parakeet_ft.data.corpora.table import read_table
 from parakeet_ft.data.layouts import expand
 from parakeet_ft.data.manifest import read_manifest
@@ -214,8 +215,54 @@ def test_audio_that_changes_after_it_was_measured_is_named(table, tmp_path):
         )
     ledger.close()
     in_shards(copy, tmp_path / "out")
-    found = [u for s in SPLITS for x in expand(str(tmp_path / "out" / s)) for u in stream(x)]
-    assert "sentence number 7" not in {u.text for u in found}, "silence is dropped"
+    texts = {u.text for u in utterances_in(tmp_path / "out")}
+    assert "sentence number 8" in texts and "sentence number 7" not in texts, "it is silence"
+
+
+def utterances_in(folder):
+    """All utterances of the shards in a folder's splits."""
+    found = [folder / split for split in SPLITS if (folder / split).exists()]
+    return [u for split in found for s in expand(str(split)) for u in stream(s)]
+
+
+def test_shards_become_other_shards(shards, tmp_path):
+    names = [shards / split for split in SPLITS]
+    flags = ["--shards", 1, "--jobs", 1]
+    done = call("data_prep/nemo_manifest.py", *names, "--out", tmp_path / "out", *flags)
+    assert done.returncode == 0, done.stderr
+
+    def audio(folder):
+        return {u.text: read_audio(u.member).tobytes() for u in utterances_in(folder)}
+
+    assert audio(tmp_path / "out") == audio(shards)
+    assert "data:audio/mpeg" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_commands_of_kaldi_and_names_that_are_no_utf8_go_into_shards(table, tmp_path):
+    (tmp_path / "k").mkdir()
+    (tmp_path / "k" / "wav.scp").write_text(f"r1 cat {table.parent}/1.wav |\n")
+    (tmp_path / "k" / "text").write_text("r1 from a command\n")
+    flags = ["--shards", 1, "--jobs", 1, "--test-share", 0, "--dev-share", 0]
+    out = tmp_path / "k_out"
+    done = call("data_prep/kaldi.py", tmp_path / "k", "--allow-pipes", "--out", out, *flags)
+    assert done.returncode == 0, done.stderr
+    assert [u.text for u in utterances_in(out)] == ["from a command"]
+    (tmp_path / "f").mkdir()
+    shutil.copy(table.parent / "1.wav", os.fsencode(tmp_path / "f") + b"/\xff.wav")
+    Path(os.fsdecode(os.fsencode(tmp_path / "f") + b"/\xff.txt")).write_text("odd name")
+    done = call("data_prep/from_folder.py", tmp_path / "f", "--out", tmp_path / "f_out", *flags)
+    assert done.returncode == 0, done.stderr
+    assert [u.text for u in utterances_in(tmp_path / "f_out")] == ["odd name"]
+
+
+def test_bytes_in_a_dataset_are_not_made_files_behind_the_back(table, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    row = {"audio": {"bytes": (table.parent / "1.wav").read_bytes(), "path": "1.wav"}, "text": "x"}
+    datasets.Dataset.from_list([row]).save_to_disk(tmp_path / "saved")
+    flags = ["--out", tmp_path / "out", "--shards", 1, "--audio-column", "audio"]
+    done = call("data_prep/hugging_face.py", tmp_path / "saved", *flags)
+    assert done.returncode == 2 and "prepare it without --shards, then" in done.stderr
+    assert not list(tmp_path.glob("out/source/*"))
 
 
 @pytest.mark.parametrize(
