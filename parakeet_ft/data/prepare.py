@@ -514,9 +514,31 @@ def _pins_told(pinned: dict[str, str]) -> str:
     return f"No speaker's hash fell into {given}"
 
 
+def rows_and_sources(ledger: Ledger, source: Source) -> Iterator[tuple[Row, Utterance]]:
+    """All rows, each with the utterance that it is of. Raises UserError if the source has others
+    meanwhile.
+    """
+    given = iter(source())
+    for row in ledger.rows():
+        utterance = next(given, None)
+        if utterance is None:
+            raise changed()
+        yield row, utterance
+    if next(given, None) is not None:
+        raise changed()
+
+
+def changed() -> UserError:
+    """The error to raise where a source is not what it was when it was measured."""
+    return UserError(
+        "What was given has other utterances than when it was measured: files or lines came or "
+        "went meanwhile. Start the same command again."
+    )
+
+
 def rows_with_sources(ledger: Ledger, source: Source) -> Iterator[Row]:
     """All rows, those that are kept with where their audio is read from, not written to."""
-    for row, given in zip(ledger.rows(), source(), strict=True):
+    for row, given in rows_and_sources(ledger, source):
         utterance = dataclasses.replace(
             row.utterance,
             audio_filepath=given.audio_filepath,

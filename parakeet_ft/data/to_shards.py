@@ -20,7 +20,16 @@ from parakeet_ft.data import audio
 from parakeet_ft.data.audio_file import KaldiPipe, Member
 from parakeet_ft.data.ledger import Ledger
 from parakeet_ft.data.manifest import LineFiles, Utterance
-from parakeet_ft.data.prepare import AudioJob, AudioStage, Source, as_written, audio_job, kept_line
+from parakeet_ft.data.prepare import (
+    AudioJob,
+    AudioStage,
+    Source,
+    as_written,
+    audio_job,
+    changed,
+    kept_line,
+    rows_and_sources,
+)
 from parakeet_ft.data.shards import write_shards
 from parakeet_ft.data.splits import SPLITS
 from parakeet_ft.errors import UserError
@@ -91,9 +100,11 @@ def _write_lists(
     shutil.rmtree(lists, ignore_errors=True)
     with contextlib.ExitStack() as stack:
         files = LineFiles(lists, stack)
-        for row, given in zip(ledger.rows(), source(), strict=True):
+        for row, given in rows_and_sources(ledger, source):
             if row.reason is None:
                 job = audio_job(given, root=root, out=out, stage=stage)
+                if job.target != row.utterance.audio_filepath:
+                    raise changed()
                 path = _as_text(job, row.measured.samples_hash)
                 utterance = dataclasses.replace(row.utterance, audio_filepath=path, offset=0.0)
                 files.write(row.split, kept_line(utterance, out))

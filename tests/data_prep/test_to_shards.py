@@ -3,6 +3,7 @@ the number of jobs, and after a kill.
 """
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -197,6 +198,36 @@ def test_another_length_of_shards_leaves_nothing_of_the_first(table, shards, tmp
         assert [s.tar for s in expand(str(tmp_path / "x" / split))] == [
             str(tmp_path / "x" / split / "audio_0.tar")
         ]
+
+
+def test_the_processes_that_measured_end_before_others_write():
+    with open_executor(jobs=2) as executor:
+        for _ in range(3):
+            executor()
+            assert len(multiprocessing.active_children()) == 2
+    assert not multiprocessing.active_children()
+
+
+def test_a_corpus_that_gets_another_line_meanwhile_is_told(table, tmp_path):
+    stages = Stages(audio=AudioStage(files=False))
+    given = {"root": table.parent, "out": tmp_path, "executor": InlineExecutor, "window": 1}
+    _, ledger = prepare(lambda: read_table(table), stages=stages, **given)
+    found = list(read_table(table))
+    given |= {"stage": stages.audio, "hours": 1, "on_progress": lambda count, seconds: None}
+    for other in (found[:-1], [*found, found[0]], [found[1], found[0], *found[2:]]):
+        with pytest.raises(UserError, match="has other utterances than when it was measured"):
+            write_shards_of_splits(lambda other=other: other, ledger, **given)
+    ledger.close()
+
+
+@pytest.mark.parametrize("size", ["64k", "500k", "ro"])
+def test_a_full_or_closed_disk_is_told_in_words(table, tmp_path, on_a_disk, size):
+    out = tmp_path / "disk"
+    flags = ["--shards", HOURS, "--jobs", 1]
+    mount = size if size == "ro" else f"size={size}"
+    done = on_a_disk(mount, out, *command(table, out / "x", *flags))
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert ("read-only" if size == "ro" else "full") in done.stderr.lower()
 
 
 def test_audio_that_changes_after_it_was_measured_is_named(table, tmp_path):
