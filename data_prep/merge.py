@@ -29,16 +29,18 @@ def show(found: Merged, out: Path) -> None:
     from rich.table import Table
 
     table = Table(title=f"{' '.join(found.names)} -> {out}", title_justify="left")
+    table.add_column("", overflow="fold")
     table.add_column("")
-    for split in SPLITS:
-        table.add_column(f"{split}: hours", justify="right")
-        table.add_column("utterances", justify="right")
+    for column in ("hours", "utterances"):
+        table.add_column(column, justify="right")
     for number, name in enumerate(found.names):
-        cells = [name]
         for split in SPLITS:
-            cells.append(f"{found.seconds[number, split] / 3600:.3f}")
-            cells.append(f"{found.count[number, split]:,}")
-        table.add_row(*cells)
+            if count := found.count[number, split]:
+                hours = f"{found.seconds[number, split] / 3600:.3f}"
+                table.add_row(name, split, hours, f"{count:,}")
+    table.add_section()
+    hours = f"{sum(found.seconds.values()) / 3600:.3f}"
+    table.add_row("all", "", hours, f"{sum(found.count.values()):,}")
     Console().print(table)
     for line in found.copies:
         print(f"copies: {line}")
