@@ -286,14 +286,30 @@ def test_commands_of_kaldi_and_names_that_are_no_utf8_go_into_shards(table, tmp_
     assert [u.text for u in utterances_in(tmp_path / "f_out")] == ["odd name"]
 
 
-def test_bytes_in_a_dataset_are_not_made_files_behind_the_back(table, tmp_path):
+def test_bytes_in_a_dataset_go_into_shards_and_never_become_files(table, tmp_path):
     datasets = pytest.importorskip("datasets")
-    row = {"audio": {"bytes": (table.parent / "1.wav").read_bytes(), "path": "1.wav"}, "text": "x"}
-    datasets.Dataset.from_list([row]).save_to_disk(tmp_path / "saved")
-    flags = ["--out", tmp_path / "out", "--shards", 1, "--audio-column", "audio"]
-    done = call("data_prep/hugging_face.py", tmp_path / "saved", *flags)
-    assert done.returncode == 2 and "prepare it without --shards, then" in done.stderr
-    assert not list(tmp_path.glob("out/source/*"))
+    names = ["1.wav", "2.wav", "4.wav", "1.wav"]
+    rows = [
+        {"audio": {"bytes": (table.parent / name).read_bytes(), "path": name}, "text": f"t{number}"}
+        for number, name in enumerate(names)
+    ]
+    datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "saved")
+    out = tmp_path / "out"
+    flags = ["--shards", 1, "--jobs", 1, "--dev-share", 0, "--test-share", 0]
+    again = ["data_prep/hugging_face.py", tmp_path / "saved", "--out", out, *flags]
+    again += ["--audio-column", "audio", "--max-dropped", 0.5]
+    out.mkdir()
+    (out / "source.tar").write_bytes(b"cut off by a kill")
+    for _ in range(2):
+        done = call(*again)
+        assert done.returncode == 0, done.stderr
+        found = {u.text: read_audio(u.member) for u in utterances_in(out)}
+        assert list(sorted(found)) == ["t0", "t1", "t2"], "t3 is a duplicate"
+        for number, samples in enumerate(found[f"t{n}"] for n in range(3)):
+            assert np.abs(samples - read_audio(str(table.parent / names[number]))).max() < 1e-4
+        with tarfile.open(out / "source.tar") as tar:
+            assert len(tar.getnames()) == 3
+        assert not [p for p in out.rglob("*") if p.suffix in (".wav", ".flac")]
 
 
 @pytest.mark.parametrize(
