@@ -318,21 +318,27 @@ def _decibels(amplitude: float) -> float:
     return round(float(20 * np.log10(max(amplitude, 1e-6))), 2)
 
 
+def flac(samples: np.ndarray, *, rate_hz: int) -> bytes:
+    """16-bit mono samples as the bytes of a FLAC file."""
+    import soundfile
+
+    encoded = io.BytesIO()
+    soundfile.write(encoded, samples, rate_hz, format="FLAC", subtype="PCM_16")
+    return encoded.getvalue()
+
+
 def write_flac(samples: np.ndarray, path: Path, *, rate_hz: int) -> None:
     """Write 16-bit mono FLAC whole or not at all. No fsync: hundreds of thousands of small files
     would wait for the disk.
 
     Raises UserError if the disk is full or closed to writing.
     """
-    import soundfile
-
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         # Not by libsndfile, which says "System error." of whatever happens.
-        encoded = io.BytesIO()
-        soundfile.write(encoded, samples, rate_hz, format="FLAC", subtype="PCM_16")
+        encoded = flac(samples, rate_hz=rate_hz)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(encoded.getbuffer())
+        temporary.write_bytes(encoded)
         os.replace(temporary, path)
     except OSError as error:
         why = REFUSED.get(error.errno or 0, error.strerror or str(error))
