@@ -290,4 +290,5 @@ def _pause(tries: int, name: str) -> None:
     """Wait longer each time, and not all at the same moment; said from the second time on."""
     if tries:
         print(f"{_server(name)} does not answer as it should; asked again", file=sys.stderr)
-    time.sleep(PAUSE_SECONDS * 2**tries * random.uniform(0.5, 1))
+    # A generator of its own: the global one belongs to the run that is repeated to the bit.
+    time.sleep(PAUSE_SECONDS * 2**tries * random.Random().uniform(0.5, 1))
