@@ -329,6 +329,7 @@ def fit(
         job.checkpoint_dir,
         **settings.checkpoint.arguments(),
         keep_weights=settings.evaluation.average_last or 1,
+        timeout_minutes=settings.trainer.timeout_minutes,
         say=job.say.lines,
     )
     fine_tuner.fit(

@@ -42,7 +42,11 @@ def test_every_option_composes_and_has_the_keys_of_its_group(group, option):
         ("budget", budget.num_steps, {"plan", "accumulate"}),
         ("optim", optim.settings, {"model", "hours_per_pass", "num_new_pieces", "num_steps"}),
         ("trainer", fine_tuner.resolve, set()),
-        ("checkpoint", checkpointer.Checkpointer, {"directory", "keep_weights", "say"}),
+        (
+            "checkpoint",
+            checkpointer.Checkpointer,
+            {"directory", "keep_weights", "timeout_minutes", "say"},
+        ),
         ("distillation", distillation.build_teacher, {"model"}),
         ("logger", loggers.build, {"run_dir", "experiment", "resume_step"}),
         ("tokenizer", vocabulary.adapt_vocabulary, {"model", "texts", "workdir"}),

@@ -4,6 +4,7 @@ copy, and training goes on.
 
 from __future__ import annotations
 
+import datetime
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -35,9 +36,10 @@ class Checkpointer(pl.Callback):
     at the end. A thread of rank 0 writes a copy while training goes on.
 
     keep: how many checkpoints to continue from; keep_weights: of how many of the last validations
-    the weights, besides the best's; say: hears lines of what takes long. After a signal that asks
-    to end (run.signals) it saves, waits until the file is whole, and raises Stopped on every rank.
-    What the disk refuses is raised on every rank at the next step.
+    the weights, besides the best's; timeout_minutes: how long ranks wait for each other's flags;
+    say: hears lines of what takes long. After a signal that asks to end (run.signals) it saves,
+    waits until the file is whole, and raises Stopped on every rank. What the disk refuses is raised
+    on every rank at the next step.
     """
 
     def __init__(
@@ -48,10 +50,12 @@ class Checkpointer(pl.Callback):
         every_steps: int | None,
         keep: int,
         keep_weights: int,
+        timeout_minutes: float,
         say: Callable[[list[str]], None] = lambda lines: None,
     ) -> None:
         self.directory, self.every_minutes, self.every_steps = directory, every_minutes, every_steps
         self.keep, self.keep_weights, self.say = keep, keep_weights, say
+        self.timeout = datetime.timedelta(minutes=timeout_minutes)
         self.signal: int | None = None
         self.writer = saving.Background()
         self._due, self._saved_position, self._random_states = False, -1, None
@@ -66,7 +70,8 @@ class Checkpointer(pl.Callback):
         self.signal = signals.take_swallowed()
         if trainer.world_size > 1:
             # Flags travel on the CPU, so that no GPU waits for them.
-            self._group = torch.distributed.new_group(backend="gloo")
+            # Without a timeout of its own it waits half an hour for a host that is gone.
+            self._group = torch.distributed.new_group(backend="gloo", timeout=self.timeout)
         if self._saved_position >= 0:
             leave_file(trainer.optimizers)
 

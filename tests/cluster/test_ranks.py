@@ -298,6 +298,41 @@ def check_slowly():
     os._exit(7)
 
 
+def test_a_rank_that_gives_no_flag_is_waited_for_no_longer_than_the_timeout(tmp_path):
+    assert ranks.on_ranks(wait_for_a_flag, outputs=tmp_path) == [7, 7], (
+        tmp_path / "0.txt"
+    ).read_text()
+
+
+def wait_for_a_flag():
+    import time
+    from types import SimpleNamespace
+
+    from parakeet_ft.distributed import ranks
+    from parakeet_ft.training.checkpointer import Checkpointer
+
+    saver = Checkpointer(
+        Path("nowhere"),
+        every_minutes=None,
+        every_steps=None,
+        keep=1,
+        keep_weights=1,
+        timeout_minutes=0.05,
+    )
+    trainer = SimpleNamespace(
+        world_size=2, global_rank=ranks.rank(), global_step=0, accumulate_grad_batches=1
+    )
+    saver.on_train_start(trainer, None)
+    if ranks.rank():
+        time.sleep(12)
+        os._exit(7)
+    start = time.monotonic()
+    try:
+        saver._agreed(trainer, 0)
+    except RuntimeError:
+        os._exit(7 if time.monotonic() - start < 10 else 1)
+
+
 def test_the_interface_towards_a_host_has_the_address_that_it_is_reached_from():
     from parakeet_ft.distributed.ranks import interface_towards
 
