@@ -1,0 +1,119 @@
+"""How good weights are, given what chance leaves open: one word of a set decides nothing. Pure.
+
+Domain and guard are drawn anew a thousand times (paired bootstrap, Bisani and Ney 2004), the same
+draws for all weights that are compared; the score is the mean over them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from parakeet_ft.scoring import wer
+
+DRAWS = 1000
+# Whole speakers are drawn where there are so many; the draws of a few would be a few.
+LEAST_SPEAKERS = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """Word errors of a set by unit (N) that is drawn as one, an utterance or a speaker: of the
+    checkpoint, of other weights, and the words of the references.
+    """
+
+    before: np.ndarray
+    after: np.ndarray
+    words: np.ndarray
+
+    def loss(self, seed: int) -> np.ndarray:
+        """Rise of the WER (DRAWS)."""
+        return self._drawn(self.after - self.before, self.words, seed)
+
+    def gain(self, seed: int) -> np.ndarray:
+        """Share of the checkpoint's errors that are gone (DRAWS)."""
+        return 1 - self._drawn(self.after, self.before, seed)
+
+    @staticmethod
+    def _drawn(above: np.ndarray, below: np.ndarray, seed: int) -> np.ndarray:
+        return wer.resample(np.stack([above, below], axis=1), replications=DRAWS, seed=seed)
+
+
+@dataclasses.dataclass(frozen=True)
+class Judgement:
+    """What is known of weights. Gain is the share of the domain's errors removed, loss the guard's
+    rise in WER, each with its 95 % interval of the draws; `risk` is the probability that the loss
+    is above the tolerance. The guard's are None without one.
+    """
+
+    score: float
+    gain: float
+    gain_low: float
+    gain_high: float
+    loss: float | None = None
+    loss_low: float | None = None
+    loss_high: float | None = None
+    risk: float | None = None
+    refused: bool = False
+
+
+def count(
+    references: Sequence[str],
+    before: Sequence[str],
+    after: Sequence[str],
+    *,
+    speakers: Sequence[str | None],
+) -> Counts:
+    """Errors by speaker where at least LEAST_SPEAKERS are known, else by utterance."""
+    first, second = wer.word_errors(references, before), wer.word_errors(references, after)
+    rows = np.stack([first[:, :3].sum(axis=1), second[:, :3].sum(axis=1), first[:, 3]], axis=1)
+    named = [speaker for speaker in speakers if speaker]
+    if len(named) == len(references) and len(set(named)) >= LEAST_SPEAKERS:
+        rows = np.stack(list(wer.sum_by(named, rows).values()))
+    return Counts(*rows.T)
+
+
+def judge(
+    domain: Counts, guards: Mapping[str, tuple[Counts, float]], *, most_risk: float
+) -> Judgement:
+    """Expected score of weights: the gain on the domain, discounted draw by draw by how much of its
+    tolerance the worst guard has used.
+
+    guards: by name the errors, and the rise of the WER that is tolerated. Weights that exceed a
+    tolerance with more probability than `most_risk` are refused: they score at most 0, and the
+    smaller loss is the better.
+    """
+    gain = domain.gain(seed=0)
+    known = Judgement(score=float(gain.mean()), gain=_rate(domain), **_interval("gain", gain))
+    if not guards:
+        return known
+    losses = {name: counts.loss(seed=i) for i, (name, (counts, _)) in enumerate(guards.items(), 1)}
+    risks = {name: float((drawn > guards[name][1]).mean()) for name, drawn in losses.items()}
+    used = [np.maximum(losses[name], 0) / tolerance for name, (_, tolerance) in guards.items()]
+    kept = np.maximum(0, 1 - np.max(used, axis=0) ** 2)
+    worst = max(guards, key=lambda name: (risks[name], losses[name].mean()))
+    refused = risks[worst] > most_risk
+    score = float((gain * np.where(gain > 0, kept, 1)).mean())
+    if refused:
+        score = min(known.gain, 0.0) - max(0.0, float(losses[worst].mean()))
+    counts = guards[worst][0]
+    return dataclasses.replace(
+        known,
+        score=score,
+        loss=float((counts.after - counts.before).sum() / max(counts.words.sum(), 1)),
+        **_interval("loss", losses[worst]),
+        risk=risks[worst],
+        refused=refused,
+    )
+
+
+def _rate(domain: Counts) -> float:
+    """The gain on the set as it is."""
+    return float(1 - domain.after.sum() / max(domain.before.sum(), 1))
+
+
+def _interval(name: str, drawn: np.ndarray) -> dict[str, float]:
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return {f"{name}_low": float(low), f"{name}_high": float(high)}

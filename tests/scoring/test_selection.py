@@ -1,0 +1,128 @@
+"""The score of weights is what it would be on average over sets like these."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from parakeet_ft.scoring import wer
+from parakeet_ft.scoring.selection import LEAST_SPEAKERS, Counts, count, judge
+
+NEVER = 1.0  # a risk that nothing exceeds
+
+
+def counts(before, after, words):
+    return Counts(*(np.array(row) for row in (before, after, words)))
+
+
+def every_draw(found: Counts) -> list[tuple[float, float, float]]:
+    """Errors before and after and words of all ways to draw the units with replacement."""
+    rows = np.stack([found.before, found.after, found.words], axis=1)
+    draws = itertools.product(range(len(rows)), repeat=len(rows))
+    return [tuple(rows[list(draw)].sum(axis=0)) for draw in draws]
+
+
+def test_the_score_is_the_mean_over_all_ways_to_draw_domain_and_guard():
+    domain = counts([9, 7, 8, 5], [3, 4, 1, 5], [10, 10, 10, 10])
+    guard = counts([2, 3, 1, 2], [2, 4, 1, 3], [30, 25, 20, 25])
+    tolerance = 0.03
+    expected = np.mean(
+        [
+            wer.selection_score(
+                domain_wer=after / words,
+                base_domain_wer=before / words,
+                guard_wer=guard_after / guard_words,
+                base_guard_wer=guard_before / guard_words,
+                guard_tolerance=tolerance,
+            )
+            if (guard_after - guard_before) / guard_words < tolerance
+            else 0.0
+            for before, after, words in every_draw(domain)
+            for guard_before, guard_after, guard_words in every_draw(guard)
+        ]
+    )
+    found = judge(domain, {"guard": (guard, tolerance)}, most_risk=NEVER)
+    assert found.score == pytest.approx(expected, abs=0.02)
+    risk = np.mean(
+        [(after - before) / words > tolerance for before, after, words in every_draw(guard)]
+    )
+    assert found.risk == pytest.approx(risk, abs=0.05)
+
+
+def test_one_word_more_never_turns_a_good_score_into_none():
+    rng = np.random.default_rng(0)
+    words = np.full(60, 10)
+    before = rng.binomial(10, 0.3, 60)
+    domain = counts(before, before // 2, words)
+    scores = []
+    for errors in range(0, 20):  # the guard loses word after word, across the tolerance of 12
+        after = before.copy()
+        after[:errors] += 1
+        found = judge(domain, {"guard": (counts(before, after, words), 0.02)}, most_risk=NEVER)
+        scores.append(found.score)
+    steps = -np.diff(scores)
+    assert max(steps) < 0.15 * scores[0] and min(steps) > -0.01
+    assert scores[0] > 0.4 > 0.1 > scores[-1]
+
+
+def test_what_probably_exceeds_the_tolerance_is_refused_and_the_smaller_loss_is_the_better():
+    words = np.full(200, 10)
+    before = np.full(200, 3)
+    domain = counts(before, before - 2, words)
+
+    def with_loss(share):
+        after = before.copy()
+        after[: int(share * 2000)] += 1
+        return judge(domain, {"guard": (counts(before, after, words), 0.02)}, most_risk=0.3)
+
+    kept, little, much = with_loss(0.005), with_loss(0.03), with_loss(0.06)
+    assert not kept.refused and kept.score > 0.5 and kept.risk < 0.01
+    assert little.refused and much.refused and much.score < little.score <= 0
+    assert much.risk > 0.99 and much.loss == pytest.approx(0.06)
+    assert much.loss_low < much.loss < much.loss_high
+
+
+def test_the_worst_of_several_guards_decides_each_by_its_own_tolerance():
+    words = np.full(300, 10)
+    before = np.full(300, 2)
+    domain = counts(before, before // 2, words)
+    hurt = before.copy()
+    hurt[:90] += 1  # 3 points
+    guards = {"near": counts(before, before, words), "far": counts(before, hurt, words)}
+    strict = judge(domain, {k: (v, 0.02) for k, v in guards.items()}, most_risk=0.5)
+    assert strict.refused and strict.loss == pytest.approx(0.03)
+    mild = judge(
+        domain, {"near": (guards["near"], 0.02), "far": (guards["far"], 0.2)}, most_risk=0.5
+    )
+    assert not mild.refused and mild.score > 0.45
+
+
+def test_without_a_guard_or_a_tolerance_the_score_is_the_gain():
+    domain = counts([5, 5, 5], [1, 2, 3], [10, 10, 10])
+    alone = judge(domain, {}, most_risk=0.5)
+    assert alone.gain == pytest.approx(1 - 6 / 15) and alone.score == pytest.approx(0.6, abs=0.01)
+    assert alone.loss is None and alone.risk is None
+    ruined = counts([1, 1, 1], [9, 9, 9], [10, 10, 10])
+    free = judge(domain, {"guard": (ruined, math.inf)}, most_risk=0.0)
+    assert free.score == alone.score and not free.refused and free.loss == pytest.approx(0.8)
+
+
+def test_a_set_without_errors_or_words_gives_numbers():
+    perfect = judge(counts([0, 0], [0, 0], [3, 0]), {}, most_risk=0.5)
+    assert math.isfinite(perfect.score)
+    worse = judge(counts([0, 0], [1, 1], [3, 2]), {}, most_risk=0.5)
+    assert worse.score < 0
+
+
+def test_speakers_are_drawn_whole_where_there_are_enough_of_them():
+    references = ["a b", "c d"] * LEAST_SPEAKERS
+    before = ["x b", "c d"] * LEAST_SPEAKERS
+    speakers = [f"s{i // 2}" for i in range(2 * LEAST_SPEAKERS)]
+    assert len(count(references, before, references, speakers=speakers).words) == LEAST_SPEAKERS
+    few = ["one", "two"] * LEAST_SPEAKERS
+    found = count(references, before, references, speakers=few)
+    assert len(found.words) == 2 * LEAST_SPEAKERS
+    assert found.before.sum() == LEAST_SPEAKERS and not found.after.any()
+    unknown = [None, *speakers[1:]]
+    assert len(count(references, before, references, speakers=unknown).words) == len(references)
