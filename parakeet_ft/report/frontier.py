@@ -59,9 +59,12 @@ def frontier(candidates: Sequence[dict[str, Any]], *, tolerance: float | None) -
 
 
 def _losses(rows: Sequence[dict[str, Any]], tolerance: float | None) -> tuple[float, float]:
-    """From the least to the greatest loss with intervals, the tolerance inside."""
-    lowest = min(0.0, *(row["loss_low"] for row in rows))
-    highest = max(0.005, tolerance or 0.0, *(row["loss_high"] for row in rows))
+    """From the least to the greatest loss with intervals, the tolerance inside; what lost far more
+    stands at the edge.
+    """
+    far = max(0.1, 4 * (tolerance or 0.0))
+    lowest = max(-far, min(0.0, *(row["loss_low"] for row in rows)))
+    highest = min(far, max(0.005, tolerance or 0.0, *(row["loss_high"] for row in rows)))
     margin = 0.05 * (highest - lowest)
     return lowest - margin, highest + margin
 
@@ -87,7 +90,8 @@ def _grid(frame: Frame) -> list[str]:
         y = frame.y(gain)
         parts.append(
             f'<line class="grid" x1="{frame.left}" x2="{frame.right}" y1="{y:.1f}" y2="{y:.1f}"/>'
-            f'<text x="{frame.left - 7}" y="{y + 4:.1f}" text-anchor="end">{100 * gain:.0f} %</text>'
+            f'<text x="{frame.left - 7}" y="{y + 4:.1f}" text-anchor="end">{100 * gain:.0f} %'
+            "</text>"
         )
     for loss in ticks(*frame.losses):
         parts.append(
