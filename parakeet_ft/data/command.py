@@ -417,10 +417,23 @@ def split_pairs(summary: Summary) -> list[tuple[str, str]]:
     return [(names[i], names[j]) for i in range(len(names)) for j in range(i)]
 
 
+def _why_none(summary: Summary) -> str:
+    """What dropped all utterances, and what to do where that is plain."""
+    counts = [f"{int(count)} {reason}" for reason, (count, _) in summary.dropped.items()]
+    told = f"dropped were {', '.join(counts)}; report.html shows which."
+    if set(summary.dropped) == {"empty_text"}:
+        told += (
+            " Not one has a text: expected a column or key of texts, or a file beside each audio "
+            "file (a.txt for a.wav; --text-suffix). recipes/transcribe.py writes texts for audio "
+            "that has none."
+        )
+    return told
+
+
 def finish(summary: Summary, *, max_dropped: float) -> None:
     """Exit with code 1, saying why, if too much was dropped or nothing is left."""
     if not summary.num_kept:
-        print("error: no utterance is left.", file=sys.stderr)
+        print(f"error: no utterance is left: {_why_none(summary)}", file=sys.stderr)
         sys.exit(1)
     if summary.dropped_share > max_dropped:
         print(

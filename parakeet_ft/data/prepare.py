@@ -572,7 +572,10 @@ def prepare(
             source, ledger, root=root, out=out, stages=stages, encode=encode, unknown_id=unknown_id
         )
         if not ledger.scalar("SELECT COUNT(*) FROM rows"):
-            raise UserError(f"The source at {root} has no utterance.")
+            raise UserError(
+                f"There is no utterance in what was given (paths are relative to {root}): expected "
+                "at least one row, line or audio file."
+            )
         notes = [] if only_examine else assign_splits(ledger, stages=stages, out=out)
         summary = write_manifests(ledger, out=out, only_dropped=only_examine)
         summary.notes += notes

@@ -166,6 +166,7 @@ class _JointCosts(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, encoded, predicted, labels, act_lens, label_lens, output, arcs, *learning):
+        """Costs (B); kept are scores by node, and never the logits."""
         needs_grad = any(ctx.needs_input_grad)
         joint = _Joint(encoded, predicted, output)
         scores = _Scores.empty(encoded, predicted, len(arcs.durations))
@@ -190,6 +191,9 @@ class _JointCosts(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_costs):
+        """Gradients of encoded, predicted and `learning`, from logits that are made again. Raises
+        RuntimeError for a second pass.
+        """
         if ctx.rest is None:
             raise RuntimeError(
                 "A second backward pass through the joint's loss: it keeps no logits, and frees "

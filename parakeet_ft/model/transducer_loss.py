@@ -132,6 +132,7 @@ class _Wavefront(torch.autograd.Function):
         clamp,
         fastemit_lambda,
     ):
+        """Costs (B) of logits acts (B, T, U + 1, V)."""
         sizes = list(zip(act_lens.tolist(), label_lens.tolist(), strict=True))
         norm, blank_arcs, label_arcs, duration_arcs = _log_probs(
             acts, labels, sizes, blank, num_tokens, bool(durations)
@@ -165,6 +166,7 @@ class _Wavefront(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_costs):
+        """The gradient of acts; the rest has none."""
         acts, labels, norm, blanks, emissions, lasting, duration_arcs = ctx.saved_tensors
         sizes, blank, num_tokens, clamp = ctx.settings
         visits = blanks + emissions

@@ -88,6 +88,13 @@ def test_too_many_dropped_is_exit_code_1_and_names_the_share(table, tmp_path):
     )
 
 
+def test_recordings_without_any_text_say_where_texts_are_expected(tmp_path):
+    write_audio(tmp_path / "in" / "a.wav")
+    done = call("from_folder.py", tmp_path / "in", "--out", tmp_path / "out", "--jobs", 1, check=1)
+    assert "dropped were 1 empty_text" in done.stderr
+    assert "a.txt for a.wav" in done.stderr and "transcribe.py" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
