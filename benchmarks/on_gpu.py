@@ -374,6 +374,91 @@ def out_of_memory(device: str, small: bool) -> dict:
     return found
 
 
+def waits(device: str, small: bool) -> dict:
+    """Where the host waits for the GPU in training steps, by place, for each family. Of our own
+    code none is expected, but for the read of the batch before.
+    """
+    import warnings
+
+    import torch
+
+    found = {}
+    for name in ("parakeet_tdt_ctc_110m", "parakeet_ctc_0.6b"):
+        with tempfile.TemporaryDirectory() as folder:
+            model = replica(name, small, Path(folder)).to(device).train()
+            step = recipe_steps(model, Path(folder), device, seconds=4 if small else 120)
+            step(2)
+            if device == "cuda":
+                torch.cuda.set_sync_debug_mode("warn")
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("always")
+                step(4)
+            if device == "cuda":
+                torch.cuda.set_sync_debug_mode("default")
+        places = [f"{Path(w.filename).name}:{w.lineno}" for w in said if "synchroniz" in str(w)]
+        found[name] = {place: places.count(place) for place in dict.fromkeys(places)}
+    return found
+
+
+def recipe_steps(model, folder: Path, device: str, *, seconds: int):
+    """A function that makes so many of the recipe's own steps, judged and clipped, without
+    Lightning.
+    """
+    import torch
+
+    from parakeet_ft.model.objective import training_loss
+    from parakeet_ft.model.transducer_loss import use_wavefront_loss
+    from parakeet_ft.training.adamw import AdamW
+    from parakeet_ft.training.verdicts import Verdicts
+
+    if hasattr(model, "joint"):
+        use_wavefront_loss(model)
+    optimizer, verdicts = AdamW(model.parameters(), lr=1e-5), Verdicts(None)
+    batch = random_batch(seconds, device, seconds == 4)
+
+    def run(count: int) -> None:
+        for number in range(count):
+            optimizer.zero_grad(set_to_none=True)
+            with torch.autocast(device, torch.bfloat16):
+                losses = training_loss(model, *batch)
+            verdicts.judge(losses, samples=batch[1].sum())
+            losses["loss"].backward()
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=True)
+            verdicts.judge_gradient(norm)
+            optimizer.lost = verdicts.lost
+            optimizer.step()
+            verdicts.end_batch(step=number, position=number, utterances=1, ends_step=True)
+
+    return run
+
+
+def lean(device: str, small: bool) -> dict:
+    """Seconds and memory of a step on 120 s with all weights of parakeet-ctc-1.1b, by what saves
+    memory; a trial of parakeet_ft.training.batch_size, as data.batch_seconds=auto makes it.
+    """
+    from parakeet_ft.training.batch_size import Trial, untouched
+
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        model = replica("parakeet_ctc_1.1b", small, Path(folder)).to(device).train()
+    ways = (("bf16-true", "8bit", True), ("bf16-mixed", "8bit", True), ("bf16-true", 32, False))
+    for precision, states, twice in ways:
+        trial = Trial(
+            model,
+            seconds=2.0 if small else 20.0,
+            tokens=5 if small else 100,
+            precision=precision,
+            copies=0,
+            states=states,
+            twice=twice,
+        )
+        key = f"{precision}, states {states}, layers computed {'twice' if twice else 'once'}"
+        with untouched(model), trial.as_in_training():
+            found[key] = timed(lambda trial=trial: trial.step(4 if small else 120), device, 2)
+        trial.optimizer = None
+    return found
+
+
 def scoring(device: str, small: bool) -> dict:
     """Seconds of audio scored a second, with and without CUDA graphs; the texts must be equal."""
     from parakeet_ft.data.manifest import read_manifest
@@ -426,6 +511,8 @@ STEPS = {
     "loss": (loss, 60),
     "graphs": (graphs, 60),
     "run": (run, 180),
+    "waits": (waits, 60),
+    "lean": (lean, 90),
     "steps": (steps, 140),
     "loss_speed": (loss_speed, 100),
     "out_of_memory": (out_of_memory, 60),

@@ -4,6 +4,8 @@ NeMo's tarred layout or Lhotse Shar.
     python data_prep/shard.py train.jsonl --out shards/train --hours 1
     python data_prep/shard.py train.jsonl --out shar/train --format shar
 
+    python recipes/finetune.py data.train=shards/train data.validation=dev.jsonl
+
 Started again, it keeps the shards that are finished. NeMo reads the first with
     is_tarred=true
     manifest_filepath=shards/train/sharded_manifests/manifest__OP_0..N_CL_.json

@@ -113,13 +113,13 @@ def evaluate(
     """A model's score on a manifest, decoded greedily, as recipes/evaluate.py scores it. Raises
     UserError.
     """
-    from parakeet_ft.data.manifest import read_manifest
-    from parakeet_ft.run.composition import bundled
+    from parakeet_ft.data.sources import read_all
+    from parakeet_ft.settings.finetune import weighted
     from parakeet_ft.transcription.decode import transcribe as decode
     from parakeet_ft.transcription.decoding import set_decoding
     from parakeet_ft.transcription.long_audio import cut_like_a_recording
 
-    utterances = read_manifest(bundled(os.fspath(manifest)) or "")
+    utterances = read_all(weighted(os.fspath(manifest)))
     net = restore(model) if isinstance(model, str) else model
     set_decoding(net, strategy="greedy")
     cut = cut_like_a_recording(net, long_audio=long_audio)

@@ -11,14 +11,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from parakeet_ft.data.manifest import Utterance, read_manifest
+from parakeet_ft.data import cache, sources
+from parakeet_ft.data.corpus import Corpus
 from parakeet_ft.distributed import launcher, ranks
 from parakeet_ft.errors import UserError
-from parakeet_ft.run.composition import bundled, compose, expand_shorthand, show_help, split_options
-from parakeet_ft.settings.finetune import Data, Finetune, read_finetune
+from parakeet_ft.files import json_hash
+from parakeet_ft.run.composition import compose, expand_shorthand, show_help, split_options
+from parakeet_ft.settings.finetune import SETS, Data, Finetune, WeightedManifest, read_finetune
 from parakeet_ft.training import driver, host, memory
-
-MANIFEST_KEYS = ("train", "validation", "test", "guard_validation", "guard_test")
 
 
 def check_settings(config: dict[str, Any]) -> Finetune:
@@ -48,18 +48,24 @@ def check_noise(settings: Finetune) -> None:
     augmentation.build(seed=settings.seed, **settings.data.augmentation.arguments())
 
 
-def manifest_paths(data: Data) -> dict[str, str]:
-    """The manifests that conf/data names, by role."""
-    paths = {key: bundled(getattr(data, key)) for key in MANIFEST_KEYS}
-    paths["replay"] = bundled(data.replay.manifest)
-    return {key: path for key, path in paths.items() if path}
+def named_sets(data: Data) -> dict[str, tuple[WeightedManifest, ...]]:
+    """What conf/data names, by role."""
+    named = {key: getattr(data, key) for key in SETS} | {"replay": data.replay.manifest}
+    return {key: manifests for key, manifests in named.items() if manifests}
 
 
-def read_manifests(data: Data) -> dict[str, list[Utterance]]:
-    """Read every manifest that conf/data names; all must parse and hold utterances. Where only one
-    of validation and test is given (domain or guard), it serves as both.
+def set_facts(data: Data) -> dict[str, dict[str, Any]]:
+    """Names and hash of what conf/data names, by role, for run.json."""
+    return {key: sources.facts(named) for key, named in named_sets(data).items()}
+
+
+def read_manifests(data: Data, *, thorough: bool = False) -> dict[str, Corpus]:
+    """Read, or map as it was read before, everything that conf/data names; all must parse and hold
+    utterances. Where only one of validation and test is given (domain or guard), it serves as both.
+
+    thorough: compare what was read before with its checksums.
     """
-    sets = {key: read_manifest(path) for key, path in manifest_paths(data).items()}
+    sets = {key: Corpus.open(named, thorough=thorough) for key, named in named_sets(data).items()}
     for one, other in (
         ("test", "validation"),
         ("guard_test", "guard_validation"),
@@ -70,13 +76,13 @@ def read_manifests(data: Data) -> dict[str, list[Utterance]]:
     return sets
 
 
-def longest_seconds(data: Data, sets: dict[str, list[Utterance]]) -> float:
+def longest_seconds(data: Data, sets: dict[str, Corpus]) -> float:
     """The longest utterance of all sets, played at the slowest speed of the augmentation."""
     slowest = min([1.0, *(data.augmentation.speed or [])])
-    return max((u.duration for found in sets.values() for u in found), default=0.0) / slowest
+    return max((float(found.durations.max()) for found in sets.values()), default=0.0) / slowest
 
 
-def check_finetune(argv: list[str]) -> tuple[list[str], Finetune, dict[str, list[Utterance]]]:
+def check_finetune(argv: list[str]) -> tuple[list[str], Finetune, dict[str, Corpus]]:
     """Everything about recipes/finetune.py's command line that can be checked without torch."""
     arguments, settings = read_command(argv)
     return arguments, settings, check_inputs(settings)
@@ -92,32 +98,43 @@ def read_command(argv: list[str]) -> tuple[list[str], Finetune]:
     return options + overrides, settings
 
 
-def check_inputs(settings: Finetune) -> dict[str, list[Utterance]]:
+def check_inputs(settings: Finetune) -> dict[str, Corpus]:
     """The manifests, read and checked: their audio (all paths, a sample of durations), the
     checkpoint's file, and whether the tokenizer can write the training texts. Prints what training
     can live with as warnings.
     """
-    sets = read_manifests(settings.data)
+    sets = read_manifests(settings.data, thorough=True)
     check_data(settings.data, sets)
     check_checkpoint(settings, sets)
     return sets
 
 
-def check_data(data: Data, sets: dict[str, list[Utterance]]) -> None:
+def check_data(data: Data, sets: dict[str, Corpus]) -> None:
     """The audio of all sets, what lies in several of them, and how much they can tell. Prints
     warnings; raises UserError for what no run can use.
     """
-    from parakeet_ft.data.audit import check_overlap, quick_check  # brings numpy
+    from parakeet_ft.data.audit import quick_check  # brings what decodes audio
 
-    for key, path in manifest_paths(data).items():
-        for warning in quick_check(sets[key], where=path):
+    for key, named in named_sets(data).items():
+        for warning in quick_check(sets[key], where=sources.describe(named)):
             print(f"warning: {warning}", file=sys.stderr)
-    overlap = check_overlap(sets, allowed=data.allow_overlap)
+    overlap = known_overlap(sets, allowed=data.allow_overlap)
     for warning in [*overlap, *check_replay(data), *check_choice(sets)]:
         print(f"warning: {warning}", file=sys.stderr)
 
 
-def check_checkpoint(settings: Finetune, sets: dict[str, list[Utterance]]) -> None:
+def known_overlap(sets: dict[str, Corpus], *, allowed: bool) -> list[str]:
+    """What `check_overlap` warns of, or raises; kept with large corpora."""
+    from parakeet_ft.data.overlap import check_overlap
+
+    if not any(corpus.kept for corpus in sets.values()):
+        return check_overlap(sets, allowed=allowed)
+    keys = sorted((role, corpus.key) for role, corpus in sets.items())
+    name = f"overlap-{json_hash([keys, allowed])[:32]}"
+    return cache.kept_facts(name, lambda: {"lines": check_overlap(sets, allowed=allowed)})["lines"]
+
+
+def check_checkpoint(settings: Finetune, sets: dict[str, Corpus]) -> None:
     """Raise UserError for a checkpoint that is none, or whose tokenizer cannot write the texts."""
     # Brings numpy and SentencePiece.
     from parakeet_ft.model.source import check_source, locate
@@ -128,7 +145,7 @@ def check_checkpoint(settings: Finetune, sets: dict[str, list[Utterance]]) -> No
     archive = locate(settings.model.source)
     tokenizer = archive and read_tokenizer(archive)
     if tokenizer:
-        texts = [u.text for u in sets["train"]]
+        texts = sets["train"].spoken()
         plan_tokenizer(tokenizer, texts=texts, **settings.tokenizer.arguments())
 
 
@@ -142,7 +159,7 @@ def check_replay(data: Data) -> list[str]:
     ]
 
 
-def check_choice(sets: dict[str, list[Utterance]]) -> list[str]:
+def check_choice(sets: dict[str, Corpus]) -> list[str]:
     """What makes the choice of best.nemo blind, one line each: no guard set, validation sets of a
     few words.
     """
@@ -152,7 +169,7 @@ def check_choice(sets: dict[str, list[Utterance]]) -> list[str]:
         else ["no guard set (data.guard_validation): what the model forgets will not be known."]
     )
     for key in ("validation", "guard_validation"):
-        words = sum(len(u.text.split()) for u in sets.get(key, []))
+        words = sets[key].num_words if key in sets else 0
         if key in sets and words < 200:
             found.append(
                 f"data.{key} holds {words} words: one word is {100 / max(words, 1):.1f} points of "
@@ -167,10 +184,10 @@ def identity_of(settings: Finetune) -> dict[str, Any]:
     from parakeet_ft.run.directory import identity
 
     noise = settings.data.augmentation.noise_manifest
-    files = manifest_paths(settings.data)
+    found = set_facts(settings.data)
     if noise and os.path.isfile(noise):
-        files["noise"] = noise
-    return identity(settings.as_config(), files, locate(settings.model.source))
+        found["noise"] = sources.facts((WeightedManifest(noise),))
+    return identity(settings.as_config(), found, locate(settings.model.source))
 
 
 def prepare(name: str, text: str) -> None:
@@ -213,13 +230,11 @@ def start_ranks(settings: Finetune) -> None:
     ranks.join(timeout_minutes=settings.trainer.timeout_minutes)
 
 
-def check_machine(
-    settings: Finetune, sets: dict[str, list[Utterance]], *, run_dir: Path
-) -> list[str]:
+def check_machine(settings: Finetune, sets: dict[str, Corpus], *, run_dir: Path) -> list[str]:
     """Lines on the memory and disk that the run will need. Raises UserError if it cannot fit."""
     if settings.smoke:
         return []
-    utterances = sets["train"] + sets.get("replay", [])
+    utterances = sets["train"] + sets["replay"] if "replay" in sets else sets["train"]
     device = memory.check(settings.as_config(), utterances, num_ranks=ranks.num_ranks())
     needs = host.needs(
         settings,

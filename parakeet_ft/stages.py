@@ -6,6 +6,7 @@ recipes/finetune.py calls them in order. What only rank 0 does is inside the sta
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ import lightning.pytorch as pl
 from parakeet_ft import preflight
 from parakeet_ft.batches import augmentation, loaders
 from parakeet_ft.batches.plan import Plan
-from parakeet_ft.data.manifest import Utterance
+from parakeet_ft.data.corpus import Corpus
 from parakeet_ft.distributed import ranks
 from parakeet_ft.export import nemo
 from parakeet_ft.model import attention, objective, restore, spec_augment, vocabulary
@@ -32,14 +33,17 @@ from parakeet_ft.training import (
     batch_size,
     budget,
     callbacks,
+    checkpointer,
     checkpoints,
     distillation,
+    feeding,
     fine_tuner,
     loggers,
     lora,
     memory,
     optim,
     smoke,
+    states,
     weight_selection,
 )
 from parakeet_ft.transcription import decode
@@ -47,7 +51,7 @@ from parakeet_ft.transcription import decode
 if TYPE_CHECKING:
     from nemo.collections.asr.models import ASRModel
 
-Sets = dict[str, list[Utterance]]
+Sets = dict[str, Corpus]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +72,11 @@ class Job:
     @property
     def checkpoint_dir(self) -> Path:
         return self.run_dir / "checkpoints"
+
+    @property
+    def base_file(self) -> Path:
+        """The student before any step, until best.nemo is chosen."""
+        return self.checkpoint_dir / "base.ckpt"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +102,7 @@ class Prepared:
     change: vocabulary.VocabularyChange
     learning: adaptation.Learning
     teacher: distillation.Teacher | None
-    base_state: weight_selection.State
+    base_state: states.State
     loss: str | None
 
 
@@ -101,7 +110,7 @@ class Prepared:
 class Course:
     """What is learnt from, in which batches, for how long and at which rates."""
 
-    utterances: list[Utterance]
+    utterances: Corpus
     plan: Plan
     batching: dict[str, Any]
     num_steps: int
@@ -127,13 +136,15 @@ class Chosen:
 def begin(settings: Finetune, *, run_dir: Path, command: list[str], say: Narrator) -> Job:
     """The run's record, and the checkpoint that it continues from, if there is one."""
     ranks.on_first(lambda: checkpoints.clear_half_written(run_dir))
-    resume_from, damaged = ranks.on_first(lambda: checkpoints.newest(run_dir / "checkpoints"))
+    resume_from, damaged = ranks.on_first(
+        lambda: checkpoints.newest(run_dir / "checkpoints"), patient=True
+    )
     say.lines(damaged)
     run = Run(
         run_dir,
         command=command,
         config=settings.as_config(),
-        manifests=preflight.manifest_paths(settings.data),
+        manifests=preflight.set_facts(settings.data),
         identity=preflight.identity_of(settings),
         resumed_at_step=checkpoints.step_of(resume_from) if resume_from else None,
         say=say.lines,
@@ -191,7 +202,7 @@ def prepare_student(job: Job, student: Student, sets: Sets) -> Prepared:
     teacher = distillation.build_teacher(model, **settings.distillation.arguments())
     change = vocabulary.adapt_vocabulary(
         model,
-        texts=[u.text for u in sets["train"]],
+        texts=sets["train"].spoken(),
         workdir=job.own_dir,
         **settings.tokenizer.arguments(),
     )
@@ -199,28 +210,38 @@ def prepare_student(job: Job, student: Student, sets: Sets) -> Prepared:
     learning = adaptation.set_learning(
         model, num_new_pieces=len(change.new), **settings.adaptation.arguments()
     )
-    base_state = weight_selection.copy_state(model)
+    # A smoke test compares with nothing.
+    kept = {} if settings.smoke else checkpoints.keep_base(model, job.base_file)
     loss = fine_tuner.use_loss_for(
         model, device=student.devices["device"], precision=student.devices["precision"]
     )
-    return Prepared(change, learning, teacher, base_state, loss)
+    return Prepared(change, learning, teacher, kept, loss)
 
 
 def plan_course(job: Job, student: Student, prepared: Prepared, sets: Sets) -> Course:
     """Batches, steps and rates."""
     settings, model, devices = job.settings, student.model, student.devices
-    utterances = sets["train"] + sets.get("replay", [])
+    utterances = sets["train"] + sets["replay"] if "replay" in sets else sets["train"]
     augment = augmentation.build(seed=settings.seed, **settings.data.augmentation.arguments())
-    copies = [prepared.teacher, settings.evaluation.ema_decay, devices["num_ranks"] > 1]
+    config, num_ranks = settings.as_config(), devices["num_ranks"]
+    devices["activation_checkpointing"] = ranks.on_first(
+        lambda: memory.computes_twice(config, utterances, num_ranks=num_ranks)
+    )
+    copies = [prepared.teacher, settings.evaluation.ema_decay]
     batching = batch_size.choose(
         model,
         utterances,
-        batch_seconds=settings.data.batch_seconds,
+        batch_seconds=memory.batch_seconds_on(
+            settings.data.batch_seconds,
+            device=devices["accelerator"],
+            strategy=devices["strategy"],
+        ),
         effective_batch_seconds=settings.data.effective_batch_seconds,
         accumulate=settings.optim.accumulate,
         augmentation=augment,
         devices=devices,
         once=job.run.once,
+        states=settings.optim.states,
         copies=sum(map(bool, copies)),
     )
     plan = Plan(
@@ -268,25 +289,31 @@ def fit(
     """Training, from where it was stopped if it was."""
     settings, devices = job.settings, student.devices
     tuner = _build_tuner(job, student, prepared, course, before, sets)
+    reading = feeding.choose_workers(
+        settings.data.num_workers, course.plan, student.model, course.batching
+    )
     loader = loaders.train_loader(
         course.plan,
         student.model,
         num_batches=course.num_steps * course.optimizer["accumulate"],
-        num_workers=settings.data.num_workers,
+        num_workers=reading.num_workers,
         rank=ranks.rank(),
         start=checkpoints.position_of(job.resume_from),
     )
     _record_course(job, student, prepared, course, tuner, loader)
+    job.run.record(feeding=reading.facts())
+    job.say.lines([reading.line()])
     job.say.phase("fine-tuning")
     if job.resume_from:
         checkpoints.check_same_model(job.resume_from, student.model)
         job.say.lines([f"continuing from {job.resume_from.name}"])
     decay = settings.evaluation.ema_decay
     moving = callbacks.MovingAverage(decay=decay) if decay else None
-    checkpointer = checkpoints.Checkpointer(
+    saver = checkpointer.Checkpointer(
         job.checkpoint_dir,
         **settings.checkpoint.arguments(),
         keep_weights=settings.evaluation.average_last or 1,
+        say=job.say.lines,
     )
     fine_tuner.fit(
         tuner,
@@ -299,9 +326,10 @@ def fit(
         callbacks=[
             adaptation.Unfreezing(prepared.learning),
             *([moving] if moving else []),
-            *_watching(job, prepared, course, before, sets),
+            *_watching(job, devices, prepared, course, before, sets),
+            feeding.Waiting(job.say, job.run.record, loader, reading),
             *extra_callbacks,
-            checkpointer,
+            saver,
         ],
         loggers=loggers.build(
             **settings.logger.arguments(),
@@ -311,6 +339,7 @@ def fit(
         ),
         resume_from=job.resume_from,
     )
+    job.run.record(checkpoints=saver.facts())
     return Fitted(tuner, moving)
 
 
@@ -366,11 +395,17 @@ def _record_course(
 
 
 def _watching(
-    job: Job, prepared: Prepared, course: Course, before: Scored, sets: Sets
+    job: Job,
+    devices: fine_tuner.Devices,
+    prepared: Prepared,
+    course: Course,
+    before: Scored,
+    sets: Sets,
 ) -> list[pl.Callback]:
     """What looks on and tells, and may end the run early."""
     evaluation, change = job.settings.evaluation, prepared.change
     return [
+        callbacks.Recorded(devices, job.run.record),
         callbacks.LossParts(job.say, job.run.record),
         callbacks.ProgressBar(job.say, num_steps=course.num_steps),
         callbacks.Watch(
@@ -396,14 +431,16 @@ def choose_weights(
     say.phase("choosing between checkpoints and interpolations with the base")
     _record_training(job, student, prepared, course, tuner)
     plain = lora.merge(model)
-    ranks.on_first(lambda: nemo.save_nemo(model, job.run_dir / "last.nemo"))
+    ranks.on_first(lambda: nemo.save_nemo(model, job.run_dir / "last.nemo"), patient=True)
     model.to(student.devices["device"])  # Lightning leaves it on the CPU
     best_step = checkpoints.best_step(tuner.history)
     candidates = weight_selection.choose_weights(
         model,
-        _candidates(job, prepared, fitted, plain, weight_selection.copy_state(model), best_step),
+        _candidates(job, prepared, fitted, plain, best_step),
         evaluate=tuner.evaluate,
     )
+    ranks.add([])  # no rank reads it any more
+    ranks.on_first(lambda: job.base_file.unlink(missing_ok=True))
     say.candidates(candidates)
     if prepared.change.new and job.settings.evaluation.interpolation:
         say.lines(
@@ -451,14 +488,16 @@ def _candidates(
     job: Job,
     prepared: Prepared,
     fitted: Fitted,
-    plain: Callable[[weight_selection.State], weight_selection.State],
-    last: weight_selection.State,
+    plain: Callable[[states.State], states.State],
     best_step: int,
 ) -> Any:
-    """All weights that could be best.nemo. plain: gives what was added for learning its place in
-    the checkpoint's own weights.
+    """All weights that could be best.nemo, in their files until they are tried. plain: gives what
+    was added for learning its place in the checkpoint's own weights.
     """
     evaluation, moving = job.settings.evaluation, fitted.moving
+    last = _last_weights(job, fitted, plain)
+    read = functools.cache(lambda step: plain(checkpoints.read_weights(job.checkpoint_dir, step)))
+    average = plain(moving.weights()) if moving else {}
     recent = [checkpoints.step_of(path) for path in checkpoints.find(job.checkpoint_dir, "weights")]
     return weight_selection.candidates(
         base=plain(prepared.base_state),
@@ -467,17 +506,26 @@ def _candidates(
         alphas=evaluation.interpolation,
         best_step=best_step,
         recent_steps=recent[-(evaluation.average_last or 1) :],
-        read=lambda step: plain(checkpoints.read_weights(job.checkpoint_dir, step)),
-        moving_average=moving and (moving.describe(), lambda: last | plain(moving.weights())),
+        read=read,
+        moving_average=moving and (moving.describe(), lambda: states.over(average, last)),
     )
+
+
+def _last_weights(
+    job: Job, fitted: Fitted, plain: Callable[[states.State], states.State]
+) -> states.State:
+    """Those of the last step, from its checkpoint, in the precision that the student is left in."""
+    name = f"resume-step={fitted.tuner.global_step:06d}.ckpt"
+    return plain(states.float32(checkpoints.model_state(job.checkpoint_dir / name)))
 
 
 def export_and_rescore(job: Job, student: Student, sets: Sets) -> Scored:
     """best.nemo, restored from disk and scored as anyone would find it."""
     job.say.phase("exporting and scoring best.nemo, restored from disk")
     best = job.run_dir / "best.nemo"
-    ranks.on_first(lambda: nemo.save_nemo(student.model, best))
-    ranks.on_first(lambda: adapters.save(student.model, job.run_dir / "adapters.pt"))
+    ranks.on_first(lambda: nemo.save_nemo(student.model, best), patient=True)
+    beside = job.run_dir / "adapters.pt"
+    ranks.on_first(lambda: adapters.save(student.model, beside), patient=True)
     exported = restore.restore(str(best)).to(student.devices["device"])
     return _score(job, _decode(job, exported, sets), sets)
 

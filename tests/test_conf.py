@@ -12,7 +12,7 @@ from parakeet_ft.run import composition
 from parakeet_ft.training import (
     adaptation,
     budget,
-    checkpoints,
+    checkpointer,
     distillation,
     fine_tuner,
     loggers,
@@ -42,7 +42,7 @@ def test_every_option_composes_and_has_the_keys_of_its_group(group, option):
         ("budget", budget.num_steps, {"plan", "accumulate"}),
         ("optim", optim.settings, {"model", "hours_per_pass", "num_new_pieces", "num_steps"}),
         ("trainer", fine_tuner.resolve, set()),
-        ("checkpoint", checkpoints.Checkpointer, {"directory", "keep_weights"}),
+        ("checkpoint", checkpointer.Checkpointer, {"directory", "keep_weights", "say"}),
         ("distillation", distillation.build_teacher, {"model"}),
         ("logger", loggers.build, {"run_dir", "experiment", "resume_step"}),
         ("tokenizer", vocabulary.adapt_vocabulary, {"model", "texts", "workdir"}),

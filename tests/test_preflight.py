@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from parakeet_ft import preflight
+from parakeet_ft.data.corpus import Corpus
 from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.errors import UserError
 from parakeet_ft.model.checkpoints import CHECKPOINTS
@@ -180,6 +181,7 @@ def test_help_and_mistakes_import_neither_torch_nor_nemo_and_leave_no_file(argum
 
 def test_a_run_without_guard_or_with_few_words_to_choose_by_is_warned():
     few, many = ([Utterance("a.wav", 1.0, "one two three four")] * count for count in (1, 50))
+    few, many = Corpus.of(few), Corpus.of(many)
     assert preflight.check_choice({"validation": many, "guard_validation": many}) == []
     alone, blind = preflight.check_choice({"validation": few})
     assert "no guard set" in alone and "holds 4 words: one word is 25.0 points" in blind
@@ -202,3 +204,32 @@ def test_a_replay_ratio_without_speech_to_mix_in_is_warned():
         assert preflight.check_replay(preflight.read_command(own + given)[1].data) == []
     (line,) = preflight.check_replay(preflight.read_command([*own, "data.replay.ratio=2"])[1].data)
     assert "data.replay.ratio=2 does nothing without data.replay.manifest" in line
+
+
+def test_a_second_start_skips_what_an_earlier_one_found_right_and_says_so(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("PARAKEET_FT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("parakeet_ft.data.corpus.SMALL", 0)
+    monkeypatch.setattr("parakeet_ft.data.manifest_blocks.num_cores", lambda: 1)
+    settings = preflight.check_settings(composed())
+    first = preflight.check_inputs(settings)
+    assert capsys.readouterr().out.count("once for all runs") == 6
+    for name in (
+        "data.corpus.blocks_of",
+        "data.overlap.check_overlap",
+        "tokenizer.sentencepiece_model.coverage",
+    ):
+        monkeypatch.setattr(f"parakeet_ft.{name}", lambda *a, n=name, **k: pytest.fail(n))
+    second = preflight.check_inputs(settings)
+    told = capsys.readouterr().out
+    assert told.count("audio files were found by an earlier run") == 6
+    assert {key: list(found) for key, found in second.items()} == {
+        key: list(found) for key, found in first.items()
+    }
+
+
+def test_the_bundled_demo_leaves_nothing_in_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("PARAKEET_FT_CACHE", str(tmp_path / "cache"))
+    preflight.check_inputs(preflight.check_settings(composed()))
+    assert not (tmp_path / "cache").exists()

@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from parakeet_ft.data.audio import AudioError, probe, read_audio
-from parakeet_ft.data.manifest import Utterance, stream_manifest
+from parakeet_ft.data import layouts, sources
+from parakeet_ft.data.audio import AudioError, probe, read_audio, source_of
+from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.errors import UserError
+from parakeet_ft.settings.finetune import WeightedManifest
 
 TELEPHONE_HZ = 8000
 
@@ -37,7 +39,15 @@ class Augmentation:
 
     def speed_of(self, number: int, index: int) -> float:
         """The factor for an utterance in a pass."""
-        return random.Random(f"speed {self.seed} {number} {index}").choice(self.speeds)
+        return float(self._speeds(number, np.array([index]))[0])
+
+    def speeds_of(self, number: int, count: int) -> np.ndarray:
+        """The factors (count) of all utterances in a pass."""
+        return self._speeds(number, np.arange(count))
+
+    def _speeds(self, number: int, indices: np.ndarray) -> np.ndarray:
+        key = random.Random(f"speed {self.seed} {number}").getrandbits(64)
+        return np.array(self.speeds)[scattered(indices, key) % len(self.speeds)]
 
     def apply(self, samples: np.ndarray, *, rate_hz: int, number: int, index: int) -> np.ndarray:
         """samples (T) of utterance `index` as pass `number` plays them, (T / speed), float32.
@@ -67,6 +77,16 @@ class Augmentation:
             "noise_snr_db": list(self.noise_snr_db),
             "codec_probability": self.codec_probability,
         }
+
+
+def scattered(indices: np.ndarray, key: int) -> np.ndarray:
+    """A random 64-bit number for each index (N), the same for it alone and among millions
+    (SplitMix64: Steele, Lea and Flood 2014).
+    """
+    z = np.uint64(key) + (indices.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
 
 
 def build(
@@ -123,10 +143,10 @@ def read_noises(source: str) -> list[Utterance]:
     """Noise from a manifest, whose texts do not matter, or all audio under a folder. Raises
     UserError if there is none.
     """
-    if os.path.isdir(source):
+    if os.path.isdir(source) and not layouts.holds_shards(source):
         found = _audio_below(Path(source))
     else:
-        found = list(stream_manifest(source, needs_text=False))
+        found = sources.read_all((WeightedManifest(source),), needs_text=False)
     if not found:
         raise UserError(
             f"data.augmentation.noise_manifest={source} holds no audio. Expected a folder of audio "
@@ -162,7 +182,7 @@ def cut_noise(noise: Utterance, *, seconds: float, rate_hz: int, position: float
     """
     start = max(0.0, noise.duration - seconds) * position
     samples = read_audio(
-        noise.audio_filepath,
+        source_of(noise),
         offset=noise.offset + start,
         duration=min(seconds, noise.duration),
         rate_hz=rate_hz,

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from parakeet_ft.batches import READY_BATCHES
 from parakeet_ft.batches.augmentation import Augmentation
-from parakeet_ft.batches.plan import BatchSequence, Plan
-from parakeet_ft.data.audio import read_audio
+from parakeet_ft.batches.plan import Plan
+from parakeet_ft.batches.sequence import BatchSequence
+from parakeet_ft.data.audio import hold_members, read_utterance
+from parakeet_ft.data.audio_file import InMemory
 from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.model import parts
 from parakeet_ft.run import signals
 
+# What 16-bit samples are divided by to lie between -1 and 1.
+FULL_SCALE = 32768.0
+
 
 class BatchDataset(torch.utils.data.Dataset):
-    """Index list -> (audio (B, T) float32, lengths (B), tokens (B, U), token lengths (B)). Indices
-    count on through the passes.
+    """Index list -> (audio (B, T), lengths (B), tokens (B, U), token lengths (B)). Indices count on
+    through the passes.
+
+    Audio is int16 where that is exactly what was read, else float32: `as_float` makes both one.
     """
 
     def __init__(
@@ -34,21 +43,21 @@ class BatchDataset(torch.utils.data.Dataset):
         self.rate_hz = rate_hz
         self.augmentation = augmentation
 
-    def read(self, index: int) -> torch.Tensor:
-        """The samples (T) of an utterance as its pass plays them."""
+    def read(self, index: int, held: InMemory | None = None) -> np.ndarray:
+        """The samples (T) of an utterance as its pass plays them; `held`: the bytes of its file."""
         number, index = divmod(index, len(self.utterances))
         u = self.utterances[index]
-        samples = read_audio(
-            u.audio_filepath, offset=u.offset, duration=u.duration, rate_hz=self.rate_hz
-        )
+        samples = read_utterance(u, rate_hz=self.rate_hz, held=held)
         if self.augmentation is not None:
             samples = self.augmentation.apply(
                 samples, rate_hz=self.rate_hz, number=number, index=index
             )
-        return torch.from_numpy(samples)
+        return samples
 
     def __getitem__(self, indices: list[int]) -> tuple[torch.Tensor, ...]:
-        audio = [self.read(i) for i in indices]
+        held = hold_members([self.utterances[i % len(self.utterances)] for i in indices])
+        read = [self.read(i, data) for i, data in zip(indices, held, strict=True)]
+        audio = [torch.from_numpy(samples) for samples in in_16_bits(read)]
         tokens = [
             torch.tensor(
                 self.tokenize(self.utterances[i % len(self.utterances)].text), dtype=torch.long
@@ -64,25 +73,91 @@ class BatchDataset(torch.utils.data.Dataset):
         )
 
 
+def in_16_bits(audio: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Float samples (T) each as 16-bit integers, half of the memory, if those are exactly the same:
+    what comes from 16-bit files at the model's rate. If one differs, all as they are.
+    """
+    found = []
+    for samples in audio:
+        scaled = samples * FULL_SCALE
+        with np.errstate(invalid="ignore"):  # beyond full scale the two differ, and all stay
+            integers = scaled.astype(np.int16)
+        if not np.array_equal(integers, scaled):
+            return list(audio)
+        found.append(integers)
+    return found
+
+
+def as_float(audio: torch.Tensor) -> torch.Tensor:
+    """The float32 samples that the data set's audio stands for, on its device."""
+    return audio.float().mul_(1 / FULL_SCALE) if audio.dtype == torch.int16 else audio
+
+
+class TimedLoader(torch.utils.data.DataLoader):
+    """A loader that knows how long it was waited for, from the second batch on: the first waits for
+    the workers to start.
+    """
+
+    batches, first_seconds, waited, busy = 0, 0.0, 0.0, 0.0
+    given: float | None = None  # when the batch came that is being learnt
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        found = super().__iter__()
+        while True:
+            begun = time.perf_counter()
+            try:
+                batch = next(found)
+            except StopIteration:
+                return
+            self.given = time.perf_counter()
+            self._count(self.given - begun)
+            yield batch
+            self.busy += time.perf_counter() - self.given
+            self.given = None
+
+    def _count(self, seconds: float) -> None:
+        self.batches += 1
+        if self.batches == 1:
+            self.first_seconds = seconds
+        else:
+            self.waited += seconds
+
+    def leave_out(self, seconds: float) -> None:
+        """Time between two batches that was no step's, such as a validation's."""
+        self.busy -= seconds
+
+    def waiting_share(self) -> float:
+        """Of the time of the steps, what went by until their batches came."""
+        busy = self.busy
+        if self.given is not None:
+            busy += time.perf_counter() - self.given
+        return self.waited / max(self.waited + busy, 1e-9)
+
+
 def train_loader(
     plan: Plan, model, *, num_batches: int, num_workers: int, rank: int = 0, start: int = 0
-) -> torch.utils.data.DataLoader:
+) -> TimedLoader:
     """Loader of this rank's batches from `start` to num_batches for a NeMo model. An unreadable
     file raises UserError: nothing is skipped silently.
     """
-    return torch.utils.data.DataLoader(
-        BatchDataset(
-            plan.utterances,
-            model.tokenizer.text_to_ids,
-            rate_hz=parts.rate_hz(model),
-            augmentation=plan.augmentation,
-        ),
+    return TimedLoader(
+        train_set(plan, model),
         sampler=BatchSequence(plan, rank=rank, start=start, stop=num_batches),
         batch_size=None,
         num_workers=num_workers,
         pin_memory=torch.cuda.is_available(),
         prefetch_factor=READY_BATCHES if num_workers else None,
         worker_init_fn=signals.leave_to_parent,
+    )
+
+
+def train_set(plan: Plan, model: Any) -> BatchDataset:
+    """What a plan's batches are read from, for a NeMo model."""
+    return BatchDataset(
+        plan.utterances,
+        model.tokenizer.text_to_ids,
+        rate_hz=parts.rate_hz(model),
+        augmentation=plan.augmentation,
     )
 
 

@@ -9,71 +9,25 @@ what it would have seen.
 from __future__ import annotations
 
 import dataclasses
-import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-import torch
+import numpy as np
 
+from parakeet_ft.batches import passes
 from parakeet_ft.batches.augmentation import Augmentation
+from parakeet_ft.batches.passes import Pass, draw_replay, plan_pass, weighted
+from parakeet_ft.data import cache
+from parakeet_ft.data.corpus import Corpus, durations_of
 from parakeet_ft.data.manifest import Utterance
+from parakeet_ft.data.parallel import num_cores, open_executor
+from parakeet_ft.files import json_hash
 
-
-def plan_pass(
-    durations: Sequence[float],
-    indices: Sequence[int],
-    *,
-    batch_seconds: float,
-    seed: int,
-    number: int,
-    num_ranks: int = 1,
-) -> list[list[int]]:
-    """Divide `indices` into batches of similar duration, at most batch_seconds with padding, in
-    random order.
-
-    Every index occurs once. The number of batches is a multiple of num_ranks: the largest are
-    halved until it is.
-    """
-    rng = random.Random(f"{seed} {number}")
-    # Jitter of 10 % makes other neighbours in each pass and costs little padding.
-    ordered = sorted(indices, key=lambda i: durations[i] * rng.uniform(0.9, 1.1))
-    batches: list[list[int]] = []
-    longest = 0.0
-    for index in ordered:
-        longest = max(longest, durations[index])
-        if batches and longest * (len(batches[-1]) + 1) <= batch_seconds:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
-            longest = durations[index]
-    while len(batches) % num_ranks:
-        largest = max(batches, key=len)
-        if len(largest) == 1:
-            raise ValueError(
-                f"{len(indices)} utterances cannot be divided equally among {num_ranks} ranks"
-            )
-        batches.remove(largest)
-        batches += [largest[::2], largest[1::2]]
-    rng.shuffle(batches)
-    return batches
-
-
-def draw_replay(
-    durations: Sequence[float], indices: Sequence[int], *, seconds: float, seed: int, number: int
-) -> list[int]:
-    """Indices of replay utterances for one pass: shuffled anew, and again if they run out, until
-    `seconds` are full.
-    """
-    rng = random.Random(f"replay {seed} {number}")
-    drawn: list[int] = []
-    filled = 0.0
-    while indices and filled < seconds:
-        for index in rng.sample(list(indices), len(indices)):
-            if filled >= seconds:
-                break
-            drawn.append(index)
-            filled += durations[index]
-    return drawn
+KEPT_PASSES = 2
+# Passes of ten million utterances that are planned at once take half a GB each.
+MOST_JOBS = 8
+# First and last + 1 index, weight.
+Span = tuple[int, int, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,43 +36,87 @@ class Plan:
     batches.
     """
 
-    utterances: list[Utterance]
+    utterances: Sequence[Utterance]
     num_domain: int
     replay_ratio: float
     batch_seconds: float
     seed: int
     num_ranks: int = 1
     augmentation: Augmentation | None = None
+    # The last passes that were asked for.
+    _passes: dict[int, Pass] = dataclasses.field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
-    def durations_of_pass(self, number: int) -> list[float]:
-        """Seconds of each utterance as a pass plays it."""
-        if self.augmentation is None:
-            return [u.duration for u in self.utterances]
-        return [
-            u.duration / self.augmentation.speed_of(number, index)
-            for index, u in enumerate(self.utterances)
-        ]
+    def durations_of_pass(self, number: int) -> np.ndarray:
+        """Seconds (N) of each utterance as a pass plays it."""
+        durations = durations_of(self.utterances)
+        if self.augmentation is None or self.augmentation.speeds == (1.0,):
+            return durations
+        return durations / self.augmentation.speeds_of(number, len(durations))
 
-    def batches_of_pass(self, number: int) -> list[list[int]]:
-        """All ranks' batches of one pass: every domain utterance once, replay of replay_ratio times
-        the domain's seconds.
+    def batches_of_pass(self, number: int) -> Pass:
+        """All ranks' batches of one pass: every domain utterance as often as its weight says (1 if
+        it has none), replay of replay_ratio times the domain's seconds.
+
+        Of a corpus in the cache, planned by the first process of a node that asks.
         """
+        if number not in self._passes:
+            while len(self._passes) >= KEPT_PASSES:
+                self._passes.pop(next(iter(self._passes)))
+            self._passes[number] = self._find(number)
+        return self._passes[number]
+
+    def _find(self, number: int) -> Pass:
+        name = self._name_of(number)
+        if name is None:
+            return self._plan(number)
+        folder = cache.kept_folder(
+            name, lambda folder: self._plan(number).write(folder), passes.problem
+        )
+        return Pass.read(folder)
+
+    def _name_of(self, number: int) -> str | None:
+        """What a pass is called in the cache, by all that it depends on; None if it is not kept."""
+        corpus = self.utterances
+        if not isinstance(corpus, Corpus) or not corpus.kept:
+            return None
+        settings = (self.num_domain, self.replay_ratio, self.batch_seconds, self.seed)
+        speeds = self.augmentation and (self.augmentation.seed, self.augmentation.speeds)
+        key = json_hash([passes.FORMAT, corpus.key, settings, self.num_ranks, speeds, number])
+        return f"pass-{key[:32]}"
+
+    def _plan(self, number: int) -> Pass:
         durations = self.durations_of_pass(number)
-        domain = list(range(self.num_domain))
-        replay = draw_replay(
+        domain, replay = self._spans()
+        indices = weighted(domain, seed=self.seed, number=number)
+        drawn = draw_replay(
             durations,
-            range(self.num_domain, len(durations)),
+            weighted(replay, seed=self.seed, number=number),
             seed=self.seed,
             number=number,
-            seconds=self.replay_ratio * sum(durations[: self.num_domain]),
+            # As Python adds: passes are the same to the last bit.
+            seconds=self.replay_ratio * sum(memoryview(durations[indices])),
         )
         return plan_pass(
             durations,
-            domain + replay,
+            np.concatenate([indices, drawn]),
             batch_seconds=self.batch_seconds,
             seed=self.seed,
             number=number,
             num_ranks=self.num_ranks,
+        )
+
+    def _spans(self) -> tuple[list[Span], list[Span]]:
+        """Stretches of the domain and of replay, with their weights."""
+        if isinstance(self.utterances, Corpus):
+            spans = self.utterances.spans
+        else:
+            count = len(self.utterances)
+            spans = [(0, self.num_domain, 1.0), (self.num_domain, count, 1.0)]
+        return (
+            [span for span in spans if span[1] <= self.num_domain],
+            [span for span in spans if span[0] >= self.num_domain and span[1] > span[0]],
         )
 
     def steps_of_pass(self, number: int = 0) -> int:
@@ -127,62 +125,55 @@ class Plan:
 
     def batch_at(self, position: int, *, rank: int) -> list[int]:
         """The utterances that a rank learns after `position` batches."""
-        return [
-            i % len(self.utterances)
-            for i in next(iter(BatchSequence(self, rank=rank, start=position, stop=position + 1)))
-        ]
+        number, step = self.place_of(position)
+        return self.batches_of_pass(number)[step * self.num_ranks + rank]
+
+    def place_of(self, position: int) -> tuple[int, int]:
+        """The pass, and the step in it, of a rank's batch after `position` others."""
+        number = 0
+        while position >= (steps := self.steps_of_pass(number)):
+            position -= steps
+            number += 1
+        return number, position
+
+    def plan_ahead(self, numbers: Iterable[int]) -> None:
+        """Plan passes side by side, a process for each, where planning takes long: of a corpus in
+        the cache, by the first process of a node that asks.
+        """
+        names = {number: self._name_of(number) for number in numbers}
+        if len(names) < 2 or None in names.values():
+            return
+        with cache.locked(f"ahead-{names[min(names)]}") as root:
+            waiting = [number for number in names if not (root / str(names[number])).is_dir()]
+            jobs = min(num_cores(), len(waiting), MOST_JOBS)
+            if jobs < 2:
+                return
+            bare = dataclasses.replace(self)  # without the passes that this process holds
+            with open_executor(jobs=jobs) as executor:
+                list(executor().map(bare.steps_of_pass, waiting))
 
     def describe(self, number: int = 0) -> dict[str, Any]:
         """What a pass looks like: numbers of batches and utterances, seconds of audio and their
         share of padding, and the largest batches.
         """
-        durations = self.durations_of_pass(number)
         batches = self.batches_of_pass(number)
-        padded = [max(durations[i] for i in batch) * len(batch) for batch in batches]
-        audio = sum(durations[i] for batch in batches for i in batch)
+        durations = self.durations_of_pass(number)[batches.order]
+        padded = np.maximum.reduceat(durations, batches.starts[:-1]) * batches.sizes
+        audio = float(durations.sum())
         return {
             "batches": len(batches),
-            "utterances": sum(map(len, batches)),
+            "utterances": len(batches.order),
             "audio_seconds": round(audio, 2),
-            "padding_share": round(1 - audio / sum(padded), 4),
-            "largest_batch_seconds": round(max(padded), 2),
-            "largest_batch_utterances": max(map(len, batches)),
-            "longest_utterance_seconds": max(durations[i] for batch in batches for i in batch),
+            "padding_share": round(1 - audio / float(padded.sum()), 4),
+            "largest_batch_seconds": round(float(padded.max()), 2),
+            "largest_batch_utterances": int(batches.sizes.max()),
+            "longest_utterance_seconds": float(durations.max()),
         }
 
     @property
     def hours_of_pass(self) -> float:
         """Hours of audio in one pass over all ranks, replay included."""
-        return (
-            sum(u.duration for u in self.utterances[: self.num_domain])
-            * (1 + (self.replay_ratio if self.num_domain < len(self.utterances) else 0))
-            / 3600
-        )
-
-
-class BatchSequence(torch.utils.data.Sampler):
-    """The batches of one rank, pass after pass, from batch `start` to batch `stop`: the position is
-    one number.
-
-    Indices count on through the passes, utterance + pass * number of utterances, so that each tells
-    both.
-    """
-
-    def __init__(self, plan: Plan, *, rank: int, stop: int, start: int = 0) -> None:
-        self.plan = plan
-        self.rank = rank
-        self.start = start
-        self.stop = stop
-
-    def __len__(self) -> int:
-        return self.stop
-
-    def __iter__(self) -> Iterator[list[int]]:
-        position = 0
-        number = 0
-        while position < self.stop:
-            for batch in self.plan.batches_of_pass(number)[self.rank :: self.plan.num_ranks]:
-                if self.start <= position < self.stop:
-                    yield [index + number * len(self.plan.utterances) for index in batch]
-                position += 1
-            number += 1
+        durations = durations_of(self.utterances)
+        domain, replay = self._spans()
+        seconds = sum(weight * float(durations[a:b].sum()) for a, b, weight in domain)
+        return seconds * (1 + (self.replay_ratio if replay else 0)) / 3600

@@ -9,18 +9,27 @@ import dataclasses
 import hashlib
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from parakeet_ft.data import ffmpeg, libsndfile
-from parakeet_ft.data.audio_file import AudioError, KaldiPipe, breaks_off, check_stretch
+from parakeet_ft.data import ffmpeg, libsndfile, members
+from parakeet_ft.data.audio_file import (
+    AudioError,
+    InMemory,
+    KaldiPipe,
+    Member,
+    breaks_off,
+    check_stretch,
+)
 from parakeet_ft.errors import REFUSED, UserError
 
 if TYPE_CHECKING:
     import soundfile
+
+    from parakeet_ft.data.manifest import Utterance
 
 # A sample at or above this share of full scale is taken as clipped: converters that clip write
 # 32767 or a little below.
@@ -29,6 +38,10 @@ CLIPPED_AT = 0.999
 # ends earlier than this was cut off.
 TRUNCATED_SECONDS = 0.5
 TRUNCATED_SHARE = 0.02
+
+
+# What audio is read from.
+Source = str | KaldiPipe | Member | InMemory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +74,33 @@ class Measured:
     samples_hash: str = ""
 
 
-def probe(path: str) -> AudioInfo:
+def hold(utterance: Utterance) -> str | InMemory:
+    """Where an utterance's audio is read from, with the bytes of a member in memory, so that
+    several looks at it read them once. Raises AudioError.
+    """
+    held = _held(utterance.member or utterance.audio_filepath)
+    assert not isinstance(held, KaldiPipe)
+    return held
+
+
+def hold_members(utterances: Sequence[Utterance]) -> list[InMemory | None]:
+    """The bytes of all that lie in shards or elsewhere, read together; None for single files.
+    Raises AudioError.
+    """
+    wanted = [u.member for u in utterances if u.member is not None]
+    found = iter(members.read(wanted))
+    return [None if u.member is None else next(found) for u in utterances]
+
+
+def _held(source: Source) -> str | KaldiPipe | InMemory:
+    """The source, with the bytes of a member in memory. Raises AudioError."""
+    return members.read([source])[0] if isinstance(source, Member) else source
+
+
+def probe(source: str | Member | InMemory) -> AudioInfo:
     """Length, rate and channels from the file's header. Raises AudioError."""
+    path = _held(source)
+    assert not isinstance(path, KaldiPipe)
     file = libsndfile.open_audio(path)
     if file is not None:
         with file:
@@ -81,7 +119,10 @@ def probe(path: str) -> AudioInfo:
 
 
 def decode(
-    path: str | KaldiPipe, *, offset: float = 0.0, duration: float | None = None
+    source: Source,
+    *,
+    offset: float = 0.0,
+    duration: float | None = None,
 ) -> tuple[np.ndarray, int]:
     """Decode `duration` seconds (None: to the end) from `offset` -> (float32 samples (samples,
     channels), rate in Hz).
@@ -89,32 +130,37 @@ def decode(
     Raises AudioError: missing, not_a_file, no_permission, zero_bytes, unreadable, damaged,
     truncated, no_samples, beyond_end, not_finite, pipe_failed, bad_times.
     """
-    check_stretch(path, offset, duration)
+    check_stretch(source, offset, duration)
+    path = _held(source)
     file = libsndfile.open_audio(path)
     expected: int | None
+    whole_numbers = False
     if file is None:
-        samples, rate_hz, expected = ffmpeg.read(str(path), offset=offset, duration=duration)
+        assert not isinstance(path, KaldiPipe)  # which libsndfile reads, or nobody
+        samples, rate_hz, expected = ffmpeg.read(path, offset=offset, duration=duration)
     else:
         with file:
             rate_hz = file.samplerate
+            whole_numbers = file.subtype.startswith("PCM_")
             samples, expected = libsndfile.read(file, path, offset=offset, duration=duration)
     if not len(samples):
         raise AudioError("no_samples", f"{path} holds no samples.")
     if expected is not None:
         _check_whole(path, len(samples), expected, rate_hz=rate_hz)
     reaches_end = duration is None or len(samples) < (duration - TRUNCATED_SECONDS) * rate_hz
-    if isinstance(path, str) and reaches_end and breaks_off(path):
+    if not isinstance(path, KaldiPipe) and reaches_end and breaks_off(path):
         raise AudioError(
             "truncated",
             f"{path} was cut off: its data breaks off after {offset + len(samples) / rate_hz:.2f} "
             "s.",
         )
-    if not np.isfinite(samples.sum(dtype=np.float64)):
+    # A twentieth of the time of decoding FLAC.
+    if not whole_numbers and not np.isfinite(samples.sum(dtype=np.float64)):
         raise AudioError("not_finite", f"{path} has samples that are NaN or infinite.")
     return samples, rate_hz
 
 
-def _check_whole(path: str | KaldiPipe, found: int, expected: int, *, rate_hz: int) -> None:
+def _check_whole(path: object, found: int, expected: int, *, rate_hz: int) -> None:
     """Raise AudioError if by far fewer samples were found than the header announces."""
     if expected - found > max(TRUNCATED_SECONDS * rate_hz, TRUNCATED_SHARE * expected):
         raise AudioError(
@@ -150,26 +196,51 @@ def resample(samples: np.ndarray, *, from_hz: int, to_hz: int) -> np.ndarray:
 
 
 def read_audio(
-    path: str, *, offset: float = 0.0, duration: float | None = None, rate_hz: int = 16000
+    source: Source,
+    *,
+    offset: float = 0.0,
+    duration: float | None = None,
+    rate_hz: int = 16000,
 ) -> np.ndarray:
     """Read `duration` seconds (None: to the end) from `offset` as float32 mono (samples,) at
     rate_hz; channels are averaged.
 
     Raises UserError naming the file if it cannot be read.
     """
-    samples, file_rate_hz = decode(path, offset=offset, duration=duration)
+    samples, file_rate_hz = decode(source, offset=offset, duration=duration)
     mono = resample(to_mono(samples), from_hz=file_rate_hz, to_hz=rate_hz)
     return np.ascontiguousarray(mono, dtype=np.float32)
 
 
+def source_of(utterance: Utterance) -> Source:
+    """Where an utterance's audio is read from."""
+    return utterance.pipe or utterance.member or utterance.audio_filepath
+
+
+def read_utterance(
+    utterance: Utterance, *, rate_hz: int = 16000, held: InMemory | None = None
+) -> np.ndarray:
+    """The stretch of an utterance, as `read_audio`; `held` are the bytes of its file where they
+    were fetched before. Raises AudioError.
+    """
+    return read_audio(
+        held or source_of(utterance),
+        offset=utterance.offset,
+        duration=utterance.duration,
+        rate_hz=rate_hz,
+    )
+
+
 def stream_audio(
-    path: str, *, rate_hz: int = 16000, block_seconds: float = 30.0
+    source: str | Member, *, rate_hz: int = 16000, block_seconds: float = 30.0
 ) -> Iterator[np.ndarray]:
     """Yield a whole recording as float32 mono blocks (samples,) at rate_hz; memory holds one block,
     however long it is. Raises AudioError.
     """
     import soundfile
 
+    path = _held(source)
+    assert not isinstance(path, KaldiPipe)
     file = libsndfile.open_audio(path)
     if file is None:
         file_hz = ffmpeg.rate_of(path)
@@ -183,7 +254,7 @@ def stream_audio(
             raise libsndfile.damaged(path, error) from None
 
 
-def _blocks(file: soundfile.SoundFile, path: str, frames: int) -> Iterator[np.ndarray]:
+def _blocks(file: soundfile.SoundFile, path: object, frames: int) -> Iterator[np.ndarray]:
     """Blocks (samples, channels) to where the file really ends; SoundFile.blocks would go on with
     what was in memory. Raises AudioError if that is by far before its header says.
     """

@@ -1,6 +1,8 @@
-"""What audio is read from: a file, checked before any decoder sees it, or a command of Kaldi's.
+"""What audio is read from: a file, checked before any decoder sees it, a stretch of bytes of a
+larger file, or a command of Kaldi's.
 
-A path is a file name, whatever it looks like. Only a KaldiPipe is given to a shell.
+A path is a file name, whatever it looks like. Only a KaldiPipe is given to a shell, and only the
+file of a Member is looked for on other machines.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import math
 import os
 import struct
 import subprocess
+from typing import BinaryIO
 
 from parakeet_ft.errors import UserError
 
@@ -41,6 +44,46 @@ class KaldiPipe:
         return f"{self.command} |"
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Member:
+    """A stretch of bytes of a file, or URL, that is one audio file: `size` bytes from `start`.
+
+    `name` is that of a member of a tar, whose header lies in the 512 bytes before `start`; it is
+    compared, and says how many of the bytes are audio, when the member is read. Without a name it
+    is the whole file, `size` -1 if nobody asked how long that is. Made by data/sources.py alone:
+    a name leads nowhere, whatever it looks like.
+    """
+
+    file: str
+    name: str
+    start: int
+    size: int
+
+    @property
+    def path(self) -> str:
+        """What an utterance calls its audio: the member's name behind that of its tar."""
+        return f"{self.file}/{self.name}" if self.name else self.file
+
+    def __str__(self) -> str:
+        return self.path
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class InMemory:
+    """An audio file whose bytes are here; `name` is what messages call it."""
+
+    name: str
+    data: bytes
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def open_bytes(source: str | InMemory) -> BinaryIO:
+    """The bytes of a file, wherever they are."""
+    return io.BytesIO(source.data) if isinstance(source, InMemory) else open(source, "rb")
+
+
 def run(pipe: KaldiPipe) -> io.BytesIO:
     """What the command writes. Raises AudioError."""
     from parakeet_ft.data.parallel import die_with_parent
@@ -62,8 +105,12 @@ def run(pipe: KaldiPipe) -> io.BytesIO:
     return io.BytesIO(done.stdout)
 
 
-def check_file(path: str) -> None:
+def check_file(path: str | InMemory) -> None:
     """Raise AudioError if there is no readable file at `path`."""
+    if isinstance(path, InMemory):
+        if not path.data:
+            raise AudioError("zero_bytes", f"{path} has zero bytes.")
+        return
     if not os.path.lexists(path):
         raise AudioError("missing", f"No audio at {path}.")
     if not os.path.exists(path):
@@ -79,7 +126,7 @@ def check_file(path: str) -> None:
         raise AudioError("zero_bytes", f"{path} has zero bytes.")
 
 
-def check_stretch(path: str | KaldiPipe, offset: float, duration: float | None) -> None:
+def check_stretch(path: object, offset: float, duration: float | None) -> None:
     """Raise AudioError unless both are seconds that a recording can have."""
     if not (0 <= offset < math.inf) or not (duration is None or 0 <= duration < math.inf):
         raise AudioError(
@@ -98,12 +145,12 @@ def contradicts_itself(start: bytes) -> bool:
     return kind in (1, 3) and block != channels * ((bits + 7) // 8)
 
 
-def breaks_off(path: str) -> bool:
+def breaks_off(source: str | InMemory) -> bool:
     """Whether a file of a format whose length libsndfile and FFmpeg do not check (Ogg, CAF, VOC)
     ends in the middle of a page, chunk or block."""
-    size = os.path.getsize(path)
-    with open(path, "rb") as file:
+    with open_bytes(source) as file:
         start = file.read(4096)
+        size = file.seek(0, os.SEEK_END)
         if start.startswith(b"OggS"):
             file.seek(max(0, size - TWO_PAGES))
             return _breaks_off_in_page(file.read())

@@ -4,26 +4,25 @@ audio is decoded but for a sample.
 
 from __future__ import annotations
 
-import bisect
 import hashlib
-import itertools
 import os
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from parakeet_ft.data import audio
 from parakeet_ft.data.corpora.nemo_manifest import read_manifests
+from parakeet_ft.data.corpus import Corpus, as_corpus
+from parakeet_ft.data.existence import missing_files
 from parakeet_ft.data.filters import TOLERANCE_SECONDS, TOLERANCE_SHARE, Limits, reason_to_drop
-from parakeet_ft.data.manifest import Utterance, missing_audio
+from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.data.summary import Summary
 from parakeet_ft.errors import UserError
 
 # Above this share of the sample, wrong durations are no accident of a few files, and training would
 # read other audio than the text.
 MAX_WRONG_DURATIONS = 0.1
-OVERLAP_KEYS = {"train": "data.train", "replay": "data.replay.manifest"}
 
 
 def quick_check(
@@ -39,7 +38,11 @@ def quick_check(
     """
     if not utterances:
         raise UserError(f"{where} holds no utterance.")
-    if missing := missing_audio(utterances):
+    utterances = as_corpus(utterances)
+    missing, known = missing_files(utterances)
+    for line in known:
+        print(line)
+    if missing:
         first = "".join(f"\n  {path}" for path in missing[:5])
         some = ", the first five" if len(missing) > 5 else ""
         raise UserError(
@@ -48,108 +51,25 @@ def quick_check(
         )
     warnings = _check_texts(utterances, where)
     if len(utterances) > sample:
-        utterances = random.Random(0).sample(utterances, sample)
+        return warnings + _check_sample(random.Random(0).sample(utterances, sample), where)
     return warnings + _check_sample(utterances, where)
 
 
-def check_overlap(sets: Mapping[str, Sequence[Utterance]], *, allowed: bool = False) -> list[str]:
-    """Compare what is scored with what is trained on ("train" and "replay"), by role.
-
-    Raises UserError if a scored stretch of audio is trained on, unless `allowed`; then, and for
-    utterances of the same text and length in other files, a warning a set.
-    """
-    trained = {role: sets[role] for role in ("train", "replay") if sets.get(role)}
-    scored: dict[str, Sequence[Utterance]] = {}
-    for role in sets:
-        # A validation set that serves as the test set, too, is told of once.
-        if role not in trained and sets[role] and all(sets[role] is not s for s in scored.values()):
-            scored[role] = sets[role]
-    found = []
-    warnings = []
-    for role, other in itertools.product(scored, trained):
-        utterances = scored[role]
-        same = shared_stretches(utterances, trained[other])
-        if same:
-            shown = "; ".join(f"{u.audio_filepath} at {u.offset:g} s" for u in same[:2])
-            found.append(
-                f"{len(same)} of the {len(utterances)} utterances of data.{role} are in "
-                f"{OVERLAP_KEYS[other]}: {shown}"
-            )
-        elif count := _count_same_text_and_length(utterances, trained[other]):
-            warnings.append(
-                f"{count} of the {len(utterances)} utterances of data.{role} have the "
-                f"text and the length of one in {OVERLAP_KEYS[other]}: is it the same "
-                "audio under another name?"
-            )
-    if found and not allowed:
-        raise UserError(
-            "\n  ".join(
-                ["What is scored must not be trained on, or the scores say nothing:", *found]
-            )
-            + "\n`python data_prep/split.py` divides a manifest; data.allow_overlap=true lets it "
-            "pass."
-        )
-    return warnings + [f"{line}." for line in found]
-
-
-def shared_stretches(scored: Sequence[Utterance], trained: Sequence[Utterance]) -> list[Utterance]:
-    """The scored utterances of which more than half lies in one stretch that is trained on."""
-    paths = {u.audio_filepath for u in scored}
-    stretches: dict[str, list[tuple[float, float]]] = {}
-    for u in trained:
-        if u.audio_filepath in paths:
-            stretches.setdefault(u.audio_filepath, []).append((u.offset, u.offset + u.duration))
-    longest = {path: max(end - begin for begin, end in file) for path, file in stretches.items()}
-    for file in stretches.values():
-        file.sort()
-    return [
-        u
-        for u in scored
-        if u.audio_filepath in stretches
-        and _is_shared(u, stretches[u.audio_filepath], longest[u.audio_filepath])
-    ]
-
-
-def _is_shared(utterance: Utterance, file: list[tuple[float, float]], longest: float) -> bool:
-    """Whether more than half of an utterance lies in one of the sorted stretches of its file."""
-    begin = utterance.offset
-    end = utterance.offset + utterance.duration
-    # Those that begin before this one ends, back to where none is long enough to reach it.
-    for at in reversed(range(bisect.bisect_left(file, (end, 0.0)))):
-        other_begin, other_end = file[at]
-        if other_begin + longest <= begin:
-            return False
-        if min(other_end, end) - max(other_begin, begin) > utterance.duration / 2:
-            return True
-    return False
-
-
-def _count_same_text_and_length(scored: Sequence[Utterance], trained: Sequence[Utterance]) -> int:
-    """How many of the scored utterances have the text and the length of one that is trained on."""
-    mine = {_text_and_length(u) for u in scored if u.text}
-    both = mine.intersection(map(_text_and_length, trained))
-    return sum(_text_and_length(u) in both for u in scored)
-
-
-def _text_and_length(utterance: Utterance) -> tuple[str, float]:
-    """What two utterances of the same audio have in common."""
-    return utterance.text, round(utterance.duration, 3)
-
-
-def _check_texts(utterances: Sequence[Utterance], where: str) -> list[str]:
+def _check_texts(utterances: Corpus, where: str) -> list[str]:
     """What is wrong with texts. Raises UserError if all are empty."""
-    empty = [u for u in utterances if not u.text.strip() and not u.extra.get("non_speech")]
-    if not empty:
+    empty = utterances.blank()
+    if not len(empty):
         return []
+    first = utterances[int(empty[0])]
     if len(empty) == len(utterances):
-        fields = ", ".join(empty[0].extra) or "none"
+        fields = ", ".join(first.extra) or "none"
         raise UserError(
             f"{where}: the text of all {len(empty)} utterances is empty. Is it in another field? "
             f"The first has these further fields: {fields}."
         )
     return [
         f"{where}: {len(empty)} of {len(utterances)} texts are empty, the first "
-        f"{empty[0].audio_filepath}. Training teaches silence there; "
+        f"{first.audio_filepath}. Training teaches silence there; "
         'mark real non-speech with "non_speech": true.'
     ]
 
@@ -162,9 +82,10 @@ def _check_sample(chosen: Sequence[Utterance], where: str) -> list[str]:
     wrong = []
     for utterance in chosen:
         try:
-            info = audio.probe(utterance.audio_filepath)
+            held = audio.hold(utterance)
+            info = audio.probe(held)
             audio.decode(
-                utterance.audio_filepath,
+                held,
                 offset=utterance.offset,
                 duration=min(0.1, utterance.duration),
             )

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import io
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from parakeet_ft.data.audio_file import AudioError, contradicts_itself
+from parakeet_ft.data.audio_file import AudioError, InMemory, contradicts_itself, open_bytes
 
 if TYPE_CHECKING:
     import av
@@ -28,7 +27,7 @@ class _Bytes:
 
     name = ""
 
-    def __init__(self, file: io.BufferedReader) -> None:
+    def __init__(self, file: BinaryIO) -> None:
         self.read = file.read
         self.seek = file.seek
         self.tell = file.tell
@@ -38,7 +37,7 @@ def _open_nothing_else(url: str, flags: int, options: dict) -> None:
     raise PermissionError(f"it refers to {url}, and only the file itself is read")
 
 
-def _ffmpeg(path: str):
+def _ffmpeg(path: str | InMemory):
     """The module av. Raises AudioError if PyAV is what is missing to read `path`."""
     try:
         import av
@@ -57,7 +56,7 @@ def _why(error: Exception) -> object:
 
 
 @contextlib.contextmanager
-def _decoding(path: str) -> Iterator[None]:
+def _decoding(path: str | InMemory) -> Iterator[None]:
     """Any exception of the decoders becomes an AudioError. Any, since damaged headers bring out the
     oddest ones (AttributeError: 'AudioStream' object has no attribute 'rate', PyAV 18)."""
     try:
@@ -69,14 +68,14 @@ def _decoding(path: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def open_audio(path: str) -> Iterator[av.container.InputContainer]:
+def open_audio(path: str | InMemory) -> Iterator[av.container.InputContainer]:
     """A container with an audio stream. Raises AudioError.
 
     FFmpeg gets bytes and no name, and may open nothing by itself: no protocol (http:, concat:,
     subfile:), and no file that a playlist names.
     """
     av = _ffmpeg(path)
-    with _decoding(path), open(path, "rb") as file:
+    with _decoding(path), open_bytes(path) as file:
         if contradicts_itself(file.read(64)):
             raise AudioError(
                 "unreadable", f"{path}: the sizes in its WAV header contradict each other."
@@ -116,7 +115,9 @@ def _reliable_seconds(container: av.container.InputContainer) -> float:
     return announced_seconds(container)
 
 
-def read(path: str, *, offset: float, duration: float | None) -> tuple[np.ndarray, int, int | None]:
+def read(
+    path: str | InMemory, *, offset: float, duration: float | None
+) -> tuple[np.ndarray, int, int | None]:
     """A stretch: samples (samples, channels), their rate, and how many the header announces, None
     if that cannot be relied on. Seeks to the key frame before `offset`, then cuts by the frames'
     own times. Raises AudioError.
@@ -175,13 +176,13 @@ def _frames(
     return begin or 0.0, pieces
 
 
-def rate_of(path: str) -> int:
+def rate_of(path: str | InMemory) -> int:
     """The rate of a file in Hz. Raises AudioError."""
     with open_audio(path) as container:
         return container.streams.audio[0].rate
 
 
-def stream(path: str, *, rate_hz: int) -> Iterator[np.ndarray]:
+def stream(path: str | InMemory, *, rate_hz: int) -> Iterator[np.ndarray]:
     """A whole recording as blocks (samples, channels), a second or so each. Raises AudioError."""
     av = _ffmpeg(path)
     resampler = av.AudioResampler(format="fltp", rate=rate_hz)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from parakeet_ft.data.audio_file import AudioError, KaldiPipe, check_file, run
+from parakeet_ft.data.audio_file import AudioError, InMemory, KaldiPipe, check_file, open_bytes, run
 
 if TYPE_CHECKING:
     import soundfile
@@ -26,7 +27,7 @@ CUT_SIZES = {
 }
 
 
-def open_audio(source: str | KaldiPipe) -> soundfile.SoundFile | None:
+def open_audio(source: str | InMemory | KaldiPipe) -> soundfile.SoundFile | None:
     """The audio as libsndfile sees it, or None if only PyAV may know the format.
 
     Raises AudioError for what no decoder can help.
@@ -40,7 +41,9 @@ def open_audio(source: str | KaldiPipe) -> soundfile.SoundFile | None:
             raise AudioError("unreadable", f"Cannot read what {source} writes: {error}") from None
     check_file(source)
     try:
-        file = soundfile.SoundFile(_plain_name(source))
+        file = soundfile.SoundFile(
+            _plain_name(source) if isinstance(source, str) else open_bytes(source)
+        )
     # TypeError: soundfile 0.14 takes a file called x.raw for headerless samples.
     except (soundfile.LibsndfileError, OSError, TypeError):
         return None
@@ -57,7 +60,7 @@ def _plain_name(path: str) -> str | bytes:
 
 
 def read(
-    file: soundfile.SoundFile, name: str | KaldiPipe, *, offset: float, duration: float | None
+    file: soundfile.SoundFile, name: object, *, offset: float, duration: float | None
 ) -> tuple[np.ndarray, int]:
     """Samples (samples, channels) of a stretch, and how many there should be. Raises AudioError."""
     import soundfile
@@ -80,7 +83,7 @@ def read(
         raise damaged(name, error) from None
 
 
-def damaged(name: str | KaldiPipe, error: Exception) -> AudioError:
+def damaged(name: object, error: Exception) -> AudioError:
     """The error to raise for data that libsndfile cannot decode."""
     return AudioError(
         "damaged", f"{name} has a header, but its data cannot be decoded to the end: {error}"
@@ -111,8 +114,12 @@ def announced_frames(file: soundfile.SoundFile) -> int:
 
 def _nist_frames(file: soundfile.SoundFile) -> int:
     """sample_count of a SPHERE header, which libsndfile 1.2 does not compare with the data."""
-    if not isinstance(file.name, str | bytes):
+    if isinstance(file.name, str | bytes):
+        with open(file.name, "rb") as header:
+            start = header.read(4096)
+    elif isinstance(file.name, io.BytesIO):
+        start = bytes(file.name.getbuffer()[:4096])
+    else:
         return file.frames
-    with open(file.name, "rb") as header:
-        found = re.search(rb"^sample_count -i (\d{1,12})\s", header.read(4096), re.MULTILINE)
+    found = re.search(rb"^sample_count -i (\d{1,12})\s", start, re.MULTILINE)
     return max(file.frames, int(found[1])) if found else file.frames

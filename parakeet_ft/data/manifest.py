@@ -18,14 +18,15 @@ from parakeet_ft.errors import UserError
 from parakeet_ft.files import atomic_path
 
 if TYPE_CHECKING:
-    from parakeet_ft.data.audio import KaldiPipe
+    from parakeet_ft.data.audio_file import KaldiPipe, Member
 
 
 @dataclasses.dataclass(frozen=True)
 class Utterance:
     """One stretch of audio and what is said in it. `duration` and `offset` are in seconds; `extra`
     keeps all other fields. Where `pipe` is set, the audio is what that command writes, and
-    `audio_filepath` only names it; a manifest cannot hold one."""
+    `audio_filepath` only names it; so it does where `member` says which bytes of a shard the audio
+    is. A manifest cannot hold either."""
 
     audio_filepath: str
     duration: float
@@ -34,6 +35,7 @@ class Utterance:
     speaker: str | None = None
     extra: dict[str, Any] = dataclasses.field(default_factory=dict)
     pipe: KaldiPipe | None = None
+    member: Member | None = None
 
     def to_json(self) -> str:
         """One line of a manifest, without its newline."""
@@ -49,7 +51,7 @@ class Utterance:
         return json.dumps(record | self.extra, ensure_ascii=False)
 
 
-KNOWN = frozenset(field.name for field in dataclasses.fields(Utterance)) - {"pipe"}
+KNOWN = frozenset(field.name for field in dataclasses.fields(Utterance)) - {"pipe", "member"}
 
 
 class ManifestError(UserError):
@@ -62,7 +64,7 @@ def parse_json(line: str) -> Any:
     """json.loads with every mistake as a ValueError that says what the line is or holds: nesting
     that Python cannot follow, numbers of 4,300 digits, half a surrogate pair, a key twice."""
     try:
-        record = json.loads(line, object_pairs_hook=_once_each)
+        record = json.loads(line, object_pairs_hook=once_each)
     except json.JSONDecodeError as error:
         raise ValueError(f"is not JSON ({error.msg} at character {error.pos + 1})") from None
     except RecursionError:
@@ -76,7 +78,7 @@ def parse_json(line: str) -> Any:
     return record
 
 
-def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """The mapping of a JSON object. Raises ValueError for a key that is there twice."""
     record = dict(pairs)
     if len(record) < len(pairs):
@@ -240,8 +242,8 @@ class LineFiles:
 
 
 def missing_audio(utterances: Iterable[Utterance]) -> list[str]:
-    """Paths of audio files that do not exist, each once, in order."""
-    paths = dict.fromkeys(u.audio_filepath for u in utterances)
+    """Paths of audio files that do not exist, each once, in order; members were found before."""
+    paths = dict.fromkeys(u.audio_filepath for u in utterances if u.member is None)
     return [path for path in paths if not os.path.isfile(path)]
 
 

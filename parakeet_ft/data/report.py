@@ -76,18 +76,18 @@ def _rows(
 
 def _player_of(utterance: Utterance) -> str:
     """An utterance as player() gives it."""
-    return player(utterance.audio_filepath, utterance.offset, utterance.duration)
+    return player(audio.source_of(utterance), utterance.offset, utterance.duration)
 
 
 @functools.lru_cache(maxsize=64)
-def player(path: str, offset: float, duration: float) -> str:
+def player(source: audio.Source, offset: float, duration: float) -> str:
     """An utterance's audio as a data URI (MP3, which every browser plays), "" if it cannot be read
     or libsndfile writes no MP3.
     """
     import soundfile
 
     try:
-        samples = audio.read_audio(path, offset=offset, duration=min(duration, PLAYER_SECONDS))
+        samples = audio.read_audio(source, offset=offset, duration=min(duration, PLAYER_SECONDS))
         encoded = io.BytesIO()
         soundfile.write(encoded, samples, 16000, format="MP3", subtype="MPEG_LAYER_III")
     except (audio.AudioError, soundfile.LibsndfileError, ValueError, TypeError):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import io
 import os
 import re
@@ -101,6 +102,11 @@ def find_place(environment: Mapping[str, str] = os.environ) -> Place:
         get("MASTER_ADDR") or first_host(get("SLURM_STEP_NODELIST", "")),
         int(get("MASTER_PORT") or port),
     )
+
+
+def cores() -> int:
+    """Cores of this machine that are this rank's share, at least one."""
+    return max(1, len(os.sched_getaffinity(0)) // find_place().ranks_per_node)
 
 
 def first_host(names: str) -> str:
@@ -220,20 +226,40 @@ def own_directory(run_dir: Path) -> Path:
     return run_dir / f"rank{rank()}" if rank() else run_dir
 
 
-def on_first(function: Callable[[], Result]) -> Result:
+def patient_group() -> torch.distributed.ProcessGroup | None:
+    """A group to wait in however long something takes, as a slow disk or a long check may; a rank
+    that dies is noticed at once. None where there are no others.
+    """
+    group = _group()
+    return _make_patient() if group else None
+
+
+@functools.cache
+def _make_patient() -> torch.distributed.ProcessGroup:
+    """Once a process, as the ranks have to meet for it."""
+    import datetime
+
+    import torch
+
+    # The group's own timeout is for what takes seconds.
+    return torch.distributed.new_group(backend="gloo", timeout=datetime.timedelta(days=7))
+
+
+def on_first(function: Callable[[], Result], *, patient: bool = False) -> Result:
     """What rank 0's function() returns, on every rank; its exception is raised on every rank. The
-    others wait.
+    others wait; patient: however long it takes.
     """
     group = _group()
     if not group:
         return function()
+    waiting = patient_group() if patient else None
     outcome: list = [None]
     if rank() == 0:
         try:
             outcome = [(function(), None)]
         except Exception as error:
             outcome = [(None, error)]
-    group.broadcast_object_list(outcome, 0)
+    group.broadcast_object_list(outcome, 0, group=waiting)
     value, raised = outcome[0]
     if raised is not None:
         raise raised
@@ -248,10 +274,7 @@ def once_a_node(function: Callable[[], Result]) -> Result | None:
     mine = checks_for_its_node()
     if not group:
         return function() if mine else None
-    import datetime
-
-    # The group's own timeout is for what takes seconds. A rank that dies is noticed at once.
-    patient = group.new_group(backend="gloo", timeout=datetime.timedelta(days=7))
+    patient = patient_group()
     value: Result | None = None
     error: Exception | None = None
     if mine:

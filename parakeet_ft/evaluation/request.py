@@ -13,13 +13,15 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
-from parakeet_ft.data.manifest import Utterance, read_manifest
+from parakeet_ft.data.manifest import Utterance
+from parakeet_ft.data.sources import read_all
 from parakeet_ft.data.text import load_replacements
 from parakeet_ft.errors import UserError
 from parakeet_ft.run.composition import bundled, compose, show_help, split_options
 from parakeet_ft.scoring.normalization import Normalizer
 from parakeet_ft.scoring.terms import find_terms
 from parakeet_ft.settings.evaluate import read_evaluate
+from parakeet_ft.settings.finetune import weighted
 from parakeet_ft.training import driver
 
 ON_CPU = "to score on the CPU, give device=cpu"
@@ -104,13 +106,13 @@ def _lines(value: Any, *, key: str) -> tuple[str, ...]:
 def _texts(value: str | None, *, key: str) -> tuple[str, ...]:
     """The texts of a manifest, or the lines of a file."""
     if value is not None and str(value).endswith(".jsonl"):
-        return tuple(u.text for u in read_manifest(bundled(value) or value) if u.text.strip())
+        return tuple(u.text for u in read_all(weighted(value)) if u.text.strip())
     return _lines(value, key=key)
 
 
 def _utterances(value: str | None) -> tuple[Utterance, ...]:
     """The utterances of a manifest, none if none is named."""
-    return tuple(read_manifest(bundled(value) or "")) if value else ()
+    return tuple(read_all(weighted(value))) if value else ()
 
 
 def expand_shorthand(overrides: Sequence[str]) -> list[str]:
@@ -128,7 +130,9 @@ def read_sets(config: dict[str, Any], *, normalizer: Normalizer) -> dict[str, li
     from parakeet_ft.data.audit import quick_check
 
     paths = [bundled(path) or path for path in config["manifests"]]
-    sets = dict(zip(labels(paths), map(read_manifest, paths), strict=True))
+    sets = {
+        label: read_all(weighted(path)) for label, path in zip(labels(paths), paths, strict=True)
+    }
     for path, utterances in zip(paths, sets.values(), strict=True):
         for warning in quick_check(utterances, where=path):
             print(f"warning: {warning}", file=sys.stderr)

@@ -156,12 +156,9 @@ def transcribe_clips(model: Any, clips: Sequence[Utterance]) -> list[str]:
 
 def _one_by_one(recognize: Callable[[Any], str]) -> Callable[[Sequence[Utterance]], list[str]]:
     """A recognizer of clips from one of samples."""
-    from parakeet_ft.data.audio import read_audio
+    from parakeet_ft.data.audio import read_utterance
 
-    return lambda clips: [
-        recognize(read_audio(clip.audio_filepath, offset=clip.offset, duration=clip.duration))
-        for clip in clips
-    ]
+    return lambda clips: [recognize(read_utterance(clip)) for clip in clips]
 
 
 def _write_nemo(source: str, target: Path, head: str) -> Callable[[Sequence[Utterance]], list[str]]:

@@ -8,7 +8,7 @@ import functools
 import torch
 
 from parakeet_ft.errors import UserError
-from parakeet_ft.model import joint_loss, parts
+from parakeet_ft.model import features, joint_loss, parts
 from parakeet_ft.model.transducer_loss import TransducerLoss
 
 
@@ -60,7 +60,8 @@ def training_loss(
     its decoding of training batches. Losses are computed in float32: CTC on a CPU has no bfloat16,
     and transducer sums lose too much in it.
     """
-    outputs = model.forward(input_signal=audio, input_signal_length=lengths)
+    with features.no_waiting():
+        outputs = model.forward(input_signal=audio, input_signal_length=lengths)
     encoded, frames = outputs[0], outputs[1]
     if not parts.is_transducer(model):
         return {

@@ -63,6 +63,11 @@ def _restore(path: Path, class_name: str) -> ASRModel:
     from nemo.core.connectors.save_restore_connector import SaveRestoreConnector
 
     class Checking(SaveRestoreConnector):
+        @staticmethod
+        def _load_state_dict_from_disk(model_weights, map_location="cpu"):
+            # Mapped: beside the model its weights would be in memory a second time.
+            return torch.load(model_weights, map_location=map_location, mmap=True)
+
         def load_instance_with_state_dict(self, instance, state_dict, strict):
             check_kinds(instance.state_dict(), state_dict, path)
             super().load_instance_with_state_dict(instance, state_dict, strict)

@@ -4,18 +4,24 @@ done and told.
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from parakeet_ft.data import cache
+from parakeet_ft.distributed import ranks
 from parakeet_ft.errors import UserError
+from parakeet_ft.files import json_hash
 from parakeet_ft.model import rows
 from parakeet_ft.model.parts import family, loss_facts, sentencepiece_of
 from parakeet_ft.tokenizer import pieces as new_pieces
 from parakeet_ft.tokenizer import sentencepiece_model as sentencepieces
 from parakeet_ft.tokenizer.sentencepiece_model import WORD_START, Coverage
+from parakeet_ft.tokenizer.words import Texts, counted, split
 
 # Nats taken off the bias of a row that `extend` adds. The row is a mean of old rows, so its logit
 # is at most the largest of theirs, and only rounding or a tie could let it win; 1 is far above the
@@ -89,6 +95,24 @@ class TokenizerPlan:
     coverage_after: Coverage
     notes: list[str]
 
+    def facts(self) -> dict[str, Any]:
+        """For a JSON file."""
+        return dataclasses.asdict(self) | {"model": base64.b64encode(self.model).decode()}
+
+    @classmethod
+    def of_facts(cls, facts: dict[str, Any]) -> TokenizerPlan:
+        """What `facts` gave."""
+        return cls(
+            model=base64.b64decode(facts["model"]),
+            coverage_before=Coverage.of_facts(facts["coverage_before"]),
+            coverage_after=Coverage.of_facts(facts["coverage_after"]),
+            notes=facts["notes"],
+        )
+
+
+# Of the plans that are kept.
+PLAN_FORMAT = 1
+
 
 def plan_tokenizer(
     model: bytes,
@@ -117,6 +141,40 @@ def plan_tokenizer(
         extend={"num_pieces": num_pieces, "pieces": pieces},
         replace={"vocab_size": vocab_size, "tokenizer_dir": tokenizer_dir},
     )
+    settings: dict[str, Any] = {
+        "mode": mode,
+        "num_pieces": num_pieces,
+        "pieces": pieces,
+        "vocab_size": vocab_size,
+        "model_type": model_type,
+    }
+
+    def plan() -> TokenizerPlan:
+        return _plan(model, texts=texts, tokenizer_dir=tokenizer_dir, **settings)
+
+    key = texts.key if isinstance(texts, Texts) else None
+    if key and not tokenizer_dir and not isinstance(pieces, str):  # what a file holds may change
+        model_hash = hashlib.sha256(model).hexdigest()
+        name = f"tokenizer-{json_hash([PLAN_FORMAT, model_hash, key, settings])[:32]}"
+        found = TokenizerPlan.of_facts(cache.kept_facts(name, lambda: plan().facts()))
+    else:
+        found = plan()
+    _check_coverage(found.coverage_after, mode=mode, max_unknown_share=max_unknown_share)
+    return found
+
+
+def _plan(
+    model: bytes,
+    *,
+    texts: Sequence[str],
+    mode: str,
+    num_pieces: int | None,
+    pieces: Sequence[str] | str | None,
+    vocab_size: int | None,
+    model_type: str,
+    tokenizer_dir: str | None,
+) -> TokenizerPlan:
+    """`plan_tokenizer` for settings that go together, whatever the texts' share of `<unk>`."""
     before = sentencepieces.coverage(texts, model)
     notes: list[str] = []
     if mode == "extend":
@@ -134,7 +192,6 @@ def plan_tokenizer(
     else:
         new_model = model
     after = sentencepieces.coverage(texts, new_model) if new_model is not model else before
-    _check_coverage(after, mode=mode, max_unknown_share=max_unknown_share)
     return TokenizerPlan(model=new_model, coverage_before=before, coverage_after=after, notes=notes)
 
 
@@ -286,16 +343,18 @@ def adapt_vocabulary(
             "SentencePiece model; aggregate and WordPiece tokenizers are not supported."
         )
     old = sentencepiece_of(model).serialized_model_proto()
-    plan = plan_tokenizer(
-        old,
-        texts=texts,
-        mode=mode,
-        max_unknown_share=max_unknown_share,
-        num_pieces=num_pieces,
-        pieces=pieces,
-        vocab_size=vocab_size,
-        model_type=model_type,
-        tokenizer_dir=tokenizer_dir,
+    plan = ranks.on_first(
+        lambda: plan_tokenizer(
+            old,
+            texts=texts,
+            mode=mode,
+            max_unknown_share=max_unknown_share,
+            num_pieces=num_pieces,
+            pieces=pieces,
+            vocab_size=vocab_size,
+            model_type=model_type,
+            tokenizer_dir=tokenizer_dir,
+        )
     )
     facts_before = loss_facts(model)
     before = _piece_list(old)
@@ -312,7 +371,8 @@ def adapt_vocabulary(
         )
     rows.rebuild_loss(model)
     rows.check_loss(model, facts_before, num_pieces=len(after))
-    new = _new_pieces(before, after, starts, uses=_uses(model, texts))
+    uses = _uses(model, texts) if set(after) - set(before) else Counter()
+    new = _new_pieces(before, after, starts, uses=uses)
     return VocabularyChange(
         mode=mode,
         family=family(model),
@@ -340,7 +400,11 @@ def _without(pieces: list[str], others: list[str]) -> list[str]:
 
 def _uses(model: Any, texts: Sequence[str]) -> Counter[int]:
     """How often each id occurs in the texts."""
-    return Counter(i for text in texts for i in model.tokenizer.text_to_ids(text))
+    uses: Counter[int] = Counter()
+    for text, count in counted(texts, sentencepiece_of(model)):
+        for i in model.tokenizer.text_to_ids(text):
+            uses[i] += count
+    return uses
 
 
 def _new_pieces(
@@ -378,16 +442,21 @@ def _notes_on_spaces(model: Any, texts: Sequence[str]) -> list[str]:
     """What NeMo's decoding does to the texts: it deletes spaces before punctuation (see the head of
     pieces.py).
     """
-    if not model.decoding.supported_punctuation:
+    punctuation = model.decoding.supported_punctuation
+    if not punctuation or not any(word[0] in punctuation for word, _ in split(texts)):
         return []
     pattern = model.decoding.space_before_punct_pattern
-    found = [text for text in texts if pattern.search(text)]
-    if not found:
+    count, first = 0, ""
+    characters: set[str] = set()
+    for text in texts:
+        if found := [match[2] for match in pattern.finditer(text)]:
+            characters.update(found)
+            count, first = count + 1, first or text
+    if not count:
         return []
-    characters = sorted({match[2] for text in found for match in pattern.finditer(text)})
     return [
-        f"{len(found)} texts have a space before {' '.join(characters)}, which NeMo deletes when "
-        f"it decodes: {found[0]!r} is written {pattern.sub(chr(92) + '2', found[0])!r} at best. "
+        f"{count} texts have a space before {' '.join(sorted(characters))}, which NeMo deletes "
+        f"when it decodes: {first!r} is written {pattern.sub(chr(92) + '2', first)!r} at best. "
         "Remove the space from the texts."
     ]
 

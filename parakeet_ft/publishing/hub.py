@@ -48,7 +48,7 @@ RUN = {
         "model": {"rate_hz": int, "class": str, "num_weights": int, "vocab_size": int},
     },
     "versions": {"*": str},
-    "manifests": {"*": {"path": str, "sha256": str}},
+    "manifests": {"*": {"path": (str, list), "sha256": str}},
 }
 
 

@@ -9,7 +9,8 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from parakeet_ft.data.manifest import ManifestError, manifest_hash, stream_manifest
+from parakeet_ft.data import sources
+from parakeet_ft.data.corpus import Corpus
 from parakeet_ft.errors import UserError
 from parakeet_ft.model import checkpoints
 from parakeet_ft.model.checkpoints import BUNDLED, CHECKPOINTS, PUBLISHED
@@ -18,6 +19,7 @@ from parakeet_ft.report.markdown import code, plain
 from parakeet_ft.report.report import num_speakers
 from parakeet_ft.scoring.wer import joined
 from parakeet_ft.scoring.words import interval_words, percent
+from parakeet_ft.settings.finetune import weighted
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -59,7 +61,7 @@ def base_model_of(source: str, given: str | None) -> str | None:
     return source if HUB_ID.fullmatch(source) else None
 
 
-def data_facts(manifests: dict[str, dict[str, str]]) -> list[dict[str, Any]]:
+def data_facts(manifests: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """Role, SHA-256, utterances, hours and speakers of each manifest in run.json; the last three
     are None where the file is gone or has changed since, the speakers also where some are unnamed.
     """
@@ -73,14 +75,15 @@ def data_facts(manifests: dict[str, dict[str, str]]) -> list[dict[str, Any]]:
             "speakers": None,
         }
         try:
-            if manifest_hash(manifest["path"]) == manifest["sha256"]:
-                found = list(stream_manifest(manifest["path"]))
+            named = weighted(manifest["path"])
+            if sources.identity(named) == manifest["sha256"]:
+                found = Corpus.open(named)
                 row |= {
                     "utterances": len(found),
-                    "hours": sum(u.duration for u in found) / 3600,
-                    "speakers": num_speakers([u.speaker for u in found]),
+                    "hours": sum(found.durations.tolist()) / 3600,
+                    "speakers": num_speakers(found.speakers()),
                 }
-        except (OSError, ManifestError):
+        except (OSError, UserError):
             pass
         rows.append(row)
     return rows

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from parakeet_ft.data import audio
+from parakeet_ft.data.audio_file import Member
 from parakeet_ft.scoring import wer
 from parakeet_ft.scoring.words import interval_words, most_changed, percent
 
@@ -60,13 +61,14 @@ class Players:
 
     def __init__(self, *, most_bytes: int = PLAYERS_BYTES) -> None:
         self.left = most_bytes
-        self.encoded: dict[tuple[str, float, float], tuple[str, str]] = {}
+        self.encoded: dict[tuple[str | Member, float, float], tuple[str, str]] = {}
 
     def player(self, row: dict[str, Any]) -> str:
         """An audio element for a row of utterance_rows; in its place, or after it, words on what is
         left out and why.
         """
-        key = (row["audio_filepath"], row["offset"], row["duration"])
+        source = Member(*row["member"]) if "member" in row else row["audio_filepath"]
+        key = (source, row["offset"], row["duration"])
         if key not in self.encoded:
             self.encoded[key] = encode(*key)
         uri, note = self.encoded[key]
@@ -74,7 +76,7 @@ class Players:
             uri = ""
             note = (
                 f"no player: this page already holds {PLAYERS_BYTES / 1e6:g} MB of audio; "
-                f"{Path(key[0]).name}"
+                f"{Path(str(source)).name}"
             )
         self.left -= len(uri)
         element = f'<audio controls preload="none" src="{uri}"></audio>' if uri else ""
@@ -82,14 +84,14 @@ class Players:
         return element + words
 
 
-def encode(path: str, offset: float, duration: float) -> tuple[str, str]:
+def encode(source: str | Member, offset: float, duration: float) -> tuple[str, str]:
     """(data URI of an utterance, "" if it cannot be had; a note on what is missing, "" if nothing
     is).
     """
     import soundfile
 
     try:
-        samples = audio.read_audio(path, offset=offset, duration=min(duration, PLAYER_SECONDS))
+        samples = audio.read_audio(source, offset=offset, duration=min(duration, PLAYER_SECONDS))
         encoded = io.BytesIO()
         soundfile.write(
             encoded,

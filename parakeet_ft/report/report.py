@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +60,10 @@ def utterance_rows(
         utterances, before, after, *errors, strict=True
     ):
         words = max(len(utterance.text.split()), 1)
+        member = {"member": dataclasses.astuple(utterance.member)} if utterance.member else {}
         rows.append(
-            {
+            member
+            | {
                 "audio_filepath": utterance.audio_filepath,
                 "offset": utterance.offset,
                 "duration": utterance.duration,
@@ -176,7 +178,7 @@ def build_report(
     name: str,
     command: str,
     run: dict[str, Any],
-    sets: dict[str, list[Utterance]],
+    sets: Mapping[str, Sequence[Utterance]],
     before: dict[str, list[str]],
     after: dict[str, list[str]],
     base: dict[str, wer.Score],
@@ -227,7 +229,7 @@ def build_report(
     return report | {"verdict": verdict(report)}
 
 
-def _warnings(sets: dict[str, list[Utterance]], problem: str | None) -> list[str]:
+def _warnings(sets: Mapping[str, Sequence[Utterance]], problem: str | None) -> list[str]:
     """Why the figures, or the model, should be taken with care."""
     warnings = [problem] if problem else []
     warnings += few_speakers([u.speaker for u in sets["test"]])

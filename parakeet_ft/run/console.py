@@ -256,6 +256,10 @@ def devices_line(devices: dict[str, Any]) -> str:
         f"{devices['devices']} {devices['accelerator'].upper()} rank(s){several}, strategy "
         f"{devices['strategy']}, precision {devices['precision']}"
     )
+    if devices.get("tf32"):
+        line += ", TF32"
+    if devices.get("activation_checkpointing") is True:
+        line += ", encoder layers computed twice, not kept"
     if idle > 0:
         line += f"; {idle} of this node's {devices['devices_found']} GPUs are not used"
     return line

@@ -127,17 +127,15 @@ def what_is_kept(directory: Path) -> str:
 
 
 def identity(
-    config: dict[str, Any], manifests: dict[str, str], checkpoint: Path | None
+    config: dict[str, Any], manifests: dict[str, dict[str, Any]], checkpoint: Path | None
 ) -> dict[str, Any]:
-    """What must be the same for a run to be continued: settings, hashes of the manifests, size and
-    time of the checkpoint's file.
+    """What must be the same for a run to be continued: settings, hashes of the manifests
+    (`sha256` in each), size and time of the checkpoint's file.
     """
-    from parakeet_ft.data.manifest import manifest_hash
-
     file = checkpoint.stat() if checkpoint else None
     return {
         "config": config,
-        "manifests": {key: manifest_hash(path) for key, path in manifests.items()},
+        "manifests": {key: found["sha256"] for key, found in manifests.items()},
         "checkpoint": {"bytes": file.st_size, "modified": int(file.st_mtime)} if file else None,
     }
 

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from parakeet_ft.data.manifest import manifest_hash
 from parakeet_ft.distributed import ranks
 from parakeet_ft.files import (
     PACKAGE,
@@ -98,7 +97,7 @@ class Run:
         *,
         command: list[str],
         config: dict[str, Any],
-        manifests: dict[str, str],
+        manifests: dict[str, dict[str, Any]],
         identity: dict[str, Any],
         resumed_at_step: int | None,
         say: Callable[[list[str]], None] = lambda lines: print(*lines, sep="\n", file=sys.stderr),
@@ -115,10 +114,7 @@ class Run:
             "versions": versions(),
             "config": config,
             "hardware": hardware(),
-            "manifests": {
-                key: {"path": path, "sha256": manifest_hash(path)}
-                for key, path in manifests.items()
-            },
+            "manifests": manifests,
             "identity": identity,
             "resumed_at_steps": resumed_at_steps,
             "effective": {},

@@ -30,6 +30,8 @@ from parakeet_ft.settings.rules import (
 
 PRECISIONS = ("auto", "32", "32-true", "bf16-mixed", "bf16-true", "16-mixed")
 LOGGERS = ("csv", "tensorboard", "wandb", "mlflow")
+# The keys of conf/data that name utterances, beside data.replay.manifest.
+SETS = ("train", "validation", "test", "guard_validation", "guard_test")
 
 
 def _is_whole_or_share(value: Any) -> bool:
@@ -104,11 +106,76 @@ class Model(Group):
         }
 
 
+@dataclasses.dataclass(frozen=True)
+class WeightedManifest:
+    """A name that stands for utterances (see data/sources.py), and how often each of them comes in
+    a pass: 2 twice, 0.5 in half of the passes.
+    """
+
+    manifest: str
+    weight: float = 1.0
+
+
+def _is_weighted(value: Any) -> bool:
+    """Whether an entry is a name, or one with its weight."""
+    if isinstance(value, WeightedManifest):
+        value = dataclasses.asdict(value)
+    if not isinstance(value, dict):
+        return PATH.fits(value)
+    return (
+        PATH.fits(value.get("manifest"))
+        and number(above=0, most=1000).fits(value.get("weight", 1.0))
+        and set(value) <= {"manifest", "weight"}
+    )
+
+
+def weighted(value: Any) -> tuple[WeightedManifest, ...]:
+    """What a setting names, each with its weight: nothing, one name, or several."""
+    if value is None:
+        return ()
+    return tuple(map(_weighted, value if isinstance(value, list | tuple) else [value]))
+
+
+def _weighted(entry: Any) -> WeightedManifest:
+    """One entry of a list, by its name or as a mapping."""
+    if isinstance(entry, WeightedManifest):
+        return entry
+    return WeightedManifest(**entry) if isinstance(entry, dict) else WeightedManifest(entry)
+
+
+def as_given(named: tuple[WeightedManifest, ...]) -> Any:
+    """The shortest value of a setting that `weighted` makes the same of."""
+    plain = [
+        one.manifest if one.weight == 1 else {"manifest": one.manifest, "weight": one.weight}
+        for one in named
+    ]
+    if not plain:
+        return None
+    return plain[0] if len(plain) == 1 and isinstance(plain[0], str) else plain
+
+
+MANIFESTS = Rule(
+    "a manifest or a folder of shards, several as [a.jsonl,b.jsonl], or with weights above 0 as "
+    "[{manifest: a.jsonl, weight: 2}, b.jsonl]",
+    lambda value: (
+        all(map(_is_weighted, value if isinstance(value, list | tuple) else [value]))
+        and value not in ([], ())
+    ),
+)
+# Optional ones: null is read as none, ().
+NO_MANIFESTS = Rule(
+    f"null or {MANIFESTS.expected}", lambda value: value in (None, (), []) or MANIFESTS.fits(value)
+)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Replay(Group):
     KEY: ClassVar[str] = "data.replay"
-    manifest: str | None = setting(optional(PATH))
+    manifest: tuple[WeightedManifest, ...] = setting(NO_MANIFESTS, into=weighted)
     ratio: float = setting(number(low=0, most=1000))
+
+    def as_config(self) -> dict[str, Any]:
+        return super().as_config() | {"manifest": as_given(self.manifest)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -129,17 +196,22 @@ class Augmentation(Group):
 class Data(Group):
     KEY: ClassVar[str] = "data"
     name: str = setting(NAME)
-    train: str = setting(PATH)
-    validation: str = setting(PATH)
-    test: str | None = setting(optional(PATH))
-    guard_validation: str | None = setting(optional(PATH))
-    guard_test: str | None = setting(optional(PATH))
+    train: tuple[WeightedManifest, ...] = setting(MANIFESTS, into=weighted)
+    validation: tuple[WeightedManifest, ...] = setting(MANIFESTS, into=weighted)
+    test: tuple[WeightedManifest, ...] = setting(NO_MANIFESTS, into=weighted)
+    guard_validation: tuple[WeightedManifest, ...] = setting(NO_MANIFESTS, into=weighted)
+    guard_test: tuple[WeightedManifest, ...] = setting(NO_MANIFESTS, into=weighted)
     replay: Replay
     allow_overlap: bool = setting(FLAG)
-    batch_seconds: float | str = setting(either("auto", number(above=0, most=100_000)))
+    batch_seconds: float | str | None = setting(
+        optional(either("auto", number(above=0, most=100_000)))
+    )
     effective_batch_seconds: float | None = setting(optional(number(above=0, most=10_000_000)))
-    num_workers: int = setting(whole(low=0, most=1024))
+    num_workers: int | str = setting(either("auto", whole(low=0, most=1024)))
     augmentation: Augmentation
+
+    def as_config(self) -> dict[str, Any]:
+        return super().as_config() | {key: as_given(getattr(self, key)) for key in SETS}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -206,6 +278,7 @@ class Optim(Group):
     weight_decay: float = setting(number(low=0, most=1))
     warmup_ratio: float = setting(number(low=0, below=1))
     min_lr_ratio: float = setting(SHARE)
+    states: int | str = setting(Rule("32 or 8bit", lambda value: str(value) in ("32", "8bit")))
     gradient_clip: float = setting(number(low=0, most=1_000_000))
     accumulate: int = setting(whole(most=100_000))
     max_bad_batches: int = setting(whole(low=0))
@@ -241,6 +314,8 @@ class Trainer(Group):
         )
     )
     timeout_minutes: float = setting(number(above=0, most=100_000))
+    tf32: bool = setting(FLAG)
+    activation_checkpointing: bool | str = setting(either("auto", FLAG))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -360,6 +435,12 @@ class Finetune(Group):
             "distillation.weight": self.distillation.weight,
         }
         asked = [key for key, value in wanted.items() if value]
+        if self.trainer.strategy == "fsdp" and str(self.optim.states) == "8bit":
+            raise UserError(
+                "optim.states=8bit with trainer.strategy=fsdp: not supported, as fsdp divides "
+                "tensors within their blocks of 256. Use optim.states=32: each rank holds its "
+                "share of the states only."
+            )
         if self.trainer.strategy == "fsdp" and asked:
             raise UserError(
                 f"{' and '.join(asked)} with trainer.strategy=fsdp: not supported, as no rank "

@@ -155,9 +155,11 @@ def any_of(*rules: Rule) -> Rule:
     )
 
 
-def setting(rule: Rule) -> Any:
-    """A field of a Group."""
-    return dataclasses.field(metadata={"rule": rule})
+def setting(rule: Rule, *, into: Callable[[Any], Any] = lambda value: value) -> Any:
+    """A field of a Group; `into` makes of a value that fits what the field holds, and leaves alone
+    what it has made.
+    """
+    return dataclasses.field(metadata={"rule": rule, "into": into})
 
 
 def shown(value: Any) -> str:
@@ -180,8 +182,11 @@ class Group:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             rule, value = field.metadata.get("rule"), getattr(self, field.name)
-            if rule and not rule.fits(value):
+            if not rule:
+                continue
+            if not rule.fits(value):
                 self.refuse(field.name, rule)
+            object.__setattr__(self, field.name, field.metadata["into"](value))
 
     def arguments(self) -> dict[str, Any]:
         """The fields as keyword arguments of the function that this group is for."""
@@ -189,7 +194,11 @@ class Group:
 
     def as_config(self) -> dict[str, Any]:
         """The mapping that it was read from, for JSON."""
-        return dataclasses.asdict(self)
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {
+            name: value.as_config() if isinstance(value, Group) else value
+            for name, value in values.items()
+        }
 
     def refuse(self, name: str, rule: Rule) -> typing.NoReturn:
         """Raise the UserError for the value of a key."""

@@ -18,6 +18,7 @@ from typing import Any
 
 from parakeet_ft.errors import UserError
 from parakeet_ft.tokenizer.sentencepiece_model import WORD_START, load_sentencepiece
+from parakeet_ft.tokenizer.words import counted, split
 
 # SentencePiece's ModelProto.SentencePiece.Type and TrainerSpec.ModelType
 # (sentencepiece_model.proto).
@@ -107,10 +108,9 @@ def begins_words(texts: Iterable[str]) -> set[str]:
     """
     first: set[str] = set()
     later: set[str] = set()
-    for text in texts:
-        for word in text.split():
-            first.add(word[0])
-            later.update(word[1:])
+    for word, _ in split(texts):
+        first.add(word[0])
+        later.update(word[1:])
     return {c for c in first - later if unicodedata.category(c).startswith("P")}
 
 
@@ -159,25 +159,28 @@ def _spelled(texts: Sequence[str], model: bytes) -> tuple[Counter[tuple[str, ...
     unknown = processor.unk_id()
     words: Counter[tuple[str, ...]] = Counter()
     characters: Counter[str] = Counter()
-    for text in texts:
+    for text, count in counted(texts, processor):
         word: list[str] = []
         pieces = processor.encode(text, out_type=str)
         for piece, index in zip(pieces, processor.encode(text), strict=True):
             if piece.startswith(WORD_START) and word:
-                words[tuple(word)] += 1
+                words[tuple(word)] += count
                 word = []
             if index == unknown:
                 word += list(piece)
-                characters.update(piece)
+                for character in piece:
+                    characters[character] += count
             else:
                 word.append(piece)
-        words[tuple(word)] += 1
+        words[tuple(word)] += count
     return words, characters
 
 
 def _word_starts(texts: Sequence[str], characters: Counter[str]) -> list[str]:
     """ "▁" before each of the characters that often begins a word, most frequent first."""
-    starts = Counter(word[0] for text in texts for word in text.split())
+    starts: Counter[str] = Counter()
+    for word, count in split(texts):
+        starts[word[0]] += count
     often = [
         c for c in characters if starts[c] >= max(MIN_WORD_STARTS, INITIAL_SHARE * characters[c])
     ]

@@ -6,21 +6,27 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
+import os
 import re
 import tarfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from parakeet_ft.errors import UserError
 from parakeet_ft.files import atomic_path
+from parakeet_ft.tokenizer.words import WORD_START, Texts, Words
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
 
-WORD_START = "▁"
+
+def num_threads() -> int:
+    """Threads that SentencePiece encodes with: the cores of this process."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 
 
 def train_sentencepiece(
@@ -189,6 +195,13 @@ class Coverage:
     num_changed: int
     changed: list[tuple[int, str, str]]
 
+    @classmethod
+    def of_facts(cls, facts: dict[str, Any]) -> Coverage:
+        """What dataclasses.asdict made, read back from JSON."""
+        examples = {c: (number, text) for c, (number, text) in facts["examples"].items()}
+        changed = [(number, text, again) for number, text, again in facts["changed"]]
+        return cls(**facts | {"examples": examples, "changed": changed})
+
     def lines(self, limit: int = 8) -> list[str]:
         """For people: the shares, the worst characters with an example each, the round trips that
         fail.
@@ -226,45 +239,130 @@ def _cut(text: str, character: str, width: int = 60) -> str:
 
 
 def coverage(texts: Iterable[str], tokenizer: SentencePieceProcessor | bytes | Any) -> Coverage:
-    """Encode and decode all texts. `tokenizer` is a serialised model, a processor, or NeMo's
-    SentencePieceTokenizer around one.
+    """Encode and decode all texts, or where that gives the same their words, once each. `tokenizer`
+    is a serialised model, a processor, or NeMo's SentencePieceTokenizer around one.
     """
     if isinstance(tokenizer, bytes):
         processor = load_sentencepiece(tokenizer)
     else:
         processor = getattr(tokenizer, "tokenizer", tokenizer)
-    unknown = processor.unk_id()
-    number = 0
-    num_tokens = 0
-    num_unknown = 0
-    num_changed = 0
-    characters: Counter[str] = Counter()
-    examples: dict[str, tuple[int, str]] = {}
-    changed: list[tuple[int, str, str]] = []
+    found = Tally(processor)
+    words = texts.words_for(processor) if isinstance(texts, Texts) else None
+    if isinstance(texts, Texts) and words:
+        for some in _batches(words.counts.items()):
+            found.add([word for word, _ in some], [count for _, count in some])
+        found.num_texts = len(texts)
+        _look_at_texts(texts, words, found)
+    else:
+        for some in _batches(texts):
+            found.add(some, [1] * len(some), first=found.num_texts + 1)
+            found.num_texts += len(some)
+    return found.coverage()
+
+
+def _batches(items: Iterable[Any], size: int = 10_000) -> Iterator[list[Any]]:
+    waiting = iter(items)
+    while some := list(itertools.islice(waiting, size)):
+        yield some
+
+
+class Tally:
+    """Counts over texts, or over words; of words `unknown` (with their characters) and `altered`
+    hold those that are not written, or come back different.
+    """
+
+    def __init__(self, processor: Any) -> None:
+        self.processor = processor
+        self.num_texts = self.num_tokens = self.num_unknown = self.num_changed = 0
+        self.characters: Counter[str] = Counter()
+        self.examples: dict[str, tuple[int, str]] = {}
+        self.changed: list[tuple[int, str, str]] = []
+        self.unknown: dict[str, set[str]] = {}
+        self.altered: set[str] = set()
+
+    def add(self, texts: list[str], counts: list[int], *, first: int | None = None) -> None:
+        """Encode and decode texts that occur so often; first: the number of the first, None for
+        words.
+        """
+        unknown = self.processor.unk_id()
+        encoded = self.processor.encode(texts, num_threads=num_threads())
+        decoded = self.processor.decode(encoded, num_threads=num_threads())
+        rows = zip(texts, counts, encoded, decoded, strict=True)
+        for at, (text, count, ids, again) in enumerate(rows):
+            self.num_tokens += count * len(ids)
+            if unknown in ids:
+                self._note_unknown(text, count, ids, first and first + at)
+            elif again != text:
+                if first is None:
+                    self.altered.add(text)
+                else:
+                    self.note_changed(first + at, text, again)
+
+    def _note_unknown(self, text: str, count: int, ids: list[int], number: int | None) -> None:
+        """Pieces instead of ids show what each <unk> stood for, after the tokenizer's own
+        normalisation.
+        """
+        pieces = self.processor.encode(text, out_type=str)
+        unknown = [
+            piece for piece, i in zip(pieces, ids, strict=True) if i == self.processor.unk_id()
+        ]
+        self.num_unknown += count * len(unknown)
+        for character in "".join(unknown):
+            self.characters[character] += count
+            if number is None:
+                self.unknown.setdefault(text, set()).add(character)
+            else:
+                self.examples.setdefault(character, (number, text))
+
+    def note_changed(self, number: int, text: str, again: str) -> None:
+        """A text that comes back different."""
+        self.num_changed += 1
+        if len(self.changed) < 5:
+            self.changed.append((number, text, again))
+
+    def coverage(self) -> Coverage:
+        """What was found."""
+        ordered = dict(sorted(self.characters.items(), key=lambda item: (-item[1], item[0])))
+        return Coverage(
+            num_texts=self.num_texts,
+            num_tokens=self.num_tokens,
+            num_unknown=self.num_unknown,
+            unknown_share=self.num_unknown / max(1, self.num_tokens),
+            characters=ordered,
+            examples={c: self.examples[c] for c in ordered},
+            num_changed=self.num_changed,
+            changed=self.changed,
+        )
+
+
+def _look_at_texts(texts: Texts, words: Words, found: Tally) -> None:
+    """What words cannot tell: the first text of each character that is not written, and the texts
+    that come back different.
+    """
+    starts: dict[int, set[str]] = {}
+    for character in found.characters:
+        having = [word for word, own in found.unknown.items() if character in own]
+        starts.setdefault(min(words.rows[word] for word in having), set()).add(character)
+    for start, characters in sorted(starts.items()):
+        _find_examples(texts, start, characters, found)
+    if not (found.altered or words.num_uneven):
+        return
     for number, text in enumerate(texts, 1):
-        ids = processor.encode(text)
-        num_tokens += len(ids)
-        if unknown in ids:
-            # Pieces instead of ids show what each <unk> stood for, after the tokenizer's own
-            # normalisation.
-            for piece, index in zip(processor.encode(text, out_type=str), ids, strict=True):
-                if index == unknown:
-                    num_unknown += 1
-                    characters.update(piece)
-                    for character in piece:
-                        examples.setdefault(character, (number, text))
-        elif (again := processor.decode(ids)) != text:
-            num_changed += 1
-            if len(changed) < 5:
-                changed.append((number, text, again))
-    ordered = dict(sorted(characters.items(), key=lambda item: (-item[1], item[0])))
-    return Coverage(
-        num_texts=number,
-        num_tokens=num_tokens,
-        num_unknown=num_unknown,
-        unknown_share=num_unknown / max(1, num_tokens),
-        characters=ordered,
-        examples={c: examples[c] for c in ordered},
-        num_changed=num_changed,
-        changed=changed,
-    )
+        own = text.split()
+        if found.unknown and not found.unknown.keys().isdisjoint(own):
+            continue
+        if " ".join(own) != text or not found.altered.isdisjoint(own):
+            again = found.processor.decode(found.processor.encode(text))
+            found.note_changed(number, text, again)
+
+
+def _find_examples(texts: Texts, start: int, wanted: set[str], found: Tally) -> None:
+    """The first text, from the one numbered `start` on, of each of the characters."""
+    left = set(wanted)
+    for number, text in enumerate(texts.between(start, len(texts)), start + 1):
+        for word in text.split():
+            for character in found.unknown.get(word, set()) & left:
+                found.examples[character] = (number, text)
+                left.remove(character)
+        if not left:
+            return

@@ -103,27 +103,16 @@ class BadBatches:
         self.path, self.plan, self.most, self.say = path, plan, most, say
         self.positions: list[int] = []
 
-    def agree(self, reason: str | None) -> list[str | None]:
-        """Each rank's reason to skip the batch that all of them are at, None for a good one."""
-        if ranks.num_ranks() == 1:
-            return [reason]
-        numbers = torch.zeros(
-            ranks.num_ranks(), dtype=torch.int64
-        )  # on the CPU, so that no GPU waits for it
-        numbers[ranks.rank()] = REASONS.index(reason)
-        torch.distributed.all_reduce(numbers)
-        return [REASONS[number] for number in numbers.tolist()]
-
     def skip(
         self,
         position: int,
         *,
         step: int,
         reasons: Sequence[str | None],
-        positions: Sequence[int] | None = None,
+        positions: Sequence[int],
     ) -> None:
-        """Count the batch at `position` as skipped, and name it; `reasons` by rank. positions: all
-        batches of the step, where none alone is to blame.
+        """Count the batch at `position` as skipped, and name it; `reasons` by rank. positions: it
+        alone, or all batches of the step, where none alone is to blame.
 
         Raises UserError if it is one too many.
         """
@@ -131,7 +120,7 @@ class BadBatches:
             self._row(rank, at, step=step, reason=reason)
             for rank, reason in enumerate(reasons)
             if reason
-            for at in positions or [position]
+            for at in positions
         ]
         self.positions.append(position)
         if not ranks.rank():

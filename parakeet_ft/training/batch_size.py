@@ -20,18 +20,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from parakeet_ft.batches.augmentation import Augmentation
+from parakeet_ft.data.corpus import as_corpus, durations_of
 from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.distributed import ranks
 from parakeet_ft.errors import UserError
 from parakeet_ft.files import atomic_path
 from parakeet_ft.memory import free_bytes
-from parakeet_ft.model import parts
+from parakeet_ft.model import checkpointing, parts
 from parakeet_ft.model.objective import training_loss
+from parakeet_ft.training import lightning_2_4
+from parakeet_ft.training.adamw import AdamW, LeanAdamW
 from parakeet_ft.training.bad_batches import is_out_of_memory
-from parakeet_ft.training.checkpoints import random_states, restore_random_states
+from parakeet_ft.training.random_states import random_states, restore_random_states
 
 # of what fits on a GPU: real batches are cut otherwise than the worst one, and fragment its memory
 MARGIN = 0.9
@@ -39,6 +43,7 @@ MARGIN = 0.9
 LEAST_STEPS = 50
 LEAST_GAIN = 1.05  # a CPU's batch doubles only for so much more audio a second
 CPU_SHARE = 0.5  # of the free memory
+TRIED_TEXTS = 20_000
 
 
 def choose(
@@ -52,14 +57,15 @@ def choose(
     devices: Mapping[str, Any],
     copies: int,
     once: Callable[[str, Callable[[], Any]], Any],
+    states: int | str = 32,
 ) -> dict[str, Any]:
     """{"batch_seconds", "accumulate", "effective_batch_seconds", "reason", ...}: what the plan of a
     run is made with.
 
     batch_seconds: a number stands, `auto` is found. effective_batch_seconds: wanted per optimiser
     step over all ranks, None for what `accumulate` gives. copies: further sets of weights that
-    training will hold on the device. once: keeps a value in the run's directory. Raises UserError
-    if not even the longest utterance fits, or for FSDP.
+    training will hold on the device. states: as optim.states. once: keeps a value in the run's
+    directory. Raises UserError if not even the longest utterance fits, or for FSDP.
     """
     found: dict[str, Any] = {"batch_seconds": batch_seconds, "reason": "given"}
     if batch_seconds == "auto":
@@ -79,7 +85,8 @@ def choose(
                 model,
                 utterances,
                 augmentation=augmentation,
-                precision=devices["precision"],
+                devices=devices,
+                states=states,
                 copies=copies,
                 most=most,
             ),
@@ -104,11 +111,11 @@ def most_seconds(
     """The largest batch of one rank worth having: LEAST_STEPS batches a pass, no more than the
     wanted step, no less than the longest utterance.
     """
-    durations = [u.duration for u in utterances]
-    wanted = sum(durations) / LEAST_STEPS
+    durations = durations_of(utterances)
+    wanted = float(durations.sum()) / LEAST_STEPS
     if effective_batch_seconds:
         wanted = min(wanted, effective_batch_seconds)
-    return max(wanted / num_ranks, max(durations))
+    return max(wanted / num_ranks, float(durations.max()))
 
 
 def find(
@@ -116,7 +123,8 @@ def find(
     utterances: Sequence[Utterance],
     *,
     augmentation: Augmentation | None,
-    precision: str,
+    devices: Mapping[str, Any],
+    states: int | str,
     copies: int,
     most: float,
 ) -> dict[str, Any]:
@@ -125,21 +133,26 @@ def find(
     """
     device = parts.device(model)
     slowest = min(augmentation.speeds) if augmentation else 1.0
-    longest = max(u.duration for u in utterances) / slowest
-    texts = list(dict.fromkeys(u.text for u in utterances))
-    tokens = max(len(model.tokenizer.text_to_ids(text)) for text in texts)
-    trial = Trial(model, seconds=longest, tokens=tokens, precision=precision, copies=copies)
+    longest = float(durations_of(utterances).max()) / slowest
+    tokens = most_tokens(model, utterances)
+    trial = Trial(
+        model,
+        seconds=longest,
+        tokens=tokens,
+        precision=devices["precision"],
+        copies=copies,
+        states=states,
+        twice=devices["activation_checkpointing"] is True,
+    )
     facts = trial.facts() | {
         "most": round(most, 3),
-        "data": hashlib.sha256(
-            json.dumps([(u.duration, u.text) for u in utterances]).encode()
-        ).hexdigest(),
+        "data": as_corpus(utterances).key,
     }
     cache = Cache(cache_path())
     kept = cache.read(facts)
     missing = any(ranks.add([kept is None]))
     if kept is None or missing:  # all ranks try, or none
-        with untouched(model):
+        with untouched(model), trial.as_in_training():
             found = trial.on_gpu(most) if device.type == "cuda" else trial.on_cpu(most)
         cache.write(facts, found)
     else:
@@ -150,13 +163,29 @@ def find(
     return found | {"batch_seconds": seconds, "longest_seconds": longest, "most_tokens": tokens}
 
 
+def most_tokens(model: Any, utterances: Sequence[Utterance]) -> int:
+    """Tokens of the longest text; of very many texts those of most bytes are tried."""
+    corpus = as_corpus(utterances)
+    longest = np.argsort(-corpus.text_sizes, kind="stable")[:TRIED_TEXTS]
+    texts = dict.fromkeys(corpus[int(index)].text for index in longest)
+    return max(len(model.tokenizer.text_to_ids(text)) for text in texts)
+
+
 class Trial:
     """Trains `model` on batches as bad as the data can make them: its longest audio (`seconds`),
     each with its longest text (`tokens` pieces).
     """
 
     def __init__(
-        self, model: Any, *, seconds: float, tokens: int, precision: str, copies: int
+        self,
+        model: Any,
+        *,
+        seconds: float,
+        tokens: int,
+        precision: str,
+        copies: int,
+        states: int | str = 32,
+        twice: bool = False,
     ) -> None:
         self.model, self.seconds, self.tokens, self.precision, self.copies = (
             model,
@@ -165,8 +194,32 @@ class Trial:
             precision,
             copies,
         )
+        self.states, self.twice = str(states), twice
         self.device = parts.device(model)
         self.optimizer: torch.optim.Optimizer | None = None
+        self.forward_context: Callable[[], Any] = contextlib.nullcontext
+
+    @contextlib.contextmanager
+    def as_in_training(self) -> Iterator[None]:
+        """Inside, the model has the weights' type and the checkpointing of the run; what it was is
+        for `untouched` to put back.
+        """
+        if self.precision == "bf16-true":
+            plugin = lightning_2_4.BFloat16Weights(self.device.type)
+            holder = torch.nn.Module()
+            holder.model = self.model
+            plugin.convert_module(holder)
+            self.forward_context = plugin.forward_context
+        with checkpointing.layers_computed_twice(self.model, self.twice):
+            yield
+
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        # What waits to be unfrozen has gradients from the first step on
+        # (parakeet_ft.training.adaptation), so this is the most that will learn.
+        learning = [p for p in self.model.parameters() if p.requires_grad]
+        if self.precision == "bf16-true" or self.states == "8bit":
+            return LeanAdamW(learning, lr=1e-6, in_8_bits=self.states == "8bit")
+        return AdamW(learning, lr=1e-6)
 
     def facts(self) -> dict[str, Any]:
         """What the result depends on, besides the data."""
@@ -183,6 +236,8 @@ class Trial:
             "threads": torch.get_num_threads(),
             "precision": self.precision,
             "copies": self.copies,
+            "states": self.states,
+            "twice": self.twice,
             "torch": torch.__version__,
             "seconds": self.seconds,
             "tokens": self.tokens,
@@ -205,16 +260,11 @@ class Trial:
             torch.full((rows,), self.tokens, device=self.device),
         )
         if self.optimizer is None:
-            # What waits to be unfrozen has gradients from the first step on
-            # (parakeet_ft.training.adaptation), so this is the most that will learn.
-            self.optimizer = torch.optim.AdamW(
-                [p for p in self.model.parameters() if p.requires_grad],
-                lr=1e-6,
-                fused=self.device.type == "cuda",
-            )
+            self.optimizer = self._make_optimizer()
         self.optimizer.zero_grad(set_to_none=True)
         kind = torch.float16 if self.precision == "16-mixed" else torch.bfloat16
-        with torch.autocast(self.device.type, kind, enabled=self.precision != "32-true"):
+        mixed = self.precision.endswith("mixed")
+        with self.forward_context(), torch.autocast(self.device.type, kind, enabled=mixed):
             loss = training_loss(self.model, audio, lengths[0], tokens, lengths[1])["loss"]
         loss.backward()
         self.optimizer.step()
@@ -230,13 +280,15 @@ class Trial:
 
         def fits(seconds: float) -> bool:
             torch.cuda.reset_peak_memory_stats()
+            audio, started = 0.0, time.perf_counter()
             try:
-                self.step(seconds)
+                audio = self.step(seconds)
                 fitted = True
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
                 fitted = False
+            taken = time.perf_counter() - started
             if not fitted:  # outside, as the exception holds the graph
                 self.model.zero_grad(set_to_none=True)
                 torch.cuda.empty_cache()
@@ -246,6 +298,7 @@ class Trial:
                     "fits": fitted,
                     "peak_gb": round(torch.cuda.max_memory_allocated() / 1e9, 2),
                 }
+                | ({"audio_per_second": round(audio / taken, 1)} if fitted else {})
             )
             return fitted
 
@@ -340,13 +393,18 @@ def untouched(model: torch.nn.Module) -> Iterator[None]:
         for name, buffer in module._buffers.items()
         if buffer is not None
     ]
+    for parameter, _, _ in weights:
+        parameter.grad = None  # or a change of type inside would change the gradient's as well
     random = random_states()
     try:
         yield
     finally:
         with torch.no_grad():
             for parameter, value, gradient in weights:
-                parameter.copy_(value)
+                if parameter.dtype == value.dtype:
+                    parameter.copy_(value)
+                else:
+                    parameter.data = value.to(parameter.device)
                 parameter.grad = gradient
             for module, name, buffer, value in buffers:
                 buffer.copy_(value)

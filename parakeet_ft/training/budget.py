@@ -21,6 +21,7 @@ def num_steps(
         epochs = hours / plan.hours_of_pass
     assert epochs is not None, "settings hold one of the three"
     whole = int(epochs)
+    plan.plan_ahead(range(math.ceil(epochs)))
     batches = sum(plan.steps_of_pass(number) for number in range(whole)) + round(
         (epochs - whole) * plan.steps_of_pass(whole)
     )

@@ -5,7 +5,6 @@ average of the weights.
 from __future__ import annotations
 
 import json
-import math
 import resource
 import time
 from collections.abc import Callable, Sequence
@@ -22,12 +21,24 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from parakeet_ft.batches.loaders import TimedLoader
 from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.files import atomic_path
 from parakeet_ft.model import parts
 from parakeet_ft.model.objective import compare_parts, parts_lines
 from parakeet_ft.run.console import Narrator
-from parakeet_ft.training import watch
+from parakeet_ft.training import fine_tuner, states, watch
+from parakeet_ft.training.verdicts import Known
+
+
+class Recorded(pl.Callback):
+    """Records how steps are made as they begin, beside where."""
+
+    def __init__(self, devices: fine_tuner.Devices, record: Callable[..., None]) -> None:
+        self.devices, self.record = devices, record
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.record(trainer={**self.devices, **fine_tuner.live(trainer, module)})
 
 
 class LossParts(pl.Callback):
@@ -36,23 +47,24 @@ class LossParts(pl.Callback):
     def __init__(self, narrator: Narrator, record: Callable[..., None]) -> None:
         self.narrator, self.record, self.done = narrator, record, False
 
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_index) -> None:
-        found = [
-            trainer.callback_metrics.get(f"train_{name}_loss") for name in ("transducer", "ctc")
-        ]
-        if self.done or None in found:
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.weight = float(parts.ctc_loss_weight(module.whole))
+        module.verdicts.listeners.append(self._hear)
+
+    def _hear(self, known: Known) -> None:
+        if self.done or known.lost or "transducer_loss" not in known.losses:
             return
         self.done = True
-        transducer, ctc = map(float, found)
-        parts = compare_parts(transducer, ctc, weight=float(module.whole.ctc_loss_weight))
-        self.record(loss_parts=parts)
-        self.narrator.lines(parts_lines(parts))
+        transducer, ctc = (known.losses[f"{name}_loss"] for name in ("transducer", "ctc"))
+        compared = compare_parts(transducer, ctc, weight=self.weight)
+        self.record(loss_parts=compared)
+        self.narrator.lines(parts_lines(compared))
 
 
 class ProgressBar(pl.Callback):
     """On rank 0 a Rich bar that fits 80 columns and a line per validation; where there is no
-    terminal, a line for every tenth of the run too. Lightning 2.4's own RichProgressBar fails with
-    rich 15.
+    terminal, a line for every tenth of the run too; the loss shown is that of the batch before.
+    Lightning 2.4's own RichProgressBar fails with rich 15.
     """
 
     def __init__(self, narrator: Narrator, *, num_steps: int) -> None:
@@ -65,6 +77,7 @@ class ProgressBar(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.started, self.first_step = time.monotonic(), trainer.global_step
         self.rate_hz = parts.rate_hz(module.model)
+        module.verdicts.listeners.append(self._hear)
         self.progress = Progress(
             TextColumn("fine-tuning"),
             BarColumn(bar_width=10),
@@ -80,13 +93,14 @@ class ProgressBar(pl.Callback):
         if self.console.is_terminal:
             self.progress.start()
 
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_index) -> None:
-        loss = float(outputs["loss"]) * trainer.accumulate_grad_batches
-        if math.isfinite(loss):  # NaN: the batch was skipped
+    def _hear(self, known: Known) -> None:
+        if not known.lost:
+            loss = known.losses["loss"]
             self.loss = loss if not self.loss else 0.9 * self.loss + 0.1 * loss
-        audio, lengths = batch[:2]
-        self.audio_seconds += float(lengths.sum()) / self.rate_hz
-        self.samples += audio.numel()
+        self.audio_seconds += known.samples / self.rate_hz
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_index) -> None:
+        self.samples += batch[0].numel()
         assert self.progress is not None
         self.progress.update(
             self.task,
@@ -130,9 +144,16 @@ class ProgressBar(pl.Callback):
         padding = 1 - self.audio_seconds * self.rate_hz / max(self.samples, 1)
         return (
             f"loss {self.loss:.3f}  lr {trainer.optimizers[0].param_groups[0]['lr']:.1e}  {scores} "
-            f" {self._speed():.0f} audio s/s  "
+            f" {self._speed():.0f} audio s/s  {self._waiting(trainer)}"
             f"padding {100 * padding:.0f} %  {memory_gb():.1f} GB"
         )
+
+    def _waiting(self, trainer: pl.Trainer) -> str:
+        """What share of the steps' time audio was waited for, where the loader can tell."""
+        loader = trainer.train_dataloader
+        if not isinstance(loader, TimedLoader):
+            return ""
+        return f"waiting {100 * loader.waiting_share():.0f} %  "
 
     def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.validation_started = time.monotonic()
@@ -303,7 +324,8 @@ class MovingAverage(pl.Callback):
         }:
             raise ValueError("The checkpoint's moving average is of another model.")
         self.average = {
-            key: self.average[key].to(value.device) if self.average else value.clone()
+            # copied, as what a checkpoint held is still in its file
+            key: self.average[key].to(value.device, copy=True) if self.average else value.clone()
             for key, value in now.items()
         }
 
@@ -317,9 +339,9 @@ class MovingAverage(pl.Callback):
             list(self.average.values()), [now[key] for key in self.average], self.updates
         )
 
-    def weights(self) -> dict[str, torch.Tensor]:
+    def weights(self) -> states.State:
         """The average on the CPU: a state dict without its counters."""
-        return {key: value.cpu() for key, value in self.average.items()}
+        return states.MadeWhenAsked(self.average, lambda key: self.average[key].cpu())
 
     def describe(self) -> str:
         """What was averaged: the decay in force at the last step, and the number of updates."""

@@ -1,10 +1,11 @@
-"""Checkpoints: whole or absent, and exact: the run that continues from one ends with the weights of
-the run that was never stopped.
+"""Checkpoints as files: whole or absent, and exact: the run that continues from one ends with the
+weights of the run that was never stopped.
 
     checkpoints/resume-step=000040.ckpt     everything: weights, optimiser, schedule, position in
                                             the data, random states, history
     checkpoints/weights-step=000040.ckpt    weights alone, one per validation that may still be
                                             chosen for best.nemo
+    checkpoints/base.ckpt                   weights before the first step, until that is done
 """
 
 from __future__ import annotations
@@ -12,19 +13,17 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import signal
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from parakeet_ft.errors import Stopped, UserError
-from parakeet_ft.files import atomic_path, damaged_member, misfit
-from parakeet_ft.run import signals
-from parakeet_ft.training import lightning_2_4
+from parakeet_ft.distributed import ranks
+from parakeet_ft.errors import UserError
+from parakeet_ft.files import damaged_member, misfit
+from parakeet_ft.training import saving
 
 NAME = re.compile(r"(?:resume|weights)-step=([0-9]+)\.ckpt")
 WEIGHTS = {"state_dict": {"*": torch.Tensor}, "global_step": int}
@@ -112,12 +111,17 @@ def read(path: Path, *, lazily: bool = False) -> dict[str, Any]:
 
 
 def read_weights(directory: Path, step: int) -> dict[str, torch.Tensor]:
-    """The model's state dict as it was validated at a step. Raises UserError if the file is
-    damaged, gone, or of another model than the checkpoints beside it.
+    """The model's state dict as it was validated at a step, in its file. Raises UserError, on every
+    rank, if the file is damaged, gone, or of another model than the checkpoints beside it.
     """
     path = directory / f"weights-step={step:06d}.ckpt"
+    ranks.on_first(lambda: _check_weights(path), patient=True)
+    return model_state(path)
+
+
+def _check_weights(path: Path) -> None:
     problem = damage(path, WEIGHTS)
-    beside = find(directory, "resume")[-1:]
+    beside = find(path.parent, "resume")[-1:]
     if not problem and beside and _shapes(path) != _shapes(*beside):
         problem = f"it is of another model than {beside[0].name}"
     if problem:
@@ -126,8 +130,20 @@ def read_weights(directory: Path, step: int) -> dict[str, torch.Tensor]:
             "last.nemo beside its folder holds the weights of the last step. Put the file back "
             "and give the same command again, or begin anew with resume=never."
         )
-    state = read(path)["state_dict"]
+
+
+def model_state(path: Path) -> dict[str, torch.Tensor]:
+    """The model's state dict in a checkpoint, mapped: the ranks of a node share its memory."""
+    state = read(path, lazily=True)["state_dict"]
     return {key.removeprefix("model."): value for key, value in state.items()}
+
+
+def keep_base(model: torch.nn.Module, path: Path) -> dict[str, torch.Tensor]:
+    """The model's state dict as it stands, in a file as `model_state` reads it: a copy in the
+    memory of every rank would stay there through all of training.
+    """
+    ranks.on_first(lambda: write({"state_dict": model.state_dict()}, path), patient=True)
+    return model_state(path)
 
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
@@ -136,16 +152,15 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
     return {key: tuple(value.shape) for key, value in state.items()}
 
 
-def write(content: dict[str, Any], path: Path) -> None:
-    """Write under a temporary name, read back, rename. Raises UserError, with nothing half-written,
-    if the disk refuses.
+def write(
+    content: dict[str, Any], path: Path, *, on_bytes: Callable[[int], None] = lambda size: None
+) -> None:
+    """Write under a temporary name, rename what is whole; `on_bytes` hears of each block. Raises
+    UserError, with nothing half-written, if the disk refuses.
     """
     try:
-        with atomic_path(path) as temporary:
-            torch.save(content, temporary)
-            if not is_whole(temporary):
-                raise OSError("what was written does not read back")
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        saving.save(content, path, on_bytes=on_bytes)
+    except (OSError, RuntimeError) as error:
         free = shutil.disk_usage(path.parent if path.parent.exists() else path.parent.parent).free
         kept = [p.name for p in find(path.parent, "resume")]
         raise UserError(
@@ -178,7 +193,9 @@ def position_of(path: Path | None) -> int:
 
 
 class WholeFiles(TorchCheckpointIO):
-    """Lightning's checkpoints through `write` and `read`."""
+    """Lightning's checkpoints through `write` and `read`; loaded tensors stay in the file until
+    they are copied to where they are needed.
+    """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str, storage_options: Any = None
@@ -186,155 +203,7 @@ class WholeFiles(TorchCheckpointIO):
         write(checkpoint, Path(path))
 
     def load_checkpoint(self, path: str, map_location: Any = None) -> dict[str, Any]:
-        return read(Path(path))
-
-
-SAVE = 1  # what ranks agree on; SIGHUP is 1 as well, so a signal is told as SAVE + its number
-
-
-class Checkpointer(pl.Callback):
-    """Saves at the next step when it is time, after each validation, when a signal asks for it, and
-    at the end.
-
-    keep: how many checkpoints to continue from; keep_weights: of how many of the last validations
-    the weights, besides the best's. After a signal that asks to end (run.signals) it saves and
-    raises Stopped on every rank.
-    """
-
-    def __init__(
-        self,
-        directory: Path,
-        *,
-        every_minutes: float | None,
-        every_steps: int | None,
-        keep: int,
-        keep_weights: int,
-    ) -> None:
-        self.directory, self.every_minutes, self.every_steps = directory, every_minutes, every_steps
-        self.keep, self.keep_weights = keep, keep_weights
-        self.signal: int | None = None
-        self._due, self._saved_position, self._random_states = False, -1, None
-        self._group = None
-
-    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._last_save = time.monotonic()
-        for number in signals.answered():
-            signal.signal(number, self._on_signal)
-        self.signal = signals.take_swallowed()
-        if trainer.world_size > 1:
-            # Flags travel on the CPU, so that no GPU waits for them.
-            self._group = torch.distributed.new_group(backend="gloo")
-
-    def _on_signal(self, number: int, frame: Any) -> None:
-        if self.signal is not None and number == signal.SIGINT:
-            signals.end_at_once(number)  # Ctrl-C for the second time
-        self.signal = number
-
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_index: int
-    ) -> None:
-        if self._random_states is not None:
-            # Not earlier: making a loader's iterator draws from the generator.
-            restore_random_states(self._random_states[trainer.global_rank])
-            self._random_states = None
-        position = lightning_2_4.completed_batches(trainer)
-        if position % trainer.accumulate_grad_batches:
-            return  # half of an optimiser step is in gradients that no checkpoint holds
-        wanted = self._agreed(trainer, position)
-        if wanted:
-            self._save(trainer)
-        self._stop_if_asked(trainer, wanted)
-
-    def _stop_if_asked(self, trainer: pl.Trainer, wanted: int) -> None:
-        if wanted > SAVE:
-            raise Stopped(
-                f"{signal.Signals(wanted - SAVE).name}: saved at step {trainer.global_step} of "
-                f"{trainer.max_steps} and stopped. "
-                "The same command continues."
-            )
-
-    def _agreed(self, trainer: pl.Trainer, position: int) -> int:
-        """0: go on; SAVE; above: by how much, the signal for which to save and stop. The same on
-        every rank.
-        """
-        wanted = SAVE + self.signal if self.signal else 0
-        if not wanted and (self._due or self._is_time(trainer, position)):
-            wanted = SAVE
-        if self._group is not None:
-            flag = torch.tensor(wanted)
-            torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX, group=self._group)
-            wanted = int(flag)
-        return wanted
-
-    def _is_time(self, trainer: pl.Trainer, position: int) -> bool:
-        if position == self._saved_position or not position:
-            return False
-        return bool(
-            (self.every_minutes and time.monotonic() - self._last_save >= 60 * self.every_minutes)
-            or (self.every_steps and trainer.global_step % self.every_steps == 0)
-        )
-
-    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        path = self.directory / f"weights-step={trainer.global_step:06d}.ckpt"
-        state = trainer.strategy.lightning_module_state_dict()
-        if trainer.is_global_zero:
-            write({"state_dict": state, "global_step": trainer.global_step}, path)
-        self._due = True
-
-    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._save(trainer)
-        self._stop_if_asked(trainer, self._agreed(trainer, self._saved_position))
-
-    def _save(self, trainer: pl.Trainer) -> None:
-        trainer.save_checkpoint(self.directory / f"resume-step={trainer.global_step:06d}.ckpt")
-        self._due, self._saved_position, self._last_save = (
-            False,
-            lightning_2_4.completed_batches(trainer),
-            time.monotonic(),
-        )
-        if trainer.is_global_zero:
-            self._prune(trainer.lightning_module.history)
-        trainer.strategy.barrier("checkpoint")
-
-    def _prune(self, history: list[dict[str, Any]]) -> None:
-        """Delete what nothing can need any more. Only after a save: until then an older checkpoint
-        may need older weights.
-        """
-        for path in find(self.directory, "resume")[: -self.keep]:
-            path.unlink()
-        kept = {
-            best_step(history),
-            *(point["step"] for point in history[-max(1, self.keep_weights) :]),
-        }
-        for path in find(self.directory, "weights"):
-            if step_of(path) not in kept:
-                path.unlink()
-
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        position = lightning_2_4.completed_batches(trainer)
-        checkpoint["position"] = position
-        states: list[Any] = [random_states()]
-        if trainer.world_size > 1:
-            states = [None] * trainer.world_size
-            torch.distributed.all_gather_object(states, random_states())
-        checkpoint["random_states"] = states
-        lightning_2_4.set_position(checkpoint, position)
-
-    def on_load_checkpoint(
-        self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        ranks = len(checkpoint["random_states"])
-        if ranks != trainer.world_size:
-            raise UserError(
-                f"The checkpoint was saved by {ranks} rank(s), and {trainer.world_size} continue "
-                f"it. Its place in the data is that of {ranks}: "
-                f"give as many (trainer.devices, trainer.num_nodes), or begin anew with "
-                f"resume=never."
-            )
-        self._random_states = checkpoint["random_states"]
-        self._saved_position = checkpoint["position"]
+        return read(Path(path), lazily=True)
 
 
 def best_step(history: list[dict[str, Any]]) -> int:
@@ -346,38 +215,3 @@ def best_step(history: list[dict[str, Any]]) -> int:
         if history
         else -1
     )
-
-
-def random_states() -> dict[str, Any]:
-    """States of Python's, NumPy's and torch's generators, as plain values and tensors."""
-    import random
-
-    import numpy
-
-    version, numbers, gauss = random.getstate()
-    state: Any = numpy.random.get_state()
-    name, keys, *rest = state
-    return {
-        "python": [version, list(numbers), gauss],
-        "numpy": [name, torch.from_numpy(keys.astype("int64")), *rest],
-        "torch": torch.get_rng_state(),
-        # Of this rank's device alone: fewer may be visible when the run continues.
-        "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_available() else [],
-    }
-
-
-def restore_random_states(states: dict[str, Any]) -> None:
-    """The reverse of random_states."""
-    import random
-
-    import numpy
-
-    version, numbers, gauss = states["python"]
-    random.setstate((version, tuple(numbers), gauss))
-    name, keys, *rest = states["numpy"]
-    numpy.random.set_state((name, keys.numpy().astype("uint32"), *rest))
-    torch.set_rng_state(states["torch"])
-    if states["cuda"] and torch.cuda.is_available():
-        # Earlier versions kept the states of all devices, in their order.
-        kept = states["cuda"]
-        torch.cuda.set_rng_state(kept[min(torch.cuda.current_device(), len(kept) - 1)])

@@ -37,7 +37,9 @@ def divergence(
     per_frame = torch.nn.functional.kl_div(student, teacher, log_target=True, reduction="none").sum(
         -1
     )
-    return temperature**2 * per_frame[valid(frames, student.shape[1])].mean()
+    mask = valid(frames, student.shape[1])
+    # Not by indexing: how many are valid would have to be asked for.
+    return temperature**2 * per_frame.where(mask, 0).sum() / mask.sum()
 
 
 def distance(student: torch.Tensor, teacher: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
@@ -103,7 +105,8 @@ class Teacher:
                 "distillation needs the CTC head of this hybrid, but its ctc_loss_weight is 0. Use "
                 "distillation.weight=0."
             )
-        self.columns = torch.tensor([*(pieces[piece] for piece in self.pieces), len(pieces)])
+        columns = [*(pieces[piece] for piece in self.pieces), len(pieces)]
+        self.columns = torch.tensor(columns, device=parts.device(model))
         model.encoder.register_forward_hook(
             lambda module, inputs, outputs: self.caught.update(
                 encoded=outputs[0], frames=outputs[1]
@@ -137,7 +140,7 @@ class Teacher:
                 self.caught["log_probs"],
                 teacher,
                 frames,
-                columns=self.columns.to(audio.device),
+                columns=self.columns,
                 temperature=self.temperature,
             )
         return distance(self.caught["encoded"], encoded, frames)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -9,11 +11,13 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.plugins import MixedPrecision, Precision
 from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
+from lightning.pytorch.strategies import DDPStrategy
 
+from parakeet_ft.batches.loaders import as_float
 from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.distributed import ranks, sharding
 from parakeet_ft.errors import UserError
-from parakeet_ft.model import parts
+from parakeet_ft.model import checkpointing, parts
 from parakeet_ft.model.objective import (
     prediction_network_runs_in_float32,
     training_loss,
@@ -25,6 +29,7 @@ from parakeet_ft.training.bad_batches import BadBatches
 from parakeet_ft.training.checkpoints import WholeFiles
 from parakeet_ft.training.distillation import Teacher
 from parakeet_ft.training.optim import build_optimizer
+from parakeet_ft.training.verdicts import Known, Verdicts
 from parakeet_ft.transcription.decode import transcribe
 
 
@@ -56,6 +61,8 @@ class Devices(TypedDict):
     strategy: str
     precision: str
     timeout_minutes: float
+    tf32: bool
+    activation_checkpointing: bool | str
 
 
 def resolve(
@@ -66,9 +73,12 @@ def resolve(
     strategy: str,
     precision: str | int,
     timeout_minutes: float,
+    tf32: bool,
+    activation_checkpointing: bool | str,
 ) -> Devices:
-    """What `auto` means here: accelerator, device, ranks, strategy and precision. Raises UserError
-    for what this machine or these ranks are not.
+    """What `auto` means here: accelerator, device, ranks, strategy and precision; of activation
+    checkpointing parakeet_ft.training.memory says it. Raises UserError for what this machine or
+    these ranks are not.
     """
     place = ranks.find_place()
     _check_started("devices", devices, place.ranks_per_node)
@@ -107,6 +117,8 @@ def resolve(
         "strategy": strategy,
         "precision": precision,
         "timeout_minutes": timeout_minutes,
+        "tf32": tf32 and accelerator == "gpu",
+        "activation_checkpointing": activation_checkpointing,
     }
 
 
@@ -143,7 +155,8 @@ class FineTuner(pl.LightningModule):
     of the run. sets and base are the utterances and the untouched checkpoint's scores by role.
     Under FSDP a divided copy of `model` learns; `whole` is `model`, and gets the copy's weights for
     each validation and at the end. A step with a bad batch changes nothing but the counts; without
-    `bad_batches` the first one raises.
+    `bad_batches` the first one raises. Nothing in a step asks the device for a number: see
+    parakeet_ft.training.verdicts.
     """
 
     def __init__(
@@ -151,7 +164,7 @@ class FineTuner(pl.LightningModule):
         model,
         *,
         settings: dict[str, Any],
-        sets: dict[str, list[Utterance]],
+        sets: Mapping[str, Sequence[Utterance]],
         base: dict[str, wer.Score],
         guard_tolerance: float | None,
         batch_seconds: float,
@@ -162,7 +175,9 @@ class FineTuner(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.rounding_seed = seed if precision == "bf16-true" else None
-        self.bad_batches, self.step_is_lost = bad_batches, False
+        self.bad_batches, self.verdicts = bad_batches, Verdicts(bad_batches)
+        self.step_is_lost = False  # known here already: memory ran out in the only rank
+        self.verdicts.listeners.append(self._log)
         self.model, self.settings, self.sets, self.base = model, settings, sets, base
         self._whole = (model,)  # in a tuple, as Lightning would divide and save a second module too
         self.guard_tolerance, self.batch_seconds, self.teacher = (
@@ -190,6 +205,7 @@ class FineTuner(pl.LightningModule):
             "warmup_steps",
             "min_lr_ratio",
             "num_steps",
+            "states",
         )
         self.optimizer, self.scheduler = build_optimizer(
             self.model,
@@ -207,36 +223,43 @@ class FineTuner(pl.LightningModule):
             sharding.gather(self.model, self.whole)
             self.model = self.whole
         self.model.float()  # after bf16-true
+        # Lightning would take both to the CPU, and nothing needs them any more.
+        self.optimizer.state.clear()
+        self.whole.zero_grad(set_to_none=True)
 
     def training_step(self, batch: tuple[torch.Tensor, ...], batch_index: int) -> torch.Tensor:
-        statistics, losses, reason = bad_batches.statistics(self.model), None, None
+        self.statistics = bad_batches.statistics(self.model)
+        losses = self._try(batch)
+        self.batch_is_bad = self.verdicts.judge(losses, samples=batch[1].sum())
+        if losses is not None:
+            return losses["loss"]
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if ranks.num_ranks() > 1:
+            return self._nothing()
+        self._lose_step()
+        return torch.full((), torch.nan, device=self.device, requires_grad=True)
+
+    def _try(self, batch: tuple[torch.Tensor, ...]) -> dict[str, torch.Tensor] | None:
+        """The losses of a batch; None if memory ran out, and this run can bear it."""
         try:
-            losses = self._losses(batch)
+            return self._losses(batch)
         except Exception as error:
             bad_batches.check_bearable(error, num_ranks=ranks.num_ranks(), where="the forward pass")
-            if (
-                not bad_batches.is_out_of_memory(error)
-                or not self.bad_batches
-                or self.model is not self.whole
-            ):
+            if not bad_batches.is_out_of_memory(error) or self.model is not self.whole:
                 raise  # under FSDP the others wait in the middle of a forward pass
-            reason = "memory ran out"
-        if losses and not torch.isfinite(losses["loss"]):
-            reason = "the loss is not finite"
-        if not self.bad_batches and reason:
-            raise UserError(f"At step {self.global_step} {reason} (batch of {len(batch[1])}).")
-        reasons = self.bad_batches.agree(reason) if self.bad_batches else [reason]
-        if losses is None or any(reasons):
-            losses = None
-            for buffer, before in statistics:
-                buffer.copy_(before)
-            self._lose_step(batch_index, reasons)
-            return torch.full((), torch.nan, device=self.device, requires_grad=True)
-        self.log_dict(
-            {f"train_{name}": value.detach() for name, value in losses.items()},
-            batch_size=len(batch[1]),
-        )
-        return losses["loss"]
+            if self.bad_batches is None:
+                raise UserError(
+                    f"At step {self.global_step} memory ran out (batch of {len(batch[1])})."
+                ) from error
+        return None
+
+    def _nothing(self) -> torch.Tensor:
+        """A loss whose gradients are zeros: what a rank without a loss gives the others, who wait
+        for its gradients.
+        """
+        learning = [p for p in self.model.parameters() if p.requires_grad]
+        return torch.stack([0 * p.flatten()[0].float() for p in learning]).sum()
 
     def _losses(self, batch: tuple[torch.Tensor, ...]) -> dict[str, torch.Tensor]:
         losses = training_loss(self.model, *batch)
@@ -248,15 +271,9 @@ class FineTuner(pl.LightningModule):
             }
         return losses
 
-    def _lose_step(
-        self, position: int, reasons: list[str | None], positions: list[int] | None = None
-    ) -> None:
+    def _lose_step(self) -> None:
         self.step_is_lost = True
         self._drop_gradients()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        assert self.bad_batches is not None, "without it the first bad batch has ended the run"
-        self.bad_batches.skip(position, step=self.global_step, reasons=reasons, positions=positions)
 
     def _drop_gradients(self) -> None:
         """AdamW leaves what has no gradient alone, its moments and step count included."""
@@ -272,9 +289,16 @@ class FineTuner(pl.LightningModule):
         return self.trainer.precision == "16-mixed"
 
     def backward(self, loss: torch.Tensor, *args: Any, **kwargs: Any) -> None:
-        if self.step_is_lost:
-            return
-        lost = False
+        if not self.step_is_lost and not self._went_backward(loss, *args, **kwargs):
+            # Here and not where it was caught, as the exception holds the graph.
+            self._lose_step()
+            torch.cuda.empty_cache()
+            self.verdicts.memory_ran_out()
+        for buffer, before in self.statistics:  # not earlier: the backward pass reads them
+            buffer.copy_(torch.where(self.batch_is_bad, before, buffer))
+
+    def _went_backward(self, loss: torch.Tensor, *args: Any, **kwargs: Any) -> bool:
+        """The backward pass; False if memory ran out, and this run can bear it."""
         try:
             super().backward(loss, *args, **kwargs)
         except Exception as error:
@@ -289,9 +313,8 @@ class FineTuner(pl.LightningModule):
                 or ranks.num_ranks() > 1
             ):
                 raise
-            lost = True
-        if lost:  # outside, as the exception holds the graph
-            self._lose_step(lightning_2_4.current_batch(self.trainer), ["memory ran out"])
+            return False
+        return True
 
     def optimizer_step(
         self, epoch: int, batch_index: int, optimizer: Any, optimizer_closure: Any = None
@@ -303,6 +326,9 @@ class FineTuner(pl.LightningModule):
             return result
 
         super().optimizer_step(epoch, batch_index, optimizer, closure)
+        self.optimizer.lost = None
+        if self._scales_gradients():
+            lightning_2_4.skip_on_device(self.optimizer, False)
         self.step_is_lost = False
 
     def configure_gradient_clipping(
@@ -315,20 +341,39 @@ class FineTuner(pl.LightningModule):
             p for group in optimizer.param_groups for p in group["params"] if p.grad is not None
         ]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
-        if torch.isfinite(norm.full_tensor() if hasattr(norm, "full_tensor") else norm):
-            if gradient_clip_val:
-                torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
-        elif (
-            not self.step_is_lost and not self._scales_gradients()
-        ):  # which overflows now and then, and then skips the step itself
-            last = lightning_2_4.current_batch(self.trainer)
-            if not self.bad_batches:
-                raise UserError(f"The gradient is not finite at step {self.global_step}.")
-            self._lose_step(
-                last,
-                ["the gradient is not finite"] * ranks.num_ranks(),
-                list(range(last - last % self.trainer.accumulate_grad_batches, last + 1)),
+        if gradient_clip_val:
+            torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
+        if self._scales_gradients():  # which overflow now and then: GradScaler sees to it
+            lightning_2_4.skip_on_device(self.optimizer, True)
+        elif not self.step_is_lost:
+            self.verdicts.judge_gradient(_whole(norm))
+        self.optimizer.lost = self.verdicts.lost
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_index: int) -> None:
+        ends_step = lightning_2_4.ends_step(self.trainer)
+        self.verdicts.end_batch(
+            step=self.global_step - ends_step,
+            position=lightning_2_4.current_batch(self.trainer),
+            utterances=len(batch[1]),
+            ends_step=ends_step,
+        )
+
+    def _log(self, known: Known) -> None:
+        """Losses to the loggers, at the step that they are of."""
+        step = known.place.step
+        due = known.place.ends_step and (step + 1) % self.trainer.log_every_n_steps == 0
+        if due and not known.lost:
+            lightning_2_4.log(
+                self.trainer,
+                {f"train_{name}": value for name, value in known.losses.items()},
+                step=step,
             )
+
+    def on_validation_start(self) -> None:
+        self.verdicts.flush()
+
+    def on_train_end(self) -> None:
+        self.verdicts.flush()
 
     def on_train_batch_start(self, batch: Any, batch_index: int) -> None:
         number = lightning_2_4.next_batch_number(self.trainer)
@@ -338,16 +383,21 @@ class FineTuner(pl.LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         if self._scales_gradients():
-            lightning_2_4.let_clip(self.optimizer)
+            lightning_2_4.skip_on_device(self.optimizer, False)
         return {
             "optimizer": self.optimizer,
             "lr_scheduler": {"scheduler": self.scheduler, "interval": "step"},
         }
 
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Samples become floats on the device: half as much has to get there."""
+        return (as_float(batch[0]), *batch[1:]) if isinstance(batch, list | tuple) else batch
+
     def validation_step(self, batch: Any, batch_index: int) -> None:
         """Nothing: the validation sets are decoded whole at the end, sorted by length."""
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.verdicts.flush()
         checkpoint["history"] = self.history
         checkpoint["bad_batches"] = self.bad_batches.positions if self.bad_batches else []
 
@@ -422,6 +472,11 @@ class FineTuner(pl.LightningModule):
         )
 
 
+def _whole(norm: torch.Tensor) -> torch.Tensor:
+    """A norm over what FSDP divides, on every rank."""
+    return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+
+
 def fit(
     tuner: FineTuner,
     loader: torch.utils.data.DataLoader,
@@ -460,13 +515,53 @@ def fit(
     )
     if rank := ranks.rank():
         torch.manual_seed(torch.initial_seed() + rank)  # other dropout and masks than rank 0's
+    # Ranks would ask each other for the longest audio of each batch, and wait for the answer, to
+    # make tables alike that need not be (NeMo 3.0.0, conformer_encoder.py, update_max_seq_length).
+    encoder: Any = tuner.whole.encoder
+    encoder.sync_max_audio_length = False
     if devices["strategy"] == "ddp":
         exclude_tables(tuner)
-    with signals.restored():
+    twice = devices["activation_checkpointing"] is True
+    with (
+        signals.restored(),
+        float32_products(tf32=devices["tf32"]),
+        checkpointing.layers_computed_twice(tuner.whole, twice),
+    ):
         # Lightning runs its validation hooks only with a loader; one dummy batch serves, as the
         # tuner decodes whole sets.
         dummy: Any = torch.utils.data.DataLoader([0], batch_size=None)  # type: ignore[arg-type]
         trainer.fit(tuner, loader, dummy, ckpt_path=resume_from)
+
+
+@contextlib.contextmanager
+def float32_products(*, tf32: bool) -> Iterator[None]:
+    """Inside, float32 products on a GPU are made with TF32, or in full; before and after as they
+    were.
+
+    By torch's older names: Lightning 2.4 reads them, and torch 2.13 refuses to tell them once the
+    newer ones (fp32_precision) were set.
+    """
+    cudnn = torch.backends.cudnn
+    before = torch.get_float32_matmul_precision(), cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    cudnn.allow_tf32 = tf32
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        cudnn.allow_tf32 = before[1]
+
+
+def live(trainer: pl.Trainer, tuner: FineTuner) -> dict[str, Any]:
+    """How a step is made, read from the objects that make it: for run.json."""
+    ddp = trainer.strategy.model
+    return {
+        "optimizer": type(tuner.optimizer).__name__,
+        "tf32": torch.backends.cuda.matmul.fp32_precision == "tf32",
+        "activation_checkpointing": checkpointing.is_on(tuner.model),
+        "gradient_as_bucket_view": getattr(ddp, "gradient_as_bucket_view", None),
+        "static_graph": getattr(ddp, "static_graph", None),
+    }
 
 
 def exclude_tables(tuner: FineTuner) -> None:
@@ -487,7 +582,11 @@ def exclude_tables(tuner: FineTuner) -> None:
 def _strategy(devices: Devices) -> Any:
     if devices["strategy"] == "fsdp":
         return sharding.strategy(devices["num_ranks"])
-    return "ddp" if devices["strategy"] == "ddp" else "auto"
+    if devices["strategy"] == "ddp":
+        # Gradients lie in the buckets that are exchanged: one copy less. No static graph: without
+        # unused weights there is nothing that DDP looks for in each step.
+        return DDPStrategy(gradient_as_bucket_view=True)
+    return "auto"
 
 
 def _plugins(devices: Devices) -> list[Any]:

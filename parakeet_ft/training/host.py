@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from parakeet_ft.batches import READY_BATCHES
+from parakeet_ft.data.corpus import durations_of
 from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.errors import UserError
 from parakeet_ft.settings.finetune import Finetune
 from parakeet_ft.training import memory
 
 SHARED_MEMORY = Path("/dev/shm")
+# Of float32 samples: 16-bit ones take half, but a single file of another kind makes its batch so.
 BYTES_PER_SECOND = 16_000 * 4
 # Python, torch and NeMo of one rank (measured on a CPU: training/memory.py).
 SOFTWARE = 1.2e9
@@ -74,12 +76,12 @@ def needs(
         )
     )
     if on_gpu:
-        # The checkpoint, the end of training, two candidates and the optimiser's moments.
-        copies = 4 * weights + moments + SOFTWARE
+        # The model before it goes to its GPU, and again when training is over; all else is mapped
+        # from files. Rank 0 copies a checkpoint where there is room, and else waits for the disk.
         found.append(
             Need(
                 f"copies of the weights in memory, {ranks_per_node} rank(s) on this machine",
-                ranks_per_node * copies,
+                ranks_per_node * (weights + SOFTWARE),
                 memory.free_bytes(),
                 "Use fewer GPUs of this machine (trainer.devices), or adaptation=lora.",
             )
@@ -88,15 +90,15 @@ def needs(
 
 
 def _disk(settings: Finetune, weights: float, moments: float, run_dir: Path) -> Need:
-    """Checkpoints (one more than are kept, as the oldest goes last), weights of validations, and
-    both exports.
+    """Checkpoints (one more than are kept, as the oldest goes last), weights of validations and
+    before the first step, and both exports.
     """
     average = weights if settings.evaluation.ema_decay else 0.0
     resume = (settings.checkpoint.keep + 1) * (weights + moments + average)
     validated = ((settings.evaluation.average_last or 1) + 2) * weights
     return Need(
         f"checkpoints and exports in {run_dir}",
-        resume + validated + 2 * weights,
+        resume + validated + 3 * weights,
         free_on_disk(run_dir),
         "Use checkpoint.keep=1, or another disk with hydra.run.dir=DIR.",
     )
@@ -105,12 +107,14 @@ def _disk(settings: Finetune, weights: float, moments: float, run_dir: Path) -> 
 def _shared_memory(
     settings: Finetune, utterances: Sequence[Utterance], ranks_per_node: int
 ) -> Need:
-    longest = max(u.duration for u in utterances)
-    asked = settings.data.batch_seconds
+    longest = float(durations_of(utterances).max())
+    asked = settings.data.batch_seconds or memory.BATCH_SECONDS
     seconds = longest if isinstance(asked, str) else max(asked, longest)
-    batches = ranks_per_node * settings.data.num_workers * READY_BATCHES
+    # `auto` takes what there is room for.
+    workers = 1 if isinstance(settings.data.num_workers, str) else settings.data.num_workers
+    batches = ranks_per_node * workers * READY_BATCHES
     return Need(
-        f"batches of {settings.data.num_workers} loader worker(s) in {SHARED_MEMORY}",
+        f"batches of {workers} loader worker(s) in {SHARED_MEMORY}",
         batches * seconds * BYTES_PER_SECOND,
         free_on_disk(SHARED_MEMORY),
         "Give a container more (docker run --shm-size=8g), or use fewer data.num_workers.",

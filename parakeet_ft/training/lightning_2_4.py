@@ -54,13 +54,31 @@ def set_position(checkpoint: dict[str, Any], position: int) -> None:
         progress[count] = dict.fromkeys(progress[count], position)
 
 
-def let_clip(optimizer: Any) -> None:
-    """With a GradScaler, Lightning refuses to clip before an optimiser that unscales inside, as the
-    fused one does (plugins/precision/amp.py).
+def checkpoint_of(trainer: pl.Trainer) -> dict[str, Any]:
+    """What Trainer.save_checkpoint would write, on every rank: tensors are those that train, but
+    for FSDP's, which are gathered (trainer/connectors/checkpoint_connector.py).
     """
-    optimizer._step_supports_amp_scaling = False
-    for group in optimizer.param_groups:
-        group["fused"] = False
+    return trainer._checkpoint_connector.dump_checkpoint()
+
+
+def ends_step(trainer: pl.Trainer) -> bool:
+    """Called after a batch: whether an optimiser step ended with it."""
+    return not trainer.fit_loop.epoch_loop._should_accumulate()
+
+
+def log(trainer: pl.Trainer, values: dict[str, float], *, step: int) -> None:
+    """To all loggers, as self.log would (trainer/connectors/logger_connector)."""
+    trainer._logger_connector.log_metrics(values, step=step)
+
+
+def skip_on_device(optimizer: Any, itself: bool) -> None:
+    """With a GradScaler: whether the optimiser skips by itself what has overflown, as torch's fused
+    one does on the device, or GradScaler asks.
+
+    Lightning unscales and clips only before optimisers of the second kind (plugins/precision/
+    amp.py); between that and the step it is made one of the first.
+    """
+    optimizer._step_supports_amp_scaling = itself
 
 
 def keep_rows(logger: Any, rows: list[dict[str, str]]) -> None:

@@ -12,7 +12,9 @@ from typing import Any
 
 import torch
 
-State = dict[str, torch.Tensor]
+from parakeet_ft.training import states
+from parakeet_ft.training.states import State
+
 # Linear layers of attention and feed-forward. The convolutions and the projection of positions
 # stay: few weights, and the same for all speech.
 TARGETS = (
@@ -46,26 +48,32 @@ def merge(model: Any) -> Callable[[State], State]:
         setattr(model.get_submodule(parent), child, module.get_base_layer())
     if layers:
         del model.encoder.peft_config
-        model.load_state_dict(state)
+        states.load(model, state)
     return lambda state: merge_state(state, scaling=scaling)
 
 
-@torch.no_grad()
 def merge_state(state: State, *, scaling: dict[str, float]) -> State:
     """The plain state: weight (out, in) + scaling x B (out, rank) A (rank, in), in float32, for
     each layer that `scaling` names.
 
     Keys and their order are those of the model before LoRA.
     """
-    plain: State = {}
-    for key, value in state.items():
+    sources = {}
+    for key in state:
         layer, _, tensor = key.rpartition(".base_layer.")
-        if layer not in scaling:
-            if not any(f".lora_{side}." in key for side in "AB"):
-                plain[key] = value
-            continue
-        if tensor == "weight":
-            down, up = (state[f"{layer}.lora_{side}.default.weight"].float() for side in "AB")
-            value = (value.float() + scaling[layer] * (up @ down)).to(value.dtype)
-        plain[f"{layer}.{tensor}"] = value
-    return plain
+        if layer in scaling:
+            sources[f"{layer}.{tensor}"] = key
+        elif not any(f".lora_{side}." in key for side in "AB"):
+            sources[key] = key
+    merged = {f"{layer}.weight" for layer in scaling}
+
+    @torch.no_grad()
+    def make(key: str) -> torch.Tensor:
+        value = state[sources[key]]
+        if key not in merged:
+            return value
+        layer = key.removesuffix(".weight")
+        down, up = (state[f"{layer}.lora_{side}.default.weight"].float() for side in "AB")
+        return (value.float() + scaling[layer] * (up @ down)).to(value.dtype)
+
+    return states.MadeWhenAsked(sources, make)

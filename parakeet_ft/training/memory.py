@@ -11,12 +11,14 @@ benchmarks/README.md). Neither torch nor NeMo is imported.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import os
 import subprocess
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
+from parakeet_ft.data.corpus import durations_of, most_characters_of
 from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.errors import UserError
 from parakeet_ft.memory import free_bytes
@@ -42,6 +44,8 @@ BYTES_PER_NODE, BYTES_PER_DURATION = 250, 85
 # beside them. A GPU's pieces take a tenth of what is free, however little, and are not counted.
 HELD_LOGITS = (128 << 20) // 4 + 3 * (1 << 22)
 PER_HELD_NODE = 3
+BATCH_SECONDS = 120.0  # where none are given and none are tried out
+STATE_BYTES = 1 + 4 / 256  # of a moment in 8 bits: its code, and its share of a block's scale
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,26 +105,26 @@ def estimate(
     most_tokens: float,
     learning_share: float = 1.0,
     full_attention: bool = True,
+    checkpointing: bool = False,
+    states: int | str = 32,
 ) -> Estimate:
     """The peak on one device while training on batches of batch_seconds whose utterances are all as
     long as the longest.
 
     device: cpu or gpu. precision: as trainer.precision without auto. learning_share: of the
-    weights, by number; what is frozen still keeps activations. Under fsdp the undivided model stays
-    beside its divided copy, as parakeet_ft.training.fine_tuner keeps it.
+    weights, by number; what is frozen still keeps activations. checkpointing, states: as
+    trainer.activation_checkpointing without auto, and optim.states. Under fsdp the undivided model
+    stays beside its divided copy, as parakeet_ft.training.fine_tuner keeps it.
     """
     weights, size = num_weights(a), 2 if precision == "bf16-true" else 4
     share = 1 / num_ranks if strategy == "fsdp" else 1.0
     learning = weights * learning_share * share
     copies = 0.0
-    if strategy == "ddp" and num_ranks > 1:
-        copies += learning * size  # buckets in which gradients are exchanged
+    # Under ddp gradients lie in the buckets that are exchanged.
     if strategy == "fsdp":
         copies += 4 * weights + size * weights / a.n_layers  # the whole model; the layer at hand
     if precision.endswith("mixed"):
         copies += 2 * weights * share  # autocast keeps the weights it has cast
-    if device == "cpu":
-        copies += 4 * weights  # the untouched state, for interpolation
     activations = activation_bytes(
         a,
         device=device,
@@ -129,11 +133,13 @@ def estimate(
         longest_seconds=longest_seconds,
         most_tokens=most_tokens,
         full_attention=full_attention,
+        checkpointing=checkpointing,
     )
+    moment = STATE_BYTES if str(states) == "8bit" else size
     return Estimate(
         weights=weights * size * share / 1e9,
         gradients=learning * size / 1e9,
-        optimizer=2 * learning * size / 1e9,
+        optimizer=2 * learning * moment / 1e9,
         copies=copies / 1e9,
         activations=activations / 1e9,
         software=SOFTWARE_GB[device],
@@ -160,22 +166,22 @@ def activation_bytes(
     longest_seconds: float,
     most_tokens: float,
     full_attention: bool,
+    checkpointing: bool = False,
 ) -> float:
-    """What the forward pass keeps for the backward pass; `size` in bytes a number."""
+    """What the forward pass keeps for the backward pass; `size` in bytes a number. checkpointing:
+    of the encoder's layers it keeps inputs alone, and one layer at a time is computed again.
+    """
     seconds = max(batch_seconds, longest_seconds)
     frames, longest, rows = (
         seconds * FRAMES_PER_SECOND,
         longest_seconds * FRAMES_PER_SECOND,
         max(1, seconds // longest_seconds),
     )
-    numbers = a.n_layers * frames * PER_LAYER * a.d_model
-    numbers += (
-        a.n_layers
-        * frames
-        * PER_HEAD
-        * a.n_heads
-        * (longest if full_attention else min(longest, 257))
-    )
+    seen = longest if full_attention else min(longest, 257)
+    layer = frames * (PER_LAYER * a.d_model + PER_HEAD * a.n_heads * seen)
+    numbers = a.n_layers * layer
+    if checkpointing:
+        numbers = a.n_layers * frames * a.d_model + layer
     numbers += PER_SUBSAMPLING * seconds * 50 * a.conv_channels * a.n_mels / 2
     if a.family in ("ctc", "hybrid", "hybrid_rnnt"):
         numbers += 3 * frames * (a.vocab_size + 1)
@@ -272,11 +278,12 @@ def gpu_bytes() -> int | None:
 
 def estimate_run(
     config: dict[str, Any], utterances: Sequence[Utterance], *, num_ranks: int
-) -> tuple[Estimate, str, float] | None:
-    """(estimate, "cpu" or "gpu", GB that the device has) for a run of recipes/finetune.py; None if
-    the checkpoint's architecture is not known.
+) -> tuple[Estimate, str, float, bool] | None:
+    """(estimate, "cpu" or "gpu", GB that the device has, with activation checkpointing) for a run
+    of recipes/finetune.py; None if the checkpoint's architecture is not known.
 
-    With data.batch_seconds=auto the smallest batch, one utterance, is assumed.
+    With data.batch_seconds=auto the smallest batch, one utterance, is assumed; whether
+    trainer.activation_checkpointing=auto is needed is asked of batches of BATCH_SECONDS.
     """
     architecture = architecture_at(config["model"]["source"])
     if architecture is None:
@@ -291,21 +298,50 @@ def estimate_run(
         if trainer["strategy"] == "auto"
         else trainer["strategy"]
     )
-    longest = max(u.duration for u in utterances)
-    batch_seconds = config["data"]["batch_seconds"]
-    found = estimate(
+    longest = float(durations_of(utterances).max())
+    batch_seconds = batch_seconds_on(
+        config["data"]["batch_seconds"], device="gpu" if gpu else "cpu", strategy=strategy
+    )
+    usual = BATCH_SECONDS if batch_seconds == "auto" else batch_seconds
+    estimated = functools.partial(
+        estimate,
         architecture,
         device="gpu" if gpu else "cpu",
         precision=precision,
         strategy=strategy,
         num_ranks=num_ranks,
-        batch_seconds=longest if batch_seconds == "auto" else batch_seconds,
         longest_seconds=longest,
-        most_tokens=max(len(u.text) for u in utterances) / CHARACTERS_PER_TOKEN,
+        most_tokens=most_characters_of(utterances) / CHARACTERS_PER_TOKEN,
         learning_share=learning_share(architecture, adaptation),
         full_attention=config["model"]["attention"] == "full",
+        states=config["optim"]["states"],
     )
-    return found, "gpu" if gpu else "cpu", (gpu or free_bytes()) / 1e9
+    has = (gpu or free_bytes()) / 1e9
+    twice = trainer["activation_checkpointing"]
+    if twice == "auto":
+        twice = estimated(batch_seconds=usual).total > has
+    seconds = longest if batch_seconds == "auto" else batch_seconds
+    found = estimated(batch_seconds=seconds, checkpointing=twice)
+    return found, "gpu" if gpu else "cpu", has, twice
+
+
+def batch_seconds_on(
+    asked: float | str | None, *, device: str, strategy: str
+) -> float | Literal["auto"]:
+    """What data.batch_seconds means on a device (gpu or cpu): a number of seconds or auto."""
+    if asked is None:
+        asked = "auto" if device == "gpu" and strategy != "fsdp" else BATCH_SECONDS
+    return "auto" if asked == "auto" else float(asked)
+
+
+def computes_twice(
+    config: dict[str, Any], utterances: Sequence[Utterance], *, num_ranks: int
+) -> bool:
+    """What trainer.activation_checkpointing means here. auto: whether the estimate without it is
+    more than the device has; not for a checkpoint of which nothing is known.
+    """
+    found = estimate_run(config, utterances, num_ranks=num_ranks)
+    return found[3] if found else config["trainer"]["activation_checkpointing"] is True
 
 
 def facts(
@@ -344,7 +380,7 @@ def check(config: dict[str, Any], utterances: Sequence[Utterance], *, num_ranks:
             f"memory: not estimated, as nothing is known of {config['model']['source']} before "
             f"it is here"
         )
-    need, device, has = found
+    need, device, has, twice = found
     where = "the GPU has" if device == "gpu" else "this machine has free"
     parts = (
         f"about {need.total:.1f} GB on each of {num_ranks} devices"
@@ -355,10 +391,12 @@ def check(config: dict[str, Any], utterances: Sequence[Utterance], *, num_ranks:
         f"{need.optimizer:.2f}, copies {need.copies:.2f}, "
         f"activations {need.activations:.2f}, software {need.software:.1f}); {where} {has:.1f} GB"
     )
+    if twice:
+        parts += "; encoder layers are computed twice"
     cures = (
-        "adaptation=lora, trainer.precision=bf16-true, a smaller data.batch_seconds (or auto), "
-        "model.attention=local, or several GPUs with "
-        "trainer=fsdp"
+        "adaptation=lora, trainer.precision=bf16-true, optim.states=8bit, "
+        "trainer.activation_checkpointing=true, a smaller data.batch_seconds (or auto), "
+        "model.attention=local, or several GPUs with trainer=fsdp"
     )
     if need.weights + need.gradients + need.optimizer > has:
         raise UserError(f"This run does not fit: {parts}. Use {cures}.")
@@ -413,14 +451,34 @@ def table(
     return rows
 
 
+def lean(name: str, *, strategy: str, num_ranks: int) -> float | None:
+    """GB in all with weights in bfloat16, moments in 8 bits and layers computed twice, on the
+    batches of `table`; None for what fsdp cannot do.
+    """
+    if strategy == "fsdp":
+        return None
+    return estimate(
+        REPLICAS[name],
+        device="gpu",
+        precision="bf16-true",
+        strategy=strategy,
+        num_ranks=num_ranks,
+        batch_seconds=120.0,
+        longest_seconds=20.0,
+        most_tokens=100.0,
+        checkpointing=True,
+        states="8bit",
+    ).total
+
+
 def main() -> None:
     """Print the table as Markdown: GB on each GPU, without and with the activations of 120 s in
     utterances of 20 s.
     """
     rows = table()
     print(
-        "| checkpoint | strategy | 32 | bf16-mixed | bf16-true | bf16-mixed, LoRA "
-        "|\n|---|---|---|---|---|---|"
+        "| checkpoint | strategy | 32 | bf16-mixed | bf16-true | bf16-mixed, LoRA | lean "
+        "|\n|---|---|---|---|---|---|---|"
     )
     for name, strategy in dict.fromkeys((row["checkpoint"], row["strategy"]) for row in rows):
         cells = [
@@ -438,7 +496,9 @@ def main() -> None:
             )
         ]
         ranks = "" if strategy == "one GPU" else " on 8"
-        print(f"| {name} | {strategy}{ranks} | {' | '.join(f'{cell:.0f}' for cell in cells)} |")
+        least = lean(name, strategy=strategy, num_ranks=8)
+        shown = [f"{cell:.0f}" for cell in cells] + [f"{least:.0f}" if least else "-"]
+        print(f"| {name} | {strategy}{ranks} | {' | '.join(shown)} |")
 
 
 if __name__ == "__main__":

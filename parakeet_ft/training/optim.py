@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import zlib
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from parakeet_ft.errors import UserError
+from parakeet_ft.training.adamw import AdamW, LeanAdamW
 
 if TYPE_CHECKING:
     from nemo.collections.asr.models import ASRModel
@@ -64,6 +64,7 @@ def settings(
     hours_per_pass: float,
     num_new_pieces: int,
     num_steps: int,
+    states: int | str,
     gradient_clip: float,
     accumulate: int,
     max_bad_batches: int,
@@ -86,6 +87,7 @@ def settings(
         "warmup_steps": max(1, round(warmup_ratio * num_steps)),
         "min_lr_ratio": min_lr_ratio,
         "num_steps": num_steps,
+        "states": states,
         "gradient_clip": gradient_clip,
         "accumulate": accumulate,
         "max_bad_batches": max_bad_batches,
@@ -132,12 +134,14 @@ def build_optimizer(
     warmup_steps: int,
     min_lr_ratio: float,
     num_steps: int,
+    states: int | str = 32,
     rounding_seed: int | None = None,
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
+) -> tuple[AdamW | LeanAdamW, torch.optim.lr_scheduler.LambdaLR]:
     """AdamW over what learns, in groups by part of the model, and its schedule. Weight decay spares
     vectors (biases, norms).
 
-    rounding_seed: for weights that are trained in bfloat16 (see RoundingAdamW), None for others.
+    states: 32, or 8bit for moments in 8 bits. rounding_seed: for weights that are trained in
+    bfloat16 (see LeanAdamW), None for others.
     The groups of the encoder come first, from the top: the first group's rate is the one to show.
     """
     num_layers = len(model.encoder.layers)
@@ -166,101 +170,19 @@ def build_optimizer(
         groups.values(),
         key=lambda group: (group["name"].startswith("decoder"), -group["lr"], group["name"]),
     )
-    if rounding_seed is None:
-        optimizer: torch.optim.Optimizer = torch.optim.AdamW(
-            ordered, betas=(betas[0], betas[1]), fused=ordered[0]["params"][0].is_cuda
-        )
+    pair = (betas[0], betas[1])
+    optimizer: AdamW | LeanAdamW
+    in_8_bits = states == "8bit"
+    if rounding_seed is None and not in_8_bits:
+        optimizer = AdamW(ordered, betas=pair)
     else:
-        optimizer = RoundingAdamW(ordered, betas=(betas[0], betas[1]), seed=rounding_seed)
+        optimizer = LeanAdamW(ordered, betas=pair, seed=rounding_seed or 0, in_8_bits=in_8_bits)
     return optimizer, torch.optim.lr_scheduler.LambdaLR(
         optimizer,
         lambda step: learning_rate_factor(
             step, num_steps=num_steps, warmup_steps=warmup_steps, min_lr_ratio=min_lr_ratio
         ),
     )
-
-
-class RoundingAdamW(torch.optim.Optimizer):
-    """AdamW for weights that are stored in bfloat16: every result is rounded at random, up or down,
-    so that it is right on average (stochastic rounding, https://arxiv.org/abs/2010.06192).
-
-    Rounded to the nearest, a step below half a unit of bfloat16 is lost each time: at a rate of
-    3e-5 that is every step of every weight above 0.016. The arithmetic is in float32, one tensor at
-    a time; moments are kept in the weights' type. The random bits depend on seed, step and the
-    tensor's number alone: they are the same on every rank, and after a resume.
-    """
-
-    def __init__(
-        self,
-        params: Any,
-        *,
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-        seed: int = 0,
-    ) -> None:
-        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, defaults)
-        self.seed = seed
-
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:
-        """One step of every parameter that has a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        number = 0
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                number += 1
-                if parameter.grad is not None:
-                    self._update(parameter, parameter.grad, group, number)
-        return loss
-
-    def _update(
-        self, parameter: torch.Tensor, grad: torch.Tensor, group: dict[str, Any], number: int
-    ) -> None:
-        state = self.state[parameter]
-        if not state:
-            state["step"] = 0
-            state["exp_avg"] = torch.zeros_like(parameter)
-            state["exp_avg_sq"] = torch.zeros_like(parameter)
-        state["step"] += 1
-        step, (beta1, beta2) = state["step"], group["betas"]
-        kept = [_local(tensor) for tensor in (parameter, state["exp_avg"], state["exp_avg_sq"])]
-        gradient = _local(grad).float()
-        weight, mean, square = (tensor.float() for tensor in kept)
-        mean.lerp_(gradient, 1 - beta1)
-        square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        weight.mul_(1 - group["lr"] * group["weight_decay"])
-        spread = (square / (1 - beta2**step)).sqrt_().add_(group["eps"])
-        weight.addcdiv_(mean, spread, value=-group["lr"] / (1 - beta1**step))
-        generator = torch.Generator(weight.device)
-        # A checksum, as the CPU's generator looks at the lower 32 bits of its seed alone.
-        generator.manual_seed(zlib.crc32(f"{self.seed} {step} {number}".encode()))
-        for target, value in zip(kept, (weight, mean, square), strict=True):
-            target.copy_(round_at_random(value, generator))
-
-
-def _local(tensor: torch.Tensor) -> torch.Tensor:
-    """This rank's part of a tensor that FSDP divides."""
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
-
-
-def round_at_random(value: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """float32 -> bfloat16, up or down with probabilities whose mean is `value`.
-
-    A bfloat16 is the upper half of a float32: random bits are added to the lower half, which is
-    then cut off.
-    """
-    noise = torch.randint(
-        0, 1 << 16, value.shape, dtype=torch.int32, device=value.device, generator=generator
-    )
-    bits = (value.view(torch.int32) + noise) & -(1 << 16)
-    rounded = bits.view(torch.float32)
-    return torch.where(torch.isfinite(value), rounded, value).bfloat16()
 
 
 def describe(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:

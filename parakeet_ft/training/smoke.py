@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from parakeet_ft.batches.loaders import BatchDataset
+from parakeet_ft.batches.loaders import BatchDataset, as_float
+from parakeet_ft.data.corpus import durations_of
 from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.model import parts
 from parakeet_ft.model.objective import training_loss
@@ -90,8 +91,14 @@ def choose(
     """The shortest utterances with text of at least least_seconds; shorter ones only if there are
     no others.
     """
-    spoken = sorted((u for u in utterances if u.text.strip()), key=lambda u: u.duration)
-    return ([u for u in spoken if u.duration >= least_seconds] or spoken)[:size]
+    shortest = map(utterances.__getitem__, durations_of(utterances).argsort(kind="stable").tolist())
+    spoken: tuple[list[Utterance], list[Utterance]] = [], []
+    for utterance in shortest:
+        if utterance.text.strip():
+            spoken[utterance.duration >= least_seconds].append(utterance)
+        if len(spoken[True]) == size:
+            break
+    return spoken[True] or spoken[False][:size]
 
 
 def overfit(
@@ -112,7 +119,8 @@ def overfit(
     """
     device, started = parts.device(model), time.monotonic()
     dataset = BatchDataset(utterances, model.tokenizer.text_to_ids, rate_hz=parts.rate_hz(model))
-    batch = [tensor.to(device) for tensor in dataset[list(range(len(utterances)))][:4]]
+    audio, *others = (tensor.to(device) for tensor in dataset[list(range(len(utterances)))])
+    batch = [as_float(audio), *others]
     still(model)
     optimizer = torch.optim.AdamW(
         [p for p in model.parameters() if p.requires_grad],

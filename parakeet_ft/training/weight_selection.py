@@ -11,43 +11,49 @@ from typing import Any
 
 import torch
 
-State = dict[str, torch.Tensor]
-# What it is called, its facts, and how to get it: only one candidate's weights need be in memory.
+from parakeet_ft.training import states
+from parakeet_ft.training.states import State
+
+# What it is called, its facts, and how to get it.
 Candidate = tuple[dict[str, Any], Callable[[], State]]
-
-
-def copy_state(model: torch.nn.Module) -> State:
-    """The model's state dict, copied to the CPU."""
-    return {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
 
 
 def interpolate(base: State, tuned: State, alpha: float) -> State:
     """base + alpha (tuned - base) for floating-point tensors, BatchNorm statistics included;
     counters are the tuned model's.
 
-    Raises ValueError if the two have not the same tensors: interpolation needs one vocabulary.
+    Raises ValueError if the two have not the same tensors, of other shapes when one is asked for:
+    interpolation needs one vocabulary.
     """
-    if base.keys() != tuned.keys() or any(base[key].shape != tuned[key].shape for key in base):
+    states.check_same_keys(base, tuned)
+    return states.MadeWhenAsked(tuned, lambda key: _between(base[key], tuned[key], alpha))
+
+
+def _between(base: torch.Tensor, tuned: torch.Tensor, alpha: float) -> torch.Tensor:
+    if base.shape != tuned.shape:
         raise ValueError("The two models have not the same tensors.")
-    return {
-        key: torch.lerp(base[key], value, alpha) if value.is_floating_point() else value
-        for key, value in tuned.items()
-    }
+    return torch.lerp(base, tuned, alpha) if tuned.is_floating_point() else tuned
 
 
-def average(states: Iterable[State]) -> State:
+def average(found: Iterable[State]) -> State:
     """Mean of floating-point tensors, BatchNorm statistics included; counters are the last state's.
-    Holds two states at a time.
 
     Raises ValueError if there is none, or if they have not the same tensors.
     """
-    mean: State = {}
-    count = 0
-    for count, state in enumerate(states, start=1):
-        mean = interpolate(mean, state, 1 / count) if mean else state
-    if not count:
+    listed = list(found)
+    if not listed:
         raise ValueError("There is no state to average.")
-    return mean
+    first, others = listed[0], listed[1:]
+    for state in others:
+        states.check_same_keys(first, state)
+
+    def mean(key: str) -> torch.Tensor:
+        value = first[key]
+        for count, state in enumerate(others, start=2):
+            value = _between(value, state[key], 1 / count)
+        return value
+
+    return states.MadeWhenAsked(first, mean)
 
 
 def candidates(
@@ -127,8 +133,8 @@ def choose_weights(
     """
     rows = []
     for index, (facts, state) in enumerate(found):
-        model.load_state_dict(state())
+        states.load(model, state())
         rows.append(facts | {"index": index} | evaluate())
     rows.sort(key=lambda row: (-row["selection_score"], row["index"]))
-    model.load_state_dict(found[rows[0]["index"]][1]())
+    states.load(model, found[rows[0]["index"]][1]())
     return [{key: value for key, value in row.items() if key != "index"} for row in rows]

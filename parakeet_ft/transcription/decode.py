@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import functools
+import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,9 +15,10 @@ import torch
 from parakeet_ft.data.audio import AudioError
 from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.distributed import ranks
-from parakeet_ft.model import parts
-from parakeet_ft.model.attention import attention, set_attention
+from parakeet_ft.model import features, parts
+from parakeet_ft.model.attention import attention, reserve_positions, set_attention
 from parakeet_ft.transcription.decoding import disable_cuda_graphs, fresh_cuda_graphs
+from parakeet_ft.transcription.encoding import Encoded, Encoder, float32_as
 from parakeet_ft.transcription.nemo_words import transcript_of
 from parakeet_ft.transcription.segments import (
     Segment,
@@ -58,15 +60,20 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
 @contextlib.contextmanager
 def _exact_features(model: Any) -> Iterator[None]:
     """No dither and no padding of features, as NeMo's transcribe() (parts/mixins/transcription.py,
-    3.0.0).
+    3.0.0); on a CPU the same in less time.
     """
     featurizer = model.preprocessor.featurizer
     before = featurizer.dither, featurizer.pad_to
     featurizer.dither, featurizer.pad_to = 0.0, 0
+    is_quick = parts.device(model).type == "cpu" and features.can_be_quick(featurizer)
+    if is_quick:
+        featurizer.forward = functools.partial(features.quick_features, featurizer)
     try:
         yield
     finally:
         featurizer.dither, featurizer.pad_to = before
+        if is_quick:
+            del featurizer.forward
 
 
 @contextlib.contextmanager
@@ -113,31 +120,30 @@ def _own_attention_after(model: Any, segments: Sequence[Segment]) -> Iterator[Ca
 
 def decode(
     model: Any,
-    audio: torch.Tensor,
-    lengths: torch.Tensor,
+    encoded: Encoded,
+    audio: Sequence[np.ndarray],
     *,
     on_frames: Counter = lambda silent, frames: None,
 ) -> list[Transcript]:
-    """Transcripts of a batch: audio (B, T) at the model's rate, lengths (B) in samples. Decodes in
-    float32 as `set_decoding` has set the model.
+    """Transcripts of a batch out of the encoder's output, as `set_decoding` has set the model;
+    `audio` is what was encoded, at the model's rate.
 
     `on_frames` is told how many of the encoder's frames yield no token (CTC: their best label is
     blank), and how many there are.
     """
-    outputs = model.forward(input_signal=audio, input_signal_length=lengths)
-    encoded, frames = outputs[0].float(), outputs[1]
+    outputs, frames = encoded
     decoding = parts.decoding(model)
     if parts.decoding_head(model) == "ctc":
         # A pure CTC model's forward pass gives log-probabilities, a hybrid's its encoder's output.
         head = parts.ctc_decoder(model) if parts.is_hybrid(model) else None
-        log_probs = head(encoder_output=encoded).float() if head else encoded
+        log_probs = head(encoder_output=outputs).float() if head else outputs
         found = decoding.ctc_decoder_predictions_tensor(
             log_probs, decoder_lengths=frames, return_hypotheses=True
         )
         silent = _silent_frames(log_probs, frames)
     else:
         found = decoding.rnnt_decoder_predictions_tensor(
-            encoder_output=encoded, encoded_lengths=frames, return_hypotheses=True
+            encoder_output=outputs, encoded_lengths=frames, return_hypotheses=True
         )
         silent = max(0, int(frames.sum()) - sum(len(_best(h).y_sequence) for h in found))
     on_frames(silent, int(frames.sum()))
@@ -145,13 +151,11 @@ def decode(
         transcript_of(
             _best(hypothesis),
             decoding,
-            samples[:length],
+            samples,
             frame_seconds=parts.frame_seconds(model),
             rate_hz=parts.rate_hz(model),
         )
-        for hypothesis, samples, length in zip(
-            found, audio.cpu().numpy(), lengths.tolist(), strict=True
-        )
+        for hypothesis, samples in zip(found, audio, strict=True)
     ]
 
 
@@ -174,6 +178,7 @@ def transcribe_segments(
     num_threads: int | None = None,
     cuda_graphs: bool = False,
     shortest_first: bool = False,
+    precision: str = "32",
     on_frames: Counter = lambda silent, frames: None,
     on_audio: Callable[[int, np.ndarray], None] = lambda index, samples: None,
 ) -> Iterator[list[tuple[int, Transcript | AudioError]]]:
@@ -181,10 +186,10 @@ def transcribe_segments(
     length, longest first (which shows early whether memory suffices) unless `shortest_first`, the
     checkpoint's attention before any other.
 
-    `num_threads` decode audio while the model works on the batch before; two batches of audio are
-    in memory at most. Silence has no words, and the model is not asked. `on_frames` is told what
-    `decode` tells it, `on_audio` the number of a segment and its samples at the model's rate.
-    cuda_graphs: for weights that stay as they are meanwhile.
+    `num_threads` read audio while the model works (read_ahead says how much). Silence has no words,
+    and the model is not asked. `precision` is the encoder's, of encoding.PRECISIONS; the rest is
+    float32. `on_frames` is told what `decode` tells it, `on_audio` the number of a segment and its
+    samples at the model's rate. cuda_graphs: for weights that stay as they are meanwhile.
     """
     rate_hz = parts.rate_hz(model)
     batches = segment_batches(segments, batch_seconds=batch_seconds)
@@ -192,30 +197,70 @@ def transcribe_segments(
         batches.reverse()
     with (
         ready_to_decode(model, cuda_graphs=cuda_graphs),
+        float32_as(precision),
         _own_attention_after(model, segments) as use_attention,
+        Encoder(model, precision=precision) as encoder,
     ):
-        for indices, audio in read_ahead(
-            batches,
-            lambda i: read_segment(segments[i], rate_hz=rate_hz),
-            num_threads=num_threads or min(4, os.cpu_count() or 1),
-        ):
-            use_attention(segments[indices[0]])
-            results: list[tuple[int, Transcript | AudioError]] = []
-            audible: dict[int, np.ndarray] = {}
-            for index, samples in zip(indices, audio, strict=True):
-                if isinstance(samples, AudioError):
-                    results.append((index, samples))
-                    continue
-                on_audio(index, samples)
-                if is_silent(samples):
-                    results.append((index, _nothing_heard(model, samples, on_frames)))
-                else:
-                    audible[index] = samples
-            if audible:
-                batch, lengths = _padded(list(audible.values()), device=parts.device(model))
-                found = decode(model, batch, lengths, on_frames=on_frames)
-                results += zip(audible, found, strict=True)
-            yield results
+        for _, alike in itertools.groupby(batches, lambda batch: segments[batch[0]].attention):
+            together = list(alike)
+            use_attention(segments[together[0][0]])
+            longest = max(segments[index].seconds for batch in together for index in batch)
+            # Threads that encode side by side must find the table of positions as long as they
+            # need it.
+            reserve_positions(model, seconds=longest)
+            read = read_ahead(
+                together,
+                lambda i: _listen(read_segment(segments[i], rate_hz=rate_hz)),
+                num_threads=num_threads or min(16, ranks.cores()),
+                seconds=lambda i: segments[i].seconds,
+            )
+            for (indices, heard), encoded in encoder.ahead(read, _audible):
+                results = _without_words(model, indices, heard, on_frames=on_frames)
+                for index, found in zip(indices, heard, strict=True):
+                    if not isinstance(found, AudioError):
+                        on_audio(index, found.samples)
+                if encoded:
+                    texts = decode(model, encoded, _audible((indices, heard)), on_frames=on_frames)
+                    asked = [i for i, found in zip(indices, heard, strict=True) if _speaks(found)]
+                    results += zip(asked, texts, strict=True)
+                yield results
+
+
+class Heard(NamedTuple):
+    """Samples, and whether there is nothing to hear."""
+
+    samples: np.ndarray
+    silent: bool
+
+
+def _listen(samples: np.ndarray) -> Heard:
+    return Heard(samples, is_silent(samples))
+
+
+def _speaks(found: Heard | AudioError) -> bool:
+    return not isinstance(found, AudioError) and not found.silent
+
+
+def _audible(batch: tuple[list[int], list[Heard | AudioError]]) -> list[np.ndarray]:
+    """What of a batch the model is asked about."""
+    return [
+        found.samples
+        for found in batch[1]
+        if not isinstance(found, AudioError) and not found.silent
+    ]
+
+
+def _without_words(
+    model: Any, indices: list[int], heard: list[Heard | AudioError], *, on_frames: Counter
+) -> list[tuple[int, Transcript | AudioError]]:
+    """The results of what could not be read, and of what is silent."""
+    results: list[tuple[int, Transcript | AudioError]] = []
+    for index, found in zip(indices, heard, strict=True):
+        if isinstance(found, AudioError):
+            results.append((index, found))
+        elif found.silent:
+            results.append((index, _nothing_heard(model, found.samples, on_frames)))
+    return results
 
 
 def _nothing_heard(model: Any, samples: np.ndarray, on_frames: Counter) -> Transcript:
@@ -224,15 +269,6 @@ def _nothing_heard(model: Any, samples: np.ndarray, on_frames: Counter) -> Trans
     frames = round(seconds / parts.frame_seconds(model))
     on_frames(frames, frames)
     return Transcript("", (), seconds)
-
-
-def _padded(
-    audio: Sequence[np.ndarray], *, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(B, T) and lengths (B)."""
-    lengths = torch.tensor([len(samples) for samples in audio], device=device)
-    rows = [torch.from_numpy(samples) for samples in audio]
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device), lengths
 
 
 def transcribe(
@@ -277,7 +313,7 @@ def transcribe(
 
 
 def transcribe_sets(
-    model, sets: dict[str, list[Utterance]], *, batch_seconds: float
+    model, sets: Mapping[str, Sequence[Utterance]], *, batch_seconds: float
 ) -> dict[str, list[str]]:
     """Transcripts of the sets that are scored: validation, test and, where given, those of the
     guard. A set named twice is decoded once.

@@ -17,7 +17,7 @@ from parakeet_ft.errors import UserError
 from parakeet_ft.files import atomic_path, hold
 from parakeet_ft.transcription.captions import FORMATS, TEXT_ONLY
 from parakeet_ft.transcription.recordings import Recording
-from parakeet_ft.transcription.segments import Segment
+from parakeet_ft.transcription.segments import stored_segment
 from parakeet_ft.transcription.words import Transcript, Word, join_segments
 
 PROGRESS = "progress.jsonl"
@@ -174,7 +174,7 @@ class TranscriptFolder:
         for number, part in enumerate(parts):
             row = self._row(self._segments[key, number])
             words = tuple(Word(*word) for word in row["words"] or [])
-            heard.append((Segment(**part), Transcript(row["text"], words, row["duration"])))
+            heard.append((stored_segment(part), Transcript(row["text"], words, row["duration"])))
         return join_segments(heard, seconds=seconds, begin=begin)
 
     def file_of(self, recording: Recording, suffix: str) -> Path:

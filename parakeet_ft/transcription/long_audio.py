@@ -20,7 +20,7 @@ from parakeet_ft.errors import UserError
 from parakeet_ft.memory import free_bytes
 from parakeet_ft.model import parts
 from parakeet_ft.transcription.recordings import Recording
-from parakeet_ft.transcription.segments import Segment, segment_of
+from parakeet_ft.transcription.segments import Segment, segment_of, stored_segment
 from parakeet_ft.transcription.words import Transcript, join_segments
 
 if TYPE_CHECKING:
@@ -41,9 +41,9 @@ def measure(recording: Recording) -> float:
     is no audio in it.
     """
     try:
-        seconds = probe(recording.path).duration
+        seconds = probe(recording.source).duration
         if not seconds:  # recordings of browsers have no length in their header
-            seconds = sum(map(len, stream_audio(recording.path))) / 16000
+            seconds = sum(map(len, stream_audio(recording.source))) / 16000
     except AudioError as error:
         if error.reason in ("zero_bytes", "no_samples"):
             return 0.0
@@ -89,6 +89,7 @@ def plan(
             seconds,
             whole=recording.offset == 0 and recording.duration is None,
             attention=None if way in ("short", own) else way,
+            member=recording.member,
         )
     ]
 
@@ -102,7 +103,7 @@ def _chunks(recording: Recording, seconds: float, chunk_seconds: float) -> list[
     longest = chunk_seconds - 2 * CHUNK_PADDING_SECONDS
     spans = [
         (max(begin, first), min(end, last))
-        for begin, end in speech_spans(recording.path, max_seconds=longest)
+        for begin, end in speech_spans(recording.source, max_seconds=longest)
     ]
     chunks = pack(
         [(begin, end) for begin, end in spans if begin < end],
@@ -111,7 +112,10 @@ def _chunks(recording: Recording, seconds: float, chunk_seconds: float) -> list[
         first=first,
         last=last,
     )
-    return [Segment(recording.path, begin, end - begin, False) for begin, end in chunks]
+    return [
+        Segment(recording.path, begin, end - begin, whole=False, member=recording.member)
+        for begin, end in chunks
+    ]
 
 
 def way_taken(segments: Sequence[Segment]) -> str:
@@ -294,7 +298,7 @@ def _stored_plan(
     """
     stored = folder.parts(key)
     if stored is not None:
-        return [Segment(**part) for part in stored[1]]
+        return [stored_segment(part) for part in stored[1]]
     seconds = measure(recording)
     planned = plan(model, recording, seconds, long_audio=long_audio)
     parts_of_it = [dataclasses.asdict(segment) for segment in planned]
@@ -345,7 +349,11 @@ def cut_like_a_recording(model: Any, *, long_audio: str) -> Callable[[Utterance]
         if utterance.duration <= SHORT_SECONDS:
             return [segment_of(utterance)]
         recording = Recording(
-            utterance.audio_filepath, "", offset=utterance.offset, duration=utterance.duration
+            utterance.audio_filepath,
+            "",
+            offset=utterance.offset,
+            duration=utterance.duration,
+            member=utterance.member,
         )
         return plan(model, recording, measure(recording), long_audio=long_audio)
 

@@ -5,6 +5,7 @@ transcripts will have.
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -13,11 +14,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from parakeet_ft.data import layouts, storage
+from parakeet_ft.data.audio_file import Member
 from parakeet_ft.data.corpora.folder import walk_audio
-from parakeet_ft.data.manifest import stream_manifest
+from parakeet_ft.data.sources import read_all
 from parakeet_ft.errors import UserError
-
-MANIFEST_SUFFIXES = (".jsonl", ".json")
+from parakeet_ft.settings.finetune import weighted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,17 +33,26 @@ class Recording:
     offset: float = 0.0
     duration: float | None = None
     fields: dict[str, Any] = dataclasses.field(default_factory=dict)
+    member: Member | None = None
+
+    @property
+    def source(self) -> str | Member:
+        """Where the audio is read from."""
+        return self.member or self.path
 
     def key(self) -> str:
         """Identity of the audio: path, stretch, and the file's size and time of change. A file that
         changed is another recording.
         """
-        try:
-            status = os.stat(self.path)
-            version: tuple[int, int] | None = (status.st_size, status.st_mtime_ns)
-        except OSError:
-            version = None
-        identity = [os.path.abspath(self.path), self.offset, self.duration, version]
+        version: Any = None
+        if self.member and storage.is_remote(self.member.file):
+            version = storage.version(self.member.file)
+        else:
+            with contextlib.suppress(OSError):
+                status = os.stat(self.member.file if self.member else self.path)
+                version = (status.st_size, status.st_mtime_ns)
+        path = self.path if self.member else os.path.abspath(self.path)
+        identity = [path, self.offset, self.duration, version]
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:24]
 
 
@@ -52,26 +63,29 @@ def collect_recordings(sources: Sequence[str]) -> list[Recording]:
     Raises UserError for what does not exist, and for a folder without audio. Whether a file is
     audio shows when it is decoded.
     """
-    found = [recording for source in sources for recording in _expand(Path(source))]
+    found = [recording for source in sources for recording in _expand(str(source))]
     return [
         dataclasses.replace(recording, name=name)
         for recording, name in zip(found, _distinct(found), strict=True)
     ]
 
 
-def _expand(source: Path) -> Iterator[Recording]:
+def _expand(source: str) -> Iterator[Recording]:
     """The recordings that a source stands for. Raises UserError if there are none."""
-    if source.is_dir():
-        yield from _of_folder(source)
-    elif not source.is_file():
-        raise UserError(
-            f"Nothing at {source}. Expected audio files, folders of audio, or manifests "
-            f"({', '.join(MANIFEST_SUFFIXES)})."
-        )
-    elif source.suffix.lower() in MANIFEST_SUFFIXES:
+    place = Path(source)
+    if layouts.names_lines(source):
         yield from _of_manifest(source)
+    elif storage.is_remote(source):
+        yield Recording(source, Path(source).stem, member=Member(source, "", 0, -1))
+    elif place.is_dir():
+        yield from _of_folder(place)
+    elif not place.is_file():
+        raise UserError(
+            f"Nothing at {source}. Expected audio files, folders of audio or shards, or manifests "
+            "(.jsonl, .json)."
+        )
     else:
-        yield Recording(str(source), source.stem)
+        yield Recording(source, place.stem)
 
 
 def _of_folder(folder: Path) -> Iterator[Recording]:
@@ -86,21 +100,18 @@ def _of_folder(folder: Path) -> Iterator[Recording]:
         yield Recording(str(path), str(path.relative_to(folder).with_suffix("")))
 
 
-def _of_manifest(manifest: Path) -> Iterator[Recording]:
+def _of_manifest(manifest: str) -> Iterator[Recording]:
     """A recording a line, named by its stretch where its file has more of them."""
-    rows = list(stream_manifest(manifest, needs_text=False))
-    if not rows:
-        raise UserError(
-            f"{manifest} holds no line. Expected a JSON line with audio_filepath and duration "
-            "for each utterance."
-        )
+    rows = read_all(weighted(manifest), needs_text=False)
     parts = collections.Counter(row.audio_filepath for row in rows)
     for row in rows:
         name = Path(row.audio_filepath).stem
         if row.offset or parts[row.audio_filepath] > 1:
             name += f"_{row.offset:.2f}-{row.offset + row.duration:.2f}"
         fields = json.loads(row.to_json())
-        yield Recording(row.audio_filepath, name, row.offset, row.duration, fields=fields)
+        yield Recording(
+            row.audio_filepath, name, row.offset, row.duration, fields=fields, member=row.member
+        )
 
 
 def _distinct(recordings: Sequence[Recording]) -> list[str]:

@@ -20,6 +20,7 @@ from parakeet_ft.data.alignment import (
     transcript_words,
 )
 from parakeet_ft.data.audio import stream_audio
+from parakeet_ft.data.audio_file import Member
 from parakeet_ft.errors import UserError
 from parakeet_ft.model import parts
 
@@ -162,7 +163,7 @@ def align_recording(
 
 
 def speech_spans(
-    path: str,
+    path: str | Member,
     *,
     max_seconds: float = 20.0,
     min_silence_seconds: float = 0.3,

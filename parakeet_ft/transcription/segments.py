@@ -8,24 +8,30 @@ import collections
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import numpy as np
 
 from parakeet_ft.data.audio import AudioError, read_audio, stream_audio
+from parakeet_ft.data.audio_file import Member
 from parakeet_ft.data.manifest import Utterance
 
 # Decoded whole, a long stereo recording of 44.1 kHz needs six times the memory of what the model
 # hears of it.
 STREAM_SECONDS = 300.0
+# What threads read before it is asked for: 64 MB of samples.
+AHEAD_SECONDS = 1000.0
 # -80 dB below full scale, three steps of 16-bit audio: digital silence, dithered or not. Models
 # write something for it.
 SILENCE = 1e-4
+
+Read = TypeVar("Read")
 
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
     """`seconds` of `path` from `begin`, `whole` if that is all of it. `attention` None: the
-    checkpoint's.
+    checkpoint's. `member`: which bytes of a shard are the file that `path` names.
     """
 
     path: str
@@ -33,11 +39,29 @@ class Segment:
     seconds: float
     whole: bool
     attention: str | None = None
+    member: Member | None = None
+
+    @property
+    def source(self) -> str | Member:
+        """Where the audio is read from."""
+        return self.member or self.path
 
 
 def segment_of(utterance: Utterance) -> Segment:
     """An utterance in one piece, as training reads it: `duration` seconds from `offset`."""
-    return Segment(utterance.audio_filepath, utterance.offset, utterance.duration, False)
+    return Segment(
+        utterance.audio_filepath,
+        utterance.offset,
+        utterance.duration,
+        whole=False,
+        member=utterance.member,
+    )
+
+
+def stored_segment(stored: dict[str, Any]) -> Segment:
+    """A segment from what dataclasses.asdict made of it."""
+    member = stored.get("member")
+    return Segment(**stored | {"member": Member(**member) if member else None})
 
 
 def read_segment(segment: Segment, *, rate_hz: int) -> np.ndarray:
@@ -46,9 +70,9 @@ def read_segment(segment: Segment, *, rate_hz: int) -> np.ndarray:
     """
     try:
         if segment.whole and segment.seconds > STREAM_SECONDS:
-            return np.concatenate(list(stream_audio(segment.path, rate_hz=rate_hz)))
+            return np.concatenate(list(stream_audio(segment.source, rate_hz=rate_hz)))
         return read_audio(
-            segment.path,
+            segment.source,
             offset=segment.begin,
             duration=None if segment.whole else segment.seconds,
             rate_hz=rate_hz,
@@ -94,30 +118,33 @@ def segment_batches(segments: Sequence[Segment], *, batch_seconds: float) -> lis
 
 def read_ahead(
     batches: Iterable[list[int]],
-    read: Callable[[int], np.ndarray],
+    read: Callable[[int], Read],
     *,
     num_threads: int,
-    ahead: int = 1,
-) -> Iterator[tuple[list[int], list[np.ndarray | AudioError]]]:
-    """Batches with their audio, or the errors of reading it, while threads read the next `ahead` of
-    them.
+    seconds: Callable[[int], float],
+    most_seconds: float = AHEAD_SECONDS,
+) -> Iterator[tuple[list[int], list[Read | AudioError]]]:
+    """Batches with what was read of them, or the errors of reading it, while threads read the next:
+    one of them, and more up to most_seconds of audio, of which `seconds` tells an index's.
     """
     pool = ThreadPoolExecutor(num_threads, thread_name_prefix="audio")
     waiting: collections.deque[tuple[list[int], list[Future]]] = collections.deque()
-    remaining = iter(batches)
+    remaining = collections.deque(batches)
+    ahead = 0.0
     try:
-        while True:
-            while len(waiting) <= ahead and (batch := next(remaining, None)) is not None:
+        while remaining or waiting:
+            while remaining and (len(waiting) < 2 or ahead < most_seconds):
+                batch = remaining.popleft()
+                ahead += sum(map(seconds, batch))
                 waiting.append((batch, [pool.submit(read, index) for index in batch]))
-            if not waiting:
-                return
             batch, futures = waiting.popleft()
+            ahead -= sum(map(seconds, batch))
             yield batch, [_result(future) for future in futures]
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _result(future: Future) -> np.ndarray | AudioError:
+def _result(future: Future[Read]) -> Read | AudioError:
     """What a thread read, or why it could not."""
     try:
         return future.result()

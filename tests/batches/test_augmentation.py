@@ -17,7 +17,8 @@ from parakeet_ft.batches.augmentation import (
     telephone,
 )
 from parakeet_ft.batches.loaders import BatchDataset, augmentation_facts, train_loader
-from parakeet_ft.batches.plan import BatchSequence, Plan
+from parakeet_ft.batches.plan import Plan
+from parakeet_ft.batches.sequence import BatchSequence
 from parakeet_ft.data.manifest import Utterance, read_manifest
 from parakeet_ft.errors import UserError
 from parakeet_ft.model.parts import spec_augment_facts
@@ -144,7 +145,7 @@ def heard(utterances, augment, *, num_ranks, start=0, stop=40):
     )
     dataset = BatchDataset(utterances, lambda text: [1], rate_hz=16000, augmentation=augment)
     return {
-        index: dataset.read(index).numpy().tobytes()
+        index: dataset.read(index).tobytes()
         for rank in range(num_ranks)
         for batch in BatchSequence(plan, rank=rank, start=start, stop=stop // num_ranks)
         for index in batch

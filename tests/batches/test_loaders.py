@@ -3,11 +3,16 @@
 import random
 from collections import Counter
 
+import numpy
 import pytest
+import soundfile
 import torch
 
-from parakeet_ft.batches.loaders import BatchDataset
-from parakeet_ft.batches.plan import BatchSequence, Plan, draw_replay, plan_pass
+from parakeet_ft.batches import loaders
+from parakeet_ft.batches.loaders import BatchDataset, as_float, in_16_bits
+from parakeet_ft.batches.passes import draw_replay, plan_pass
+from parakeet_ft.batches.plan import Plan
+from parakeet_ft.batches.sequence import BatchSequence
 from parakeet_ft.data.manifest import Utterance, read_manifest
 from parakeet_ft.errors import UserError
 from parakeet_ft.training.budget import describe, num_steps
@@ -79,7 +84,7 @@ def test_replay_fills_its_share_and_repeats_only_when_it_runs_out():
     durations = [1.0] * 30
     drawn = draw_replay(durations, range(10, 30), seconds=50, seed=0, number=0)
     assert len(drawn) == 50 and set(Counter(drawn).values()) == {2, 3}
-    assert draw_replay(durations, [], seconds=50, seed=0, number=0) == []
+    assert not len(draw_replay(durations, [], seconds=50, seed=0, number=0))
 
 
 def test_a_pass_with_replay_holds_the_domain_once_and_as_many_seconds_of_replay():
@@ -160,7 +165,7 @@ def test_a_batch_is_padded_audio_and_tokens_with_their_lengths(speech):
     audio, lengths, tokens, token_lengths = BatchDataset(
         found, lambda text: [len(word) for word in text.split()], rate_hz=16000
     )[[2, 0]]
-    assert audio.shape == (2, max(lengths)) and audio.dtype == torch.float32
+    assert audio.shape == (2, max(lengths)) and audio.dtype == torch.int16
     assert lengths.tolist() == [round(found[2].duration * 16000), round(found[0].duration * 16000)]
     assert tokens[0, : token_lengths[0]].tolist() == [len(word) for word in found[2].text.split()]
     assert audio[1, lengths[1] :].abs().max() == 0
@@ -172,3 +177,48 @@ def test_an_unreadable_file_is_an_error_and_not_a_missing_row(tmp_path):
         BatchDataset(
             [Utterance(str(tmp_path / "bad.wav"), 1.0, "x")], lambda text: [1], rate_hz=16000
         )[[0]]
+
+
+def test_16_bit_audio_travels_as_it_is_and_becomes_the_samples_that_were_read(speech):
+    found = read_manifest(speech(count=3))
+    audio, lengths, *_ = BatchDataset(found, lambda text: [1], rate_hz=16000)[[0, 1, 2]]
+    floats = as_float(audio)
+    assert audio.dtype == torch.int16 and floats.dtype == torch.float32
+    for row, length, u in zip(floats, lengths, found, strict=True):
+        samples, _ = soundfile.read(u.audio_filepath, dtype="float32")
+        assert row[:length].numpy().tobytes() == samples.tobytes()
+        assert not row[length:].any()
+
+
+@pytest.mark.parametrize("subtype", ["PCM_24", "FLOAT"])
+def test_a_batch_with_finer_audio_loses_nothing(subtype, speech, tmp_path):
+    found = read_manifest(speech(count=2))
+    fine = (0.5 * numpy.random.default_rng(0).standard_normal(16000)).astype("float32")
+    fine[100] = 1.5  # FLOAT goes beyond full scale
+    soundfile.write(tmp_path / "fine.wav", fine, 16000, subtype=subtype)
+    written, _ = soundfile.read(tmp_path / "fine.wav", dtype="float32")
+    utterances = [*found, Utterance(str(tmp_path / "fine.wav"), 1.0, "x")]
+    audio, *_ = BatchDataset(utterances, lambda text: [1], rate_hz=16000)[[2, 0]]
+    assert audio.dtype == torch.float32 and as_float(audio) is audio
+    assert audio[0, :16000].numpy().tobytes() == written.tobytes()
+
+
+@pytest.mark.parametrize(
+    "odd", [numpy.nan, numpy.inf, 1.0, 0.5 / 32768], ids=["nan", "inf", "full scale", "half a bit"]
+)
+def test_one_sample_that_16_bits_cannot_hold_keeps_the_batch_in_floats(odd):
+    plain, with_odd = numpy.zeros(8, "float32"), numpy.full(8, odd, "float32")
+    assert in_16_bits([plain])[0].dtype == numpy.int16
+    kept = in_16_bits([plain, with_odd])
+    assert kept[0] is plain and kept[1] is with_odd
+
+
+def test_the_loader_knows_how_long_it_was_waited_for(monkeypatch):
+    clock = iter(numpy.cumsum([0, 5, 1, 2, 3, 4, 7, 0, 0]).tolist())
+    monkeypatch.setattr(loaders.time, "perf_counter", lambda: next(clock))
+    loader = loaders.TimedLoader([10, 20], batch_size=None)
+    # Waited 5, busy 1, (2 between), waited 3, busy 4.
+    assert list(loader) == [10, 20]
+    assert (loader.first_seconds, loader.waited, loader.busy) == (5, 3, 5)
+    loader.leave_out(2)
+    assert loader.waiting_share() == 0.5

@@ -19,7 +19,18 @@ def script(monkeypatch):
 
 @pytest.mark.parametrize(
     "name",
-    ["machine", "loss", "graphs", "steps", "loss_speed", "out_of_memory", "scoring", "feeding"],
+    [
+        "machine",
+        "loss",
+        "graphs",
+        "waits",
+        "lean",
+        "steps",
+        "loss_speed",
+        "out_of_memory",
+        "scoring",
+        "feeding",
+    ],
 )
 def test_every_step_runs_on_a_cpu_in_small(name, script):
     function, seconds = script.STEPS[name]

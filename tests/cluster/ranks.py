@@ -169,6 +169,35 @@ def finetune_short_of_memory(config: dict[str, Any], run_dir: Path) -> None:
     finetune(config, run_dir)
 
 
+def finetune_on_a_disk(
+    config: dict[str, Any], run_dir: Path, bytes_per_second: float | None, timeout_seconds: float
+) -> None:
+    """The recipe on this rank, which gives the others up after timeout_seconds; checkpoints are
+    written at that rate, or None: what continues a run is refused, as by a full disk.
+    """
+    import datetime
+    import errno
+    import time
+
+    import torch
+
+    from parakeet_ft.training import saving
+
+    write = saving.CountedFile.write_block
+
+    def write_block(self, block):
+        if bytes_per_second:
+            time.sleep(len(block) / bytes_per_second)
+        elif "resume" in str(self.name):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(self, block)
+
+    saving.CountedFile.write_block = write_block
+    timeout = datetime.timedelta(seconds=timeout_seconds)
+    torch.distributed.distributed_c10d._set_pg_timeout(timeout)
+    finetune(config, run_dir)
+
+
 def finetune_without_reserved_positions(config: dict[str, Any], run_dir: Path) -> None:
     """The recipe on this rank, whose table of positions grows with what it alone has scored."""
     from parakeet_ft.distributed import ranks

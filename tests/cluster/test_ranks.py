@@ -355,3 +355,38 @@ def test_ranks_that_scored_audio_of_other_lengths_train_together(tiny_nemo, mani
     assert all(
         torch.equal(value, weights(run_dir, 1)[key]) for key, value in weights(run_dir).items()
     )
+
+
+def short(nemo, manifest, *more):
+    one = ("evaluation.validations=1", "evaluation.interpolation=[]", "budget.epochs=1")
+    return configure(nemo, manifest, *one, *more)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_save_that_takes_longer_than_ranks_wait_for_each_other_ends_no_run(
+    strategy, tiny_nemo, manifest, tmp_path
+):
+    run_dir = tmp_path / "e" / "r"
+    config = short(tiny_nemo("ctc"), manifest, f"trainer.strategy={strategy}")
+    # A checkpoint of 2.6 MB, 0.9 MB of weights besides: about 30 s.
+    codes = ranks.on_ranks(
+        ranks.finetune_on_a_disk, config, run_dir, 120e3, 20, outputs=tmp_path / "out"
+    )
+    told = (tmp_path / "out" / "0.txt").read_text()
+    assert codes == [0, 0], told + (tmp_path / "out" / "1.txt").read_text()
+    saving = json.loads((run_dir / "run.json").read_text())["effective"]["checkpoints"]
+    assert saving["seconds_writing"] > 20 and "waiting for the disk: resume-step=" in told
+
+
+def test_a_disk_that_refuses_a_checkpoint_ends_all_ranks_in_words(tiny_nemo, manifest, tmp_path):
+    codes = ranks.on_ranks(
+        ranks.finetune_on_a_disk,
+        short(tiny_nemo("ctc"), manifest),
+        tmp_path / "e" / "r",
+        None,
+        60,
+        outputs=tmp_path / "out",
+    )
+    told = "".join((tmp_path / "out" / f"{rank}.txt").read_text() for rank in (0, 1))
+    assert set(codes) <= {1, 2} and 2 in codes, told
+    assert told.count("cannot be saved: [Errno 28] No space left on device") == 1, told

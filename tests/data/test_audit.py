@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from parakeet_ft.data.audit import check_overlap, quick_check, shared_stretches
+from parakeet_ft.data.audit import quick_check
 from parakeet_ft.data.manifest import Utterance
+from parakeet_ft.data.overlap import check_overlap, shared_stretches
 from parakeet_ft.errors import UserError
 
 

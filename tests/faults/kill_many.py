@@ -3,6 +3,7 @@ compare with the run that was never killed.
 
     python tests/faults/kill_many.py --kills 50                  one process
     python tests/faults/kill_many.py --kills 50 --processes 2    two ranks, one of them is killed
+    python tests/faults/kill_many.py --kills 50 --shards shar    training and replay from shards
 
 Each trial is a run of its own: started, killed at a moment drawn uniformly from the length of the
 uninterrupted run, and started again unless it had finished. Identical means: every tensor of the
@@ -35,25 +36,39 @@ sys.path.insert(0, str(ROOT))
 SIZES = {"train": 12, "dev": 3, "test": 3, "guard": 3, "guard_dev": 3, "replay": 12}
 
 
-def write_manifests(folder: Path) -> list[str]:
-    """The first utterances of the demo's manifests, and the overrides that name them."""
+def write_manifests(folder: Path, *, shards: str | None) -> list[str]:
+    """The first utterances of the demo's manifests, those that are trained on as shards of a few
+    each if a layout is named, and the overrides that name them.
+    """
     from parakeet_ft.data.manifest import read_manifest, write_manifest
+    from parakeet_ft.data.parallel import InlineExecutor
+    from parakeet_ft.data.shards import write_shards
 
     for name, size in SIZES.items():
         write_manifest(
             read_manifest(ROOT / "parakeet_ft" / "demo" / f"{name}.jsonl")[:size],
             folder / f"{name}.jsonl",
         )
+    trained = {name: f"{name}.jsonl" for name in ("train", "replay")}
+    for name in trained if shards else ():
+        trained[name] = f"{name}_shards"
+        write_shards(
+            folder / f"{name}.jsonl",
+            out=folder / trained[name],
+            hours=15 / 3600,
+            format=shards,
+            executor=InlineExecutor,
+        )
     roles = {
-        "data.train": "train",
-        "data.validation": "dev",
-        "data.test": "test",
-        "data.guard_test": "guard",
-        "data.guard_validation": "guard_dev",
-        "data.replay.manifest": "replay",
+        "data.train": trained["train"],
+        "data.validation": "dev.jsonl",
+        "data.test": "test.jsonl",
+        "data.guard_test": "guard.jsonl",
+        "data.guard_validation": "guard_dev.jsonl",
+        "data.replay.manifest": trained["replay"],
     }
     return [
-        *(f"{key}={folder / name}.jsonl" for key, name in roles.items()),
+        *(f"{key}={folder / name}" for key, name in roles.items()),
         "data.replay.ratio=1",
         "name=killed",
         "model=tiny",
@@ -187,6 +202,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--shards", choices=("nemo", "shar"), help="train from shards")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -198,7 +214,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         overrides = [
-            *write_manifests(root),
+            *write_manifests(root, shards=args.shards),
             f"budget.steps={args.steps}",
             "evaluation.validations=2",
             "evaluation.interpolation=[0.5]",

@@ -8,13 +8,13 @@ import pytest
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kills", "processes"), [(3, 1)])
+@pytest.mark.parametrize(("kills", "options"), [(3, []), (1, ["--shards", "nemo", "--seed", "3"])])
 def test_runs_killed_at_random_moments_end_with_the_weights_of_the_uninterrupted_run(
-    kills, processes
+    kills, options
 ):
     script = Path(__file__).with_name("kill_many.py")
     done = subprocess.run(
-        [sys.executable, script, "--kills", str(kills), "--processes", str(processes)],
+        [sys.executable, script, "--kills", str(kills), *options],
         capture_output=True,
         text=True,
         timeout=600,

@@ -19,7 +19,7 @@ from parakeet_ft.settings.rules import Group
 from parakeet_ft.training import (
     adaptation,
     budget,
-    checkpoints,
+    checkpointer,
     distillation,
     fine_tuner,
     loggers,
@@ -107,7 +107,7 @@ def test_every_key_of_the_configuration_is_read_by_a_run(
     [
         adaptation.set_learning,
         budget.num_steps,
-        checkpoints.Checkpointer.__init__,
+        checkpointer.Checkpointer.__init__,
         optim.settings,
         fine_tuner.resolve,
         loggers.build,

@@ -24,6 +24,9 @@ NULL_IS_MEANT = (
 # Values that look wrong and are not, with the reason.
 MEANT = {
     ("decoding.length_bonus", "a negative value"): "a bonus may be a malus",
+} | {
+    (f"data.{key}", "null"): "null is read as no manifest, an empty tuple"
+    for key in ("test", "guard_validation", "guard_test", "replay.manifest")
 }
 
 
@@ -72,7 +75,7 @@ def test_every_option_of_every_group_composes_to_valid_settings(name):
             if group == "data" and option == "demo":
                 overrides = [f"{group}={option}"]
             config = composition.compose(name, composition.expand_shorthand(overrides))
-            assert dataclasses.asdict(read(ROOTS[name], config)) == config
+            assert read(ROOTS[name], config).as_config() == config
 
 
 @pytest.mark.parametrize("name", ROOTS)
@@ -131,7 +134,8 @@ def test_every_key_has_a_comment_and_help_shows_it_within_80_columns(name, capsy
         ("evaluation.batch_seconds=-5", "evaluation.batch_seconds=-5: expected a number above 0"),
         ("evaluation.language=english", "The nearest is en."),
         ("data.num_workers=-1", "data.num_workers=-1: expected a whole number from 0"),
-        ("data.train=[a,b]", "data.train=[a,b]: expected the path of one file."),
+        ("data.train=[a,5]", "data.train=[a,5]: expected a manifest or a folder of shards"),
+        ("data.train=[{manifest: a, weight: 0}]", "with weights above 0"),
         ("data.replay=null", "data.replay=null: expected its keys (manifest, ratio)"),
         ("data.augmentation.speed=1.1", "The nearest is [1.1]."),
         ("checkpoint.keep=0", "The nearest is 1."),

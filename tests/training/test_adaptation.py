@@ -25,7 +25,7 @@ from parakeet_ft.training.adaptation import (
     waiting,
 )
 from parakeet_ft.training.optim import settings
-from parakeet_ft.training.weight_selection import copy_state
+from parakeet_ft.training.states import copy_state
 
 FAMILIES = ["ctc", "tdt", "hybrid"]
 

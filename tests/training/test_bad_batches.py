@@ -105,6 +105,8 @@ def run(tiny_model, speech, tmp_path):
                 "num_nodes": 1,
                 "strategy": "none",
                 "precision": "32-true",
+                "tf32": False,
+                "activation_checkpointing": False,
             },
             callbacks=[after],
             loggers=[pl.loggers.CSVLogger(tmp_path)],

@@ -13,11 +13,17 @@ import torch
 from parakeet_ft import preflight
 from parakeet_ft.data.manifest import Utterance, read_manifest
 from parakeet_ft.errors import UserError
+from parakeet_ft.model import checkpointing
 from parakeet_ft.run import composition
 from parakeet_ft.training import batch_size
 from parakeet_ft.training.checkpoints import random_states
 
-CPU = {"strategy": "none", "num_ranks": 1, "precision": "32-true"}
+CPU = {
+    "strategy": "none",
+    "num_ranks": 1,
+    "precision": "32-true",
+    "activation_checkpointing": False,
+}
 
 
 @pytest.mark.parametrize("limit", [10.0, 11.0, 37.5, 640.0])
@@ -86,12 +92,18 @@ def find(model, data, **changes):
     return batch_size.find(
         model,
         data,
-        **{"augmentation": None, "precision": "32-true", "copies": 0, "most": 6.0} | changes,
+        **{"augmentation": None, "devices": CPU, "states": 32, "copies": 0, "most": 6.0} | changes,
     )
 
 
-@pytest.mark.parametrize("family", ["ctc", "hybrid"])
-def test_trying_leaves_model_modes_gradients_and_randomness_as_they_were(family, tiny_model, data):
+LEAN = {"states": "8bit", "devices": CPU | {"activation_checkpointing": True}}
+LEAN["devices"]["precision"] = "bf16-true"
+
+
+@pytest.mark.parametrize(("family", "changes"), [("ctc", {}), ("hybrid", {}), ("ctc", LEAN)])
+def test_trying_leaves_model_modes_gradients_and_randomness_as_they_were(
+    family, changes, tiny_model, data
+):
     from parakeet_ft.training.fine_tuner import use_loss_for
 
     model = tiny_model(family, dropout=0.1)
@@ -108,7 +120,7 @@ def test_trying_leaves_model_modes_gradients_and_randomness_as_they_were(family,
         random.getstate(),
         [None if p.grad is None else p.grad.clone() for p in model.parameters()],
     )
-    found = find(model, data)
+    found = find(model, data, **changes)
     assert found["tried"][0]["seconds"] == 1.75 and 1.75 <= found["batch_seconds"] <= 6
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
     assert {name: buffer.shape for name, buffer in model.named_buffers()} == {
@@ -134,6 +146,19 @@ def test_the_model_is_left_alone_when_trying_fails(tiny_model):
                 parameter.add_(1)
         raise RuntimeError("boom")
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+def test_a_trial_is_made_as_the_run_will_be(tiny_model):
+    model = tiny_model("ctc").train()
+    trial = batch_size.Trial(
+        model, seconds=1.0, tokens=4, precision="bf16-true", copies=0, states="8bit", twice=True
+    )
+    with batch_size.untouched(model), trial.as_in_training():
+        trial.step(2.0)
+        assert checkpointing.is_on(model)
+        assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+        states = [state["exp_avg"].dtype for state in trial.optimizer.state.values()]
+    assert torch.uint8 in states and {p.dtype for p in model.parameters()} == {torch.float32}
 
 
 def test_what_was_found_is_read_from_the_cache_until_model_or_data_change(

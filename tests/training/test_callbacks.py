@@ -14,6 +14,7 @@ from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.run.console import Narrator
 from parakeet_ft.scoring import wer
 from parakeet_ft.training import callbacks
+from parakeet_ft.training.verdicts import Known, Verdicts
 
 
 def score(rate):
@@ -228,19 +229,23 @@ def test_a_line_at_each_validation_says_what_matters_and_a_skipped_batch_leaves_
     say = narrator()
     bar = callbacks.ProgressBar(say, num_steps=10)
     trainer = fake_trainer(0)
+    trainer.train_dataloader = None
     trainer.accumulate_grad_batches, trainer.callback_metrics = (
         1,
         {"val_wer": torch.tensor(0.25), "guard_wer": torch.tensor(0.5)},
     )
     trainer.optimizers = [types.SimpleNamespace(param_groups=[{"lr": 3e-5}])]
     module = types.SimpleNamespace(
-        model=types.SimpleNamespace(preprocessor=types.SimpleNamespace(_sample_rate=100))
+        model=types.SimpleNamespace(preprocessor=types.SimpleNamespace(_sample_rate=100)),
+        verdicts=Verdicts(None),
     )
     bar.on_exception(trainer, module, ValueError())  # before training began
     bar.on_train_start(trainer, module)
     batch = torch.zeros(2, 400), torch.tensor([400, 200])
     for loss in (2.0, float("nan")):
-        bar.on_train_batch_end(trainer, module, {"loss": torch.tensor(loss)}, batch, 0)
+        bar.on_train_batch_end(trainer, module, None, batch, 0)
+        [listener] = module.verdicts.listeners
+        listener(Known(None, {"loss": loss}, samples=600, lost=loss != 2.0))
     trainer.global_step = 5
     bar.on_validation_start(trainer, module)
     bar.on_validation_end(trainer, module)

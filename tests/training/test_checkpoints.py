@@ -14,7 +14,7 @@ import torch
 from parakeet_ft.errors import Stopped, UserError
 from parakeet_ft.run import composition
 from parakeet_ft.settings.finetune import read_finetune
-from parakeet_ft.training import checkpoints
+from parakeet_ft.training import checkpoints, random_states
 from recipes.finetune import finetune
 
 
@@ -64,8 +64,10 @@ def moving_average(run_dir):
 
 
 def rows(run_dir):
+    """By step: a loss is logged when the host hears of it, which is earlier before a checkpoint."""
     with (run_dir / "metrics.csv").open() as file:
-        return [(row["step"], row["train_loss"], row["val_wer"]) for row in csv.DictReader(file)]
+        found = [(row["step"], row["train_loss"], row["val_wer"]) for row in csv.DictReader(file)]
+    return sorted(found, key=lambda row: (int(row[0]), row[1:]))
 
 
 def equal(one, other):
@@ -231,11 +233,11 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path):
 
 @pytest.mark.parametrize(("kept", "current", "used"), [(8, 0, 0), (8, 3, 3), (1, 0, 0), (1, 2, 0)])
 def test_a_run_continues_where_fewer_gpus_are_visible(kept, current, used, monkeypatch):
-    states = checkpoints.random_states()
+    states = random_states.random_states()
     states["cuda"] = [torch.full((4,), index, dtype=torch.uint8) for index in range(kept)]
     given = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: current)
     monkeypatch.setattr(torch.cuda, "set_rng_state", given.append)
-    checkpoints.restore_random_states(states)
+    random_states.restore_random_states(states)
     assert [int(state[0]) for state in given] == [used]

@@ -2,6 +2,10 @@
 what was scored.
 """
 
+import json
+import os
+import signal
+
 import pytest
 import torch
 
@@ -75,10 +79,70 @@ def test_every_family_learns_in_bfloat16(
 
 
 @pytest.mark.precision
+def test_a_run_in_least_memory_that_is_stopped_ends_as_the_one_that_was_not(
+    tiny_nemo, speech, tmp_path, monkeypatch
+):
+    from parakeet_ft.errors import Stopped
+    from parakeet_ft.training import checkpoints, fine_tuner
+
+    manifest = speech(count=8)
+    overrides = [
+        "experiment=low_memory",
+        f"model={tiny_nemo('ctc')}",
+        f"data.train={manifest}",
+        f"data.validation={manifest}",
+        "data.allow_overlap=true",
+        "data.num_workers=0",
+        "data.batch_seconds=6",
+        "data.effective_batch_seconds=null",
+        "logger=csv",
+        "optim.lr=1e-3",
+        "budget.steps=5",
+        "evaluation.validations=1",
+    ]
+    config = composition.compose("finetune", composition.expand_shorthand(overrides))
+    step = fine_tuner.FineTuner.training_step
+
+    def stop_once(self, batch, batch_index):
+        if batch_index == 2:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return step(self, batch, batch_index)
+
+    def run(name):
+        finetune(read_finetune(config), run_dir=tmp_path / "e" / name, command=["x"])
+
+    run("whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(fine_tuner.FineTuner, "training_step", stop_once)
+        with pytest.raises(Stopped):
+            run("stopped")
+    run("stopped")
+    contents = [
+        checkpoints.read(checkpoints.find(tmp_path / "e" / name / "checkpoints", "resume")[-1])
+        for name in ("whole", "stopped")
+    ]
+    one, other = (content["state_dict"] for content in contents)
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    moments, again = (content["optimizer_states"][0]["state"] for content in contents)
+    kinds = {
+        value.dtype for s in moments.values() for value in s.values() if torch.is_tensor(value)
+    }
+    assert torch.uint8 in kinds
+    assert all(
+        torch.equal(value, again[number][key]) if torch.is_tensor(value) else True
+        for number, state in moments.items()
+        for key, value in state.items()
+    )
+    trainer = json.loads((tmp_path / "e" / "stopped" / "run.json").read_text())["effective"][
+        "trainer"
+    ]
+    assert (trainer["optimizer"], trainer["activation_checkpointing"]) == ("LeanAdamW", True)
+    assert trainer["tf32"] is False
+
+
+@pytest.mark.precision
 @pytest.mark.parametrize("precision", ["32", "bf16-true"])
 def test_a_validation_utterance_of_a_minute_trains(precision, tiny_nemo, speech, tmp_path):
-    import json
-
     import numpy
     import soundfile
 
@@ -120,3 +184,19 @@ def test_a_reserved_table_of_positions_serves_the_longest_utterance(tiny_model):
         input_signal=torch.zeros(1, 60 * 16000), input_signal_length=torch.tensor([960000])
     )
     assert model.encoder.pos_enc.pe is table
+
+
+def test_float32_products_are_made_as_asked_and_afterwards_as_before():
+    from parakeet_ft.training.fine_tuner import float32_products
+
+    def now():
+        matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+        return matmul.fp32_precision, cudnn.allow_tf32, torch.get_float32_matmul_precision()
+
+    before = now()
+    with float32_products(tf32=True):
+        assert now() == ("tf32", True, "high")
+        with float32_products(tf32=False):
+            assert now() == ("ieee", False, "highest")
+        assert now() == ("tf32", True, "high")
+    assert now()[1:] == before[1:]

@@ -4,6 +4,9 @@ worked out by hand.
 
 import functools
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,16 +14,16 @@ import torch
 from parakeet_ft import preflight
 from parakeet_ft.errors import UserError
 from parakeet_ft.run import composition
+from parakeet_ft.training.adamw import AdamW, LeanAdamW, round_at_random
 from parakeet_ft.training.optim import (
-    RoundingAdamW,
     build_optimizer,
     choose_lr,
     describe,
     learning_rate_factor,
-    round_at_random,
     settings,
 )
 
+ROOT = Path(__file__).resolve().parents[2]
 TABLE = [
     {"max_million_weights": 20, "min_hours": 0, "lr": 3e-4},
     {"max_million_weights": 1e6, "min_hours": 20, "lr": 1e-4},
@@ -247,7 +250,7 @@ def test_small_steps_in_bfloat16_go_as_far_as_in_float32_on_average():
     nearest = torch.ones(20_000, dtype=torch.bfloat16, requires_grad=True)
     settings = {"lr": 3e-5, "betas": (0.9, 0.98), "weight_decay": 1e-3}
     steps(torch.optim.AdamW([exact], **settings), exact, 50)
-    steps(RoundingAdamW([rounded], **settings), rounded, 50)
+    steps(LeanAdamW([rounded], **settings), rounded, 50)
     steps(torch.optim.AdamW([nearest], **settings), nearest, 50)
     wanted = exact.detach().mean() - 1
     assert (nearest == 1).all(), "rounding to the nearest no longer swallows such steps"
@@ -259,15 +262,154 @@ def test_the_random_bits_are_the_same_on_every_rank_and_after_a_resume():
         return torch.ones(50, dtype=torch.bfloat16, requires_grad=True)
 
     whole, first, second = make(), make(), None
-    steps(RoundingAdamW([whole], lr=1e-3, seed=3), whole, 6)
+    steps(LeanAdamW([whole], lr=1e-3, seed=3), whole, 6)
     torch.manual_seed(99)
-    optimizer = RoundingAdamW([first], lr=1e-3, seed=3)
+    optimizer = LeanAdamW([first], lr=1e-3, seed=3)
     steps(optimizer, first, 3)
     second = first.detach().clone().requires_grad_()
-    again = RoundingAdamW([second], lr=1e-3, seed=3)
+    again = LeanAdamW([second], lr=1e-3, seed=3)
     again.load_state_dict(optimizer.state_dict())
     steps(again, second, 3)
     assert torch.equal(whole, second)
     other = make()
-    steps(RoundingAdamW([other], lr=1e-3, seed=4), other, 6)
+    steps(LeanAdamW([other], lr=1e-3, seed=4), other, 6)
     assert not torch.equal(whole, other)
+
+
+def trained(optimizer, weight, *, count, seed=0, skipped=()):
+    """`count` steps, each with its own gradient; those in `skipped` have none that is finite, and
+    are flagged as lost.
+    """
+    for step in range(count):
+        grad = torch.randn(weight.shape, generator=torch.Generator().manual_seed(seed + step))
+        lost = step in skipped
+        weight.grad = (grad * torch.nan if lost else grad).to(weight.dtype)
+        optimizer.lost = torch.tensor(lost)
+        optimizer.step()
+
+
+def state_of(optimizer, weight):
+    return {"weight": weight.detach().clone()} | {
+        key: value.clone()
+        for key, value in optimizer.state[weight].items()
+        if isinstance(value, torch.Tensor)
+    }
+
+
+KINDS = {
+    "torch's": (torch.float32, AdamW),
+    "bfloat16": (torch.bfloat16, functools.partial(LeanAdamW, seed=3)),
+    "8 bits": (torch.float32, functools.partial(LeanAdamW, in_8_bits=True)),
+    "bfloat16, 8 bits": (torch.bfloat16, functools.partial(LeanAdamW, seed=3, in_8_bits=True)),
+}
+
+
+def fresh(kind):
+    dtype, make = KINDS[kind]
+    torch.manual_seed(0)
+    weight = torch.randn(32, 256).to(dtype).requires_grad_()
+    return make([weight], lr=1e-2, weight_decay=0.1, betas=(0.9, 0.98)), weight
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_lost_step_changes_neither_weights_nor_moments_nor_counts(kind):
+    optimizer, weight = fresh(kind)
+    trained(optimizer, weight, count=2)
+    before = state_of(optimizer, weight)
+    trained(optimizer, weight, count=1, skipped=[0])
+    after = state_of(optimizer, weight)
+    assert before.keys() == after.keys() and len(before) >= 4
+    assert [key for key in before if not torch.equal(before[key], after[key])] == []
+    trained(optimizer, weight, count=1)
+    assert not torch.equal(weight, before["weight"]) and torch.isfinite(weight).all()
+
+
+@pytest.mark.parametrize("kind", ["torch's", "8 bits"])
+def test_a_lost_first_step_is_as_if_it_had_not_been(kind):
+    (one, with_it), (other, without) = fresh(kind), fresh(kind)
+    trained(one, with_it, count=3, skipped=[0])
+    trained(other, without, count=2, seed=1)
+    assert torch.equal(with_it, without)
+
+
+def test_the_fused_steps_are_those_of_torchs_plain_adamw():
+    optimizer, weight = fresh("torch's")
+    plain = weight.detach().clone().requires_grad_()
+    trained(optimizer, weight, count=5)
+    reference = torch.optim.AdamW(
+        [plain], lr=1e-2, weight_decay=0.1, betas=(0.9, 0.98), fused=False
+    )
+    trained(reference, plain, count=5)
+    torch.testing.assert_close(weight, plain, rtol=1e-6, atol=1e-7)
+
+
+def test_moments_in_8_bits_are_those_of_torchaos_own_optimiser():
+    from torchao.optim import AdamW8bit
+
+    optimizer, weight = fresh("8 bits")
+    theirs = weight.detach().clone().requires_grad_()
+    reference = AdamW8bit([theirs], lr=1e-2, weight_decay=0.1, betas=(0.9, 0.98))
+    with torch.compiler.set_stance("force_eager"):
+        trained(reference, theirs, count=6)
+    trained(optimizer, weight, count=6)
+    torch.testing.assert_close(weight, theirs, rtol=1e-5, atol=1e-5)
+    kept, state = reference.state[theirs]["exp_avg"], optimizer.state[weight]
+    assert (state["exp_avg"] == kept.codes).float().mean() > 0.999
+    torch.testing.assert_close(state["exp_avg_scale"], kept.scale, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_states_go_through_a_checkpoint_that_runs_no_code_and_continue_to_the_bit(kind, tmp_path):
+    (whole, expected), (first, weight) = fresh(kind), fresh(kind)
+    trained(whole, expected, count=6, skipped=[1, 4])
+    trained(first, weight, count=3, skipped=[1])
+    torch.save(first.state_dict(), tmp_path / "x.ckpt")
+    second, found = fresh(kind)
+    found.data.copy_(weight.data)
+    second.load_state_dict(torch.load(tmp_path / "x.ckpt", weights_only=True))
+    trained(second, found, count=3, seed=3, skipped=[1])
+    assert torch.equal(found, expected)
+    one, other = state_of(whole, expected), state_of(second, found)
+    assert all(one[key].dtype == other[key].dtype for key in one)
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_small_tensors_and_odd_ones_keep_their_moments_whole():
+    weights = [torch.randn(size, requires_grad=True) for size in (4000, 4100, 8192)]
+    optimizer = LeanAdamW(weights, in_8_bits=True)
+    for weight in weights:
+        weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    kinds = [optimizer.state[weight]["exp_avg"].dtype for weight in weights]
+    assert kinds == [torch.float32, torch.float32, torch.uint8]
+
+
+def test_torchao_is_imported_by_who_asks_for_8_bits_alone_and_says_nothing():
+    code = (
+        "import sys, torch; from parakeet_ft.training.adamw import AdamW, LeanAdamW; "
+        "p = torch.zeros(8192, requires_grad=True); AdamW([p]); LeanAdamW([p]); "
+        "assert 'torchao' not in sys.modules; LeanAdamW([p], in_8_bits=True); "
+        "assert 'torchao' in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_grad_scaler_skips_what_overflows_and_what_is_lost_without_asking():
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    scaler.scale(torch.zeros(()))
+    weight = torch.ones(8, requires_grad=True)
+    optimizer = AdamW([weight], lr=0.1)
+    seen = []
+    for gradient, lost in ((1.0, False), (torch.inf, False), (1.0, True), (1.0, False)):
+        weight.grad = torch.full_like(weight, 4.0 * gradient)
+        optimizer._step_supports_amp_scaling = False
+        scaler.unscale_(optimizer)
+        optimizer._step_supports_amp_scaling = True
+        optimizer.lost = torch.tensor(lost)
+        scaler.step(optimizer)
+        scaler.update()
+        seen.append((weight[0].item(), scaler.get_scale()))
+    values, scales = zip(*seen, strict=True)
+    assert values[0] == values[1] == values[2] != values[3]
+    assert scales == (4.0, 2.0, 2.0, 2.0)

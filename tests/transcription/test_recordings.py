@@ -58,7 +58,7 @@ def test_manifest_rows_need_no_text_and_stretches_of_a_file_are_told_apart(tree)
         ("nix.wav", "Nothing at"),
         ("empty", "no audio file"),
         ("bad.jsonl", "line 1"),
-        ("no.jsonl", "holds no line"),
+        ("no.jsonl", "holds no utterance"),
     ],
 )
 def test_what_cannot_be_transcribed_is_refused_in_words(tree, name, message):

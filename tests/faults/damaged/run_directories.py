@@ -19,11 +19,13 @@ import numpy as np
 from damaged.case import Case, Outcome, call, time_limit
 from damaged.nemo_files import _saved, _zipped
 from damaged.prepared import flipped
+from parakeet_ft.data import sources
 from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.errors import UserError, refusal
 from parakeet_ft.evaluation.hypotheses import key_of, set_hash
 from parakeet_ft.files import DEMO, file_hash
 from parakeet_ft.run import directory
+from parakeet_ft.settings.finetune import weighted
 
 SETTINGS = {"model": {"source": "tiny"}, "evaluation": {"language": "en"}, "optim": {"lr": 1e-4}}
 BASELINE = {"validation": ["one two", "three"], "test": ["four"]}
@@ -174,8 +176,12 @@ def _report() -> dict[str, Any]:
     }
 
 
+def _manifests() -> dict[str, dict[str, Any]]:
+    return {"train": sources.facts(weighted(str(DEMO / "dev.jsonl")))}
+
+
 def _identity() -> dict[str, Any]:
-    return directory.identity(SETTINGS, {"train": str(DEMO / "dev.jsonl")}, DEMO / "tiny.nemo")
+    return directory.identity(SETTINGS, _manifests(), DEMO / "tiny.nemo")
 
 
 def _run(run_dir: Path, lines: list[str]) -> Any:
@@ -185,7 +191,7 @@ def _run(run_dir: Path, lines: list[str]) -> Any:
         run_dir,
         command=["finetune.py"],
         config=SETTINGS,
-        manifests={"train": str(DEMO / "dev.jsonl")},
+        manifests=_manifests(),
         identity=_identity(),
         resumed_at_step=None,
         say=lines.extend,
