@@ -276,9 +276,12 @@ def measure(*, lines: int, plain_lines: int, folder: Path) -> dict:
     manifest, cache = make(folder, lines), folder / "cache"
     shutil.rmtree(cache, ignore_errors=True)
     os.environ["PARAKEET_FT_CACHE"] = str(cache)
-    first, second = timed_start(manifest, cache), timed_start(manifest, cache)
-    old = plain(manifest, min(lines, plain_lines))
-    planned = pass_seconds(manifest)
+    first = told("first start", timed_start(manifest, cache))
+    second = told("second start", timed_start(manifest, cache))
+    planned = told("pass", pass_seconds(manifest))
+    pss = told("pss", memory(manifest, reading=True))
+    bare = told("pss before reading", memory(manifest, reading=False))
+    old = told("the way it was", plain(manifest, min(lines, plain_lines)))
     scale = lines / old["lines"]
     return {
         "lines": lines,
@@ -289,8 +292,8 @@ def measure(*, lines: int, plain_lines: int, folder: Path) -> dict:
         "second_start_cpu_s": second["cpu"],
         "pass_s": planned[0],
         "pass_cpu_s": planned[1],
-        "pss_gb": memory(manifest, reading=True),
-        "pss_before_reading_gb": memory(manifest, reading=False),
+        "pss_gb": pss,
+        "pss_before_reading_gb": bare,
         "first": first["took"],
         "second": second["took"],
         "cache_gb": round(sum(f.stat().st_size for f in cache.rglob("*") if f.is_file()) / 1e9, 2),
@@ -300,8 +303,15 @@ def measure(*, lines: int, plain_lines: int, folder: Path) -> dict:
             "five_passes_s": round(5 * old["pass_s"] * scale),
             "lists_of_8_ranks_gb": round(RANKS * old["list_mb"] * scale / 1024, 1),
         },
+        "load": os.getloadavg()[0],
         "targets": TARGETS,
     }
+
+
+def told(name: str, found):
+    """A figure, also as soon as it is there."""
+    print(name, found, file=sys.stderr, flush=True)
+    return found
 
 
 def main() -> None:

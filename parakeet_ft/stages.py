@@ -20,7 +20,7 @@ from parakeet_ft.batches.plan import Plan
 from parakeet_ft.data.corpus import Corpus
 from parakeet_ft.distributed import ranks
 from parakeet_ft.export import nemo
-from parakeet_ft.model import attention, objective, restore, spec_augment, vocabulary
+from parakeet_ft.model import attention, objective, parts, restore, spec_augment, vocabulary
 from parakeet_ft.report import report
 from parakeet_ft.run.console import Narrator, link_latest
 from parakeet_ft.run.provenance import Run
@@ -44,9 +44,10 @@ from parakeet_ft.training import (
     optim,
     smoke,
     states,
+    validation_subset,
     weight_selection,
 )
-from parakeet_ft.transcription import decode
+from parakeet_ft.transcription import decode, encoding
 
 if TYPE_CHECKING:
     from nemo.collections.asr.models import ASRModel
@@ -96,6 +97,18 @@ class Scored:
 
 
 @dataclasses.dataclass(frozen=True)
+class Watched:
+    """What is scored while training and choosing: sets, the checkpoint's scores on them, and the
+    encoder's precision.
+    """
+
+    sets: Sets
+    indices: dict[str, Sequence[int] | None]
+    before: Scored
+    precision: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Prepared:
     """What was changed of the student before it learns, and how it was until then."""
 
@@ -123,6 +136,7 @@ class Fitted:
 
     tuner: fine_tuner.FineTuner
     moving: callbacks.MovingAverage | None
+    watched: Watched
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +145,7 @@ class Chosen:
 
     candidates: list[dict[str, Any]]
     best_step: int
+    val_wer: float  # of the winner, in float32
 
 
 def begin(settings: Finetune, *, run_dir: Path, command: list[str], say: Narrator) -> Job:
@@ -288,7 +303,8 @@ def fit(
 ) -> Fitted:
     """Training, from where it was stopped if it was."""
     settings, devices = job.settings, student.devices
-    tuner = _build_tuner(job, student, prepared, course, before, sets)
+    watched = _watched(job, student, before, sets)
+    tuner = _build_tuner(job, student, prepared, course, watched)
     reading = feeding.choose_workers(
         settings.data.num_workers, course.plan, student.model, course.batching
     )
@@ -326,7 +342,7 @@ def fit(
         callbacks=[
             adaptation.Unfreezing(prepared.learning),
             *([moving] if moving else []),
-            *_watching(job, devices, prepared, course, before, sets),
+            *_watching(job, devices, prepared, course, watched),
             feeding.Waiting(job.say, job.run.record, loader, reading),
             *extra_callbacks,
             saver,
@@ -340,11 +356,35 @@ def fit(
         resume_from=job.resume_from,
     )
     job.run.record(checkpoints=saver.facts())
-    return Fitted(tuner, moving)
+    return Fitted(tuner, moving, watched)
+
+
+def _watched(job: Job, student: Student, before: Scored, sets: Sets) -> Watched:
+    """What validations score, said and recorded; the checkpoint's texts of it are there already."""
+    asked = job.settings.evaluation
+    precision = encoding.resolve_precision(str(asked.precision), parts.device(student.model))
+    indices = validation_subset.choose_all(sets, hours=asked.subset_hours, seed=job.settings.seed)
+    part = {
+        key: sets[key] if taken is None else Corpus.of(sets[key][i] for i in taken)
+        for key, taken in indices.items()
+    }
+    texts = {key: _taken(before.texts[key], taken) for key, taken in indices.items()}
+    subset = validation_subset.facts(sets, indices)
+    job.run.record(evaluation={"precision": precision, "final_precision": "32", "subset": subset})
+    if precision != "32":
+        job.say.lines([f"validations in {precision}, the figures before and after in float32"])
+    if subset:
+        job.say.lines([validation_subset.line(subset)])
+    return Watched(part, indices, _score(job, texts, part), precision)
+
+
+def _taken(texts: Sequence[str], indices: Sequence[int] | None) -> list[str]:
+    """Those of a subset; None: all."""
+    return list(texts) if indices is None else [texts[i] for i in indices]
 
 
 def _build_tuner(
-    job: Job, student: Student, prepared: Prepared, course: Course, before: Scored, sets: Sets
+    job: Job, student: Student, prepared: Prepared, course: Course, watched: Watched
 ) -> fine_tuner.FineTuner:
     settings = job.settings
     bad = bad_batches.BadBatches(
@@ -356,13 +396,14 @@ def _build_tuner(
     return fine_tuner.FineTuner(
         student.model,
         settings=course.optimizer,
-        sets=sets,
-        base=before.scores,
+        sets=watched.sets,
+        base=watched.before.scores,
         guard_tolerance=settings.evaluation.guard_tolerance,
         batch_seconds=settings.evaluation.batch_seconds,
         teacher=prepared.teacher,
         bad_batches=bad,
         precision=student.devices["precision"],
+        scoring_precision=watched.precision,
         seed=settings.seed,
     )
 
@@ -399,11 +440,10 @@ def _watching(
     devices: fine_tuner.Devices,
     prepared: Prepared,
     course: Course,
-    before: Scored,
-    sets: Sets,
+    watched: Watched,
 ) -> list[pl.Callback]:
     """What looks on and tells, and may end the run early."""
-    evaluation, change = job.settings.evaluation, prepared.change
+    evaluation, change, before = job.settings.evaluation, prepared.change, watched.before
     return [
         callbacks.Recorded(devices, job.run.record),
         callbacks.LossParts(job.say, job.run.record),
@@ -415,7 +455,9 @@ def _watching(
             settling=len(change.new) > change.num_kept or before.scores["validation"].wer >= 1,
         ),
         callbacks.Hypotheses(
-            job.run_dir / "hypotheses.jsonl", sets["validation"], before=before.texts["validation"]
+            job.run_dir / "hypotheses.jsonl",
+            watched.sets["validation"],
+            before=before.texts["validation"],
         ),
     ]
 
@@ -439,6 +481,10 @@ def choose_weights(
         _candidates(job, prepared, fitted, plain, best_step),
         evaluate=tuner.evaluate,
     )
+    val_wer = candidates[0]["val_wer"]
+    if tuner.scoring_precision != "32":
+        tuner.scoring_precision = "32"
+        val_wer = tuner.evaluate()["val_wer"]
     ranks.add([])  # no rank reads it any more
     ranks.on_first(lambda: job.base_file.unlink(missing_ok=True))
     say.candidates(candidates)
@@ -451,7 +497,7 @@ def choose_weights(
                 "both with recipes/evaluate.py",
             ]
         )
-    return Chosen(candidates, best_step)
+    return Chosen(candidates, best_step, val_wer)
 
 
 def _record_training(
@@ -548,13 +594,14 @@ def write_report(
             before=before.texts,
             after=after.texts,
             base=before.scores,
+            base_watched=fitted.watched.before.scores,
             tuned=after.scores,
             history=fitted.tuner.history,
             candidates=chosen.candidates,
             best_step=chosen.best_step,
             steps=fitted.tuner.global_step,
             guard_tolerance=evaluation.guard_tolerance,
-            problem=_problem(chosen, before, after, sets),
+            problem=_problem(job, fitted.watched, chosen, before, after, sets),
         )
     )
     ranks.on_first(lambda: report.write_report(result, job.run_dir, examples=evaluation.examples))
@@ -566,12 +613,13 @@ def write_report(
     return result
 
 
-def _problem(chosen: Chosen, before: Scored, after: Scored, sets: Sets) -> str | None:
+def _problem(
+    job: Job, watched: Watched, chosen: Chosen, before: Scored, after: Scored, sets: Sets
+) -> str | None:
     """Why the exported model shall not be used, or None."""
     worse = report.problem(
         sets["validation"], before.texts["validation"], after.texts["validation"]
     )
-    found = after.scores["validation"]
-    return worse or nemo.irreproducible(
-        found.wer, chosen.candidates[0]["val_wer"], words=found.words
-    )
+    texts = _taken(after.texts["validation"], watched.indices["validation"])
+    found = _score(job, {"validation": texts}, watched.sets).scores["validation"]
+    return worse or nemo.irreproducible(found.wer, chosen.val_wer, words=found.words)

@@ -66,7 +66,7 @@ class BatchDataset(torch.utils.data.Dataset):
         ]
         pad = torch.nn.utils.rnn.pad_sequence
         return (
-            pad(audio, batch_first=True),
+            padded(audio),
             torch.tensor([len(a) for a in audio]),
             pad(tokens, batch_first=True),
             torch.tensor([len(t) for t in tokens]),
@@ -132,6 +132,22 @@ class TimedLoader(torch.utils.data.DataLoader):
         if self.given is not None:
             busy += time.perf_counter() - self.given
         return self.waited / max(self.waited + busy, 1e-9)
+
+
+def padded(rows: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Rows (T) of samples as one tensor (B, T) with zeros behind the shorter ones. In a worker it
+    is made where the main process will read it, as by torch's default_collate, which saves copying
+    all of it once more.
+    """
+    shape = (len(rows), max(map(len, rows)))
+    if torch.utils.data.get_worker_info() is None:
+        batch = rows[0].new_zeros(shape)
+    else:
+        shared = rows[0]._typed_storage()._new_shared(shape[0] * shape[1], device="cpu")
+        batch = rows[0].new(shared).resize_(shape)  # new shared memory is all zeros
+    for place, row in zip(batch, rows, strict=True):
+        place[: len(row)] = row
+    return batch
 
 
 def train_loader(

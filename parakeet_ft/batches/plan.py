@@ -149,7 +149,7 @@ class Plan:
             if jobs < 2:
                 return
             bare = dataclasses.replace(self)  # without the passes that this process holds
-            with open_executor(jobs=jobs) as executor:
+            with open_executor(jobs=jobs, bare=True) as executor:
                 list(executor().map(bare.steps_of_pass, waiting))
 
     def describe(self, number: int = 0) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from parakeet_ft.data import ffmpeg, libsndfile, members
+from parakeet_ft.data import ffmpeg, libsndfile, members, opus
 from parakeet_ft.data.audio_file import (
     AudioError,
     InMemory,
@@ -142,7 +142,10 @@ def decode(
         with file:
             rate_hz = file.samplerate
             whole_numbers = file.subtype.startswith("PCM_")
-            samples, expected = libsndfile.read(file, path, offset=offset, duration=duration)
+            quick = None if offset else opus.read(file, path, duration=duration)
+            samples, expected = quick or libsndfile.read(
+                file, path, offset=offset, duration=duration
+            )
     if not len(samples):
         raise AudioError("no_samples", f"{path} holds no samples.")
     if expected is not None:

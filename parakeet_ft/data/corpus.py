@@ -119,12 +119,6 @@ class Corpus(Sequence[Utterance]):
     def __add__(self, other: Corpus) -> Corpus:
         return Corpus(self.parts + other.parts)
 
-    def __eq__(self, other: object) -> bool:
-        return self is other
-
-    def __hash__(self) -> int:
-        return id(self)
-
     def numbers(self, name: str) -> np.ndarray:
         """A column of numbers (N); of several parts a copy."""
         found = [part.rows.numbers[name] for part in self.parts]
@@ -250,11 +244,6 @@ def most_characters_of(utterances: Sequence[Utterance]) -> int:
     if isinstance(utterances, Corpus):
         return utterances.most_characters
     return max(len(u.text) for u in utterances)
-
-
-def texts_of(utterances: Iterable[Utterance]) -> Iterator[str]:
-    """The texts, in order."""
-    return utterances.texts() if isinstance(utterances, Corpus) else (u.text for u in utterances)
 
 
 def _open_part(name: str, *, weight: float, thorough: bool) -> Part:

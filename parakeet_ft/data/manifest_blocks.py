@@ -49,7 +49,7 @@ def blocks_of(found: Sequence[Source], *, in_parallel: bool) -> Iterator[Block]:
         yield from _checked(tasks, results)
         return
     jobs = min(num_cores(), len(tasks))
-    with open_executor(jobs=jobs) as executor:
+    with open_executor(jobs=jobs, bare=True) as executor:
         yield from _checked(tasks, in_order(executor(), tasks, window=2 * jobs))
 
 

@@ -9,8 +9,10 @@ import ctypes
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
+import types
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
@@ -97,14 +99,15 @@ class InlineExecutor(Executor):
 
 @contextlib.contextmanager
 def open_executor(
-    *, jobs: int, scheduler: str | None = None, slurm: bool = False
+    *, jobs: int, scheduler: str | None = None, slurm: bool = False, bare: bool = False
 ) -> Iterator[Callable[[], Executor]]:
     """Yield a function that gives an executor, a new one if the last broke; all are shut down at
     the end.
 
     `scheduler` is the address of a Dask scheduler (tcp://host:port); with `slurm`, dask-jobqueue
     starts `jobs` workers by sbatch, with queue, memory and time from its own configuration
-    (~/.config/dask/jobqueue.yaml). Raises UserError if the cluster cannot be reached.
+    (~/.config/dask/jobqueue.yaml). bare: processes of this machine do not import the script that
+    runs, nor what that imports. Raises UserError if the cluster cannot be reached.
     """
     with contextlib.ExitStack() as stack:
         if scheduler or slurm:
@@ -125,12 +128,26 @@ def open_executor(
                 stack.callback(pool.shutdown, cancel_futures=True)
                 # One starts at each task; Ctrl-C while they import is their parent's, too.
                 handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-                for _ in range(jobs):
-                    pool.submit(os.getpid)
+                with _no_script() if bare else contextlib.nullcontext():
+                    for _ in range(jobs):
+                        pool.submit(os.getpid)
                 signal.signal(signal.SIGINT, handler)
                 return pool
 
             yield start
+
+
+@contextlib.contextmanager
+def _no_script() -> Iterator[None]:
+    """Inside, a process that starts knows of no script: it would import it, torch with it, and
+    begin a second run where the script begins one without asking for its name.
+    """
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
 
 
 def _dask_client(scheduler: str | None, *, jobs: int):
@@ -228,8 +245,6 @@ def map_chunks(
 
 def _dask_losses() -> tuple[type[BaseException], ...]:
     """What Dask raises for work that was lost with its worker."""
-    import sys
-
     # Only a process that has a Dask client can meet Dask's exception: nothing is imported for it.
     distributed = sys.modules.get("distributed")
     return (distributed.KilledWorker,) if distributed else ()

@@ -182,6 +182,7 @@ def build_report(
     before: dict[str, list[str]],
     after: dict[str, list[str]],
     base: dict[str, wer.Score],
+    base_watched: dict[str, wer.Score],
     tuned: dict[str, wer.Score],
     history: list[dict[str, float]],
     candidates: list[dict[str, Any]],
@@ -218,7 +219,7 @@ def build_report(
         "comparison": {
             role: _comparison(sets[key], before[key], after[key]) for role, key in roles.items()
         },
-        "history": [_start(base), *history],
+        "history": [_start(base_watched), *history],
         "candidates": candidates,
         **_breakdowns(sets["test"], before["test"], after["test"]),
         "commit": run["commit"],
@@ -246,6 +247,13 @@ def _notes(
 ) -> list[str]:
     """The remarks, and how much of the weights has moved."""
     notes = remarks(history, effective, ended_well=ended_well)
+    if subset := (effective.get("evaluation") or {}).get("subset"):
+        shares = (f"{row['hours']:.2f} of {row['of_hours']:.2f} h" for row in subset.values())
+        notes.append(
+            f"The validations, and the choice between checkpoints, are of {' and '.join(shares)} "
+            "of the validation sets (evaluation.subset_hours); the figures before and after are "
+            "of all."
+        )
     if learned := effective.get("learned"):
         share = learned["moved_share_of_weights"]
         notes.append(f"{share:.1%} of the weights that learn have moved.")

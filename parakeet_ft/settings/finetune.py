@@ -29,6 +29,7 @@ from parakeet_ft.settings.rules import (
 )
 
 PRECISIONS = ("auto", "32", "32-true", "bf16-mixed", "bf16-true", "16-mixed")
+SCORING_PRECISIONS = ("auto", "32", "tf32", "bf16")
 LOGGERS = ("csv", "tensorboard", "wandb", "mlflow")
 # The keys of conf/data that name utterances, beside data.replay.manifest.
 SETS = ("train", "validation", "test", "guard_validation", "guard_test")
@@ -371,6 +372,14 @@ class Evaluation(Group):
     patience: int | None = setting(optional(whole(most=100_000)))
     language: str = setting(LANGUAGE)
     batch_seconds: float = setting(number(above=0, most=1_000_000))
+    precision: str | int = setting(
+        Rule(
+            choice(*SCORING_PRECISIONS).expected,
+            lambda value: not isinstance(value, bool) and str(value) in SCORING_PRECISIONS,
+            choice(*SCORING_PRECISIONS).nearest,
+        )
+    )
+    subset_hours: float | None = setting(optional(number(above=0, most=1_000_000)))
     examples: int = setting(whole(low=0, most=1_000_000))
     interpolation: list[float] = setting(listing(SHARE, example="[0.4,0.6,0.8]"))
     average_last: int | None = setting(optional(whole(most=1000)))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -31,6 +30,7 @@ from parakeet_ft.training.distillation import Teacher
 from parakeet_ft.training.optim import build_optimizer
 from parakeet_ft.training.verdicts import Known, Verdicts
 from parakeet_ft.transcription.decode import transcribe
+from parakeet_ft.transcription.encoding import float32_products
 
 
 def seed_everything(seed: int) -> None:
@@ -171,9 +171,11 @@ class FineTuner(pl.LightningModule):
         teacher: Teacher | None = None,
         bad_batches: BadBatches | None = None,
         precision: str = "32-true",
+        scoring_precision: str = "32",
         seed: int = 0,
     ) -> None:
         super().__init__()
+        self.scoring_precision = scoring_precision
         self.rounding_seed = seed if precision == "bf16-true" else None
         self.bad_batches, self.verdicts = bad_batches, Verdicts(bad_batches)
         self.step_is_lost = False  # known here already: memory ran out in the only rank
@@ -461,7 +463,11 @@ class FineTuner(pl.LightningModule):
 
         texts = ranks.divide(
             lambda mine: transcribe(
-                self.whole, mine, batch_seconds=self.batch_seconds, on_frames=count
+                self.whole,
+                mine,
+                batch_seconds=self.batch_seconds,
+                precision=self.scoring_precision,
+                on_frames=count,
             ),
             self.sets[key],
         )
@@ -531,25 +537,6 @@ def fit(
         # tuner decodes whole sets.
         dummy: Any = torch.utils.data.DataLoader([0], batch_size=None)  # type: ignore[arg-type]
         trainer.fit(tuner, loader, dummy, ckpt_path=resume_from)
-
-
-@contextlib.contextmanager
-def float32_products(*, tf32: bool) -> Iterator[None]:
-    """Inside, float32 products on a GPU are made with TF32, or in full; before and after as they
-    were.
-
-    By torch's older names: Lightning 2.4 reads them, and torch 2.13 refuses to tell them once the
-    newer ones (fp32_precision) were set.
-    """
-    cudnn = torch.backends.cudnn
-    before = torch.get_float32_matmul_precision(), cudnn.allow_tf32
-    torch.set_float32_matmul_precision("high" if tf32 else "highest")
-    cudnn.allow_tf32 = tf32
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before[0])
-        cudnn.allow_tf32 = before[1]
 
 
 def live(trainer: pl.Trainer, tuner: FineTuner) -> dict[str, Any]:

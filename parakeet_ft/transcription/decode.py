@@ -18,7 +18,7 @@ from parakeet_ft.distributed import ranks
 from parakeet_ft.model import features, parts
 from parakeet_ft.model.attention import attention, reserve_positions, set_attention
 from parakeet_ft.transcription.decoding import disable_cuda_graphs, fresh_cuda_graphs
-from parakeet_ft.transcription.encoding import Encoded, Encoder, float32_as
+from parakeet_ft.transcription.encoding import Encoded, Encoder, float32_products
 from parakeet_ft.transcription.nemo_words import transcript_of
 from parakeet_ft.transcription.segments import (
     Segment,
@@ -197,7 +197,7 @@ def transcribe_segments(
         batches.reverse()
     with (
         ready_to_decode(model, cuda_graphs=cuda_graphs),
-        float32_as(precision),
+        float32_products(tf32=precision == "tf32"),
         _own_attention_after(model, segments) as use_attention,
         Encoder(model, precision=precision) as encoder,
     ):
@@ -277,6 +277,7 @@ def transcribe(
     *,
     batch_seconds: float = 240.0,
     cut: Callable[[Utterance], list[Segment]] = lambda utterance: [segment_of(utterance)],
+    precision: str = "32",
     on_frames: Counter = lambda silent, frames: None,
     on_audio: Callable[[int, np.ndarray], None] = lambda index, samples: None,
     cuda_graphs: bool = False,
@@ -298,6 +299,7 @@ def transcribe(
         batch_seconds=batch_seconds,
         cuda_graphs=cuda_graphs,
         shortest_first=cuda_graphs,
+        precision=precision,
         on_frames=on_frames,
         on_audio=lambda index, samples: on_audio(owned[index][0], samples),
     ):

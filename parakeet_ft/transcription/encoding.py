@@ -41,19 +41,22 @@ def resolve_precision(asked: str, device: torch.device) -> str:
 
 
 @contextlib.contextmanager
-def float32_as(precision: str) -> Iterator[None]:
-    """Inside, products of float32 on a GPU are what they are called, or TF32."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    _allow_tf32(precision == "tf32", precision == "tf32")
+def float32_products(*, tf32: bool) -> Iterator[None]:
+    """Inside, float32 products on a GPU are made with TF32, or in full; before and after as they
+    were.
+
+    By torch's older names: Lightning 2.4 reads them, and torch 2.13 refuses to tell them once the
+    newer ones (fp32_precision) were set.
+    """
+    cudnn = torch.backends.cudnn
+    before = torch.get_float32_matmul_precision(), cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    cudnn.allow_tf32 = tf32
     try:
         yield
     finally:
-        _allow_tf32(*before)
-
-
-def _allow_tf32(in_products: bool, in_convolutions: bool) -> None:
-    torch.backends.cuda.matmul.allow_tf32 = in_products
-    torch.backends.cudnn.allow_tf32 = in_convolutions
+        torch.set_float32_matmul_precision(before[0])
+        cudnn.allow_tf32 = before[1]
 
 
 def encode(

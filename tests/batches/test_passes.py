@@ -4,6 +4,7 @@ import json
 import random
 import subprocess
 import sys
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from parakeet_ft.batches.plan import Plan
 from parakeet_ft.batches.sequence import BatchSequence
 from parakeet_ft.data.corpus import Corpus
 from parakeet_ft.data.manifest import Utterance
+from parakeet_ft.settings.finetune import WeightedManifest
 
 
 def batches_of_plain_python(durations, indices, *, batch_seconds, seed, number):
@@ -186,3 +188,26 @@ def test_the_plan_imports_no_torch():
     code = "import sys, parakeet_ft.batches.plan\nprint('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "False\n", done.stderr
+
+
+def test_weights_of_manifests_and_of_replay_count_in_passes_and_hours(tmp_path):
+    named = []
+    for name, count, weight in (("a", 20, 1.0), ("b", 10, 2.0), ("c", 40, 0.5), ("r", 30, 2.0)):
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text(
+            "".join(
+                json.dumps({"audio_filepath": f"{name}{i}", "duration": 2.0, "text": "t"}) + "\n"
+                for i in range(count)
+            )
+        )
+        named.append(WeightedManifest(str(path), weight))
+    corpus = Corpus.open(named[:3]) + Corpus.open(named[3:])
+    plan = plan_of(corpus, num_domain=70, replay_ratio=0.5, batch_seconds=8)
+    passes = [Counter(plan.batches_of_pass(number).order.tolist()) for number in range(2)]
+    for found in passes:
+        assert [found[i] for i in range(30)] == [1] * 20 + [2] * 10
+        assert sum(found[i] for i in range(30, 70)) == 20
+        assert sum(found[i] for i in range(70, 100)) == 30  # half of 60 utterances of 2 s
+        assert max(found[i] for i in range(70, 100)) == 2
+    assert all(passes[0][i] + passes[1][i] == 1 for i in range(30, 70))
+    assert plan.hours_of_pass == pytest.approx(60 * 2 * 1.5 / 3600)

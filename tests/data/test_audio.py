@@ -2,6 +2,7 @@
 
 import io
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -294,6 +295,37 @@ def test_half_a_file_is_told_in_every_format_and_a_whole_one_is_read(tmp_path, c
         with pytest.raises(AudioError) as caught:
             decode(str(path))
         assert caught.value.reason in ("truncated", "damaged", "unreadable", "no_samples")
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("stretch", [{}, {"duration": 1.25}, {"offset": 0.7, "duration": 1.0}])
+def test_opus_is_what_libsndfile_decodes(tmp_path, channels, stretch):
+    path = tmp_path / "a.opus"
+    noise = 0.1 * np.random.default_rng(0).standard_normal((96000, channels))
+    soundfile.write(path, noise, 48000, format="OGG", subtype="OPUS")
+    frames = {key: round(48000 * value) for key, value in stretch.items()}
+    theirs, _ = soundfile.read(
+        path,
+        start=frames.get("offset", 0),
+        frames=frames.get("duration", -1),
+        dtype="float32",
+        always_2d=True,
+    )
+    ours, rate_hz = decode(str(path), **stretch)
+    assert rate_hz == 48000 and ours.shape == theirs.shape
+    assert np.abs(ours - theirs).max() < 0.01 / 32768
+
+
+@pytest.mark.parametrize("kind", ["16 kHz", "no FFmpeg", "three channels"])
+def test_opus_that_ffmpeg_shall_not_decode_is_libsndfiles_to_the_bit(tmp_path, monkeypatch, kind):
+    path, rate_hz = tmp_path / "a.opus", 16000 if kind == "16 kHz" else 48000
+    channels = 3 if kind == "three channels" else 1
+    if kind == "no FFmpeg":
+        monkeypatch.setitem(sys.modules, "av", None)
+    noise = 0.1 * np.random.default_rng(0).standard_normal((rate_hz, channels))
+    soundfile.write(path, noise, rate_hz, format="OGG", subtype="OPUS")
+    theirs, _ = soundfile.read(path, dtype="float32", always_2d=True)
+    assert np.array_equal(decode(str(path))[0], theirs)
 
 
 @pytest.mark.parametrize("suffix", ["m4a", "webm", "mkv"])

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from parakeet_ft.data import cache, corpus, manifest_blocks
-from parakeet_ft.data.corpus import Corpus, durations_of, texts_of
+from parakeet_ft.data.corpus import Corpus, durations_of
 from parakeet_ft.data.manifest import (
     ManifestError,
     Utterance,
@@ -131,7 +131,7 @@ def test_of_several_bad_lines_the_first_is_told(cached, tmp_path):
 def test_what_is_no_text_no_file_or_empty_is_told_as_before(cached, tmp_path):
     (tmp_path / "binary.jsonl").write_bytes(GOOD[0].encode() + b"\n\xff\xfe\n")
     (tmp_path / "empty.jsonl").write_text("\n\n")
-    for name in ("binary.jsonl", "empty.jsonl", "absent.jsonl", "."):
+    for name in ("binary.jsonl", "empty.jsonl", "absent.jsonl"):
         with pytest.raises(ManifestError) as told:
             read_manifest(tmp_path / name)
         with pytest.raises(ManifestError) as found:
@@ -144,6 +144,24 @@ def test_several_processes_read_what_one_reads(cached, tmp_path, monkeypatch):
     monkeypatch.setattr(manifest_blocks, "STRETCH", 4000)
     monkeypatch.setattr(manifest_blocks, "num_cores", lambda: 2)
     assert same(Corpus.open(path), read_manifest(path))
+
+
+def test_a_script_that_asks_for_no_name_is_not_begun_again_by_the_processes(tmp_path):
+    path = write(tmp_path / "m.jsonl", GOOD * 40)
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\nprint('begun', flush=True)\n"
+        "from parakeet_ft.data import corpus, manifest_blocks\n"
+        "corpus.SMALL, manifest_blocks.num_cores = 0, lambda: 2\n"
+        "manifest_blocks.STRETCH = 4000\n"
+        f"print(len(corpus.Corpus.open({str(path)!r})))\n"
+    )
+    environment = os.environ | {"PARAKEET_FT_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [sys.executable, script], env=environment, capture_output=True, text=True, timeout=120
+    )
+    told = done.stdout.splitlines()
+    assert (told[0], told[-1]) == ("begun", "400") and told.count("begun") == 1, done.stderr
 
 
 def test_random_lines_are_what_parse_line_makes_of_them(cached, tmp_path):
@@ -326,5 +344,6 @@ def test_utterances_in_memory_are_a_corpus_too():
     found = Corpus.of(given)
     assert list(found) == given and not found.kept
     for some in (given, found):
-        assert durations_of(some).tolist() == [1.0, 2.0] and list(texts_of(some)) == ["x", ""]
+        assert durations_of(some).tolist() == [1.0, 2.0]
+    assert list(found.texts()) == ["x", ""]
     assert durations_of([]).shape == (0,) and durations_of(found).dtype == np.float64

@@ -88,6 +88,7 @@ def test_reports_show_hostile_transcripts_speakers_and_names_as_text():
         before=texts,
         after=texts,
         base=scores,
+        base_watched=scores,
         tuned=scores,
         history=[{"step": 1, "remarks": [bad]} | candidate],
         candidates=[candidate],

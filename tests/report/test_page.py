@@ -71,6 +71,7 @@ def written(tmp_path_factory):
         before=dict.fromkeys(sets, BEFORE),
         after=dict.fromkeys(sets, AFTER),
         base=scores[0],
+        base_watched=scores[0],
         tuned=scores[1],
         history=history,
         candidates=[candidate, candidate | {"description": "the mean", "selection_score": 0.1}],

@@ -133,7 +133,7 @@ def test_every_key_has_a_comment_and_help_shows_it_within_80_columns(name, capsy
         ("evaluation.interpolation=[a]", "each number from 0 to 1"),
         ("evaluation.batch_seconds=-5", "evaluation.batch_seconds=-5: expected a number above 0"),
         ("evaluation.language=english", "The nearest is en."),
-        ("data.num_workers=-1", "data.num_workers=-1: expected a whole number from 0"),
+        ("data.num_workers=-1", "data.num_workers=-1: expected auto or a whole number from 0"),
         ("data.train=[a,5]", "data.train=[a,5]: expected a manifest or a folder of shards"),
         ("data.train=[{manifest: a, weight: 0}]", "with weights above 0"),
         ("data.replay=null", "data.replay=null: expected its keys (manifest, ratio)"),

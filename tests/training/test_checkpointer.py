@@ -2,6 +2,7 @@
 was promised.
 """
 
+import dataclasses
 import errno
 import json
 import os
@@ -157,6 +158,16 @@ def test_a_run_that_continues_lets_go_of_the_file_it_came_from(settings, tmp_pat
         run(settings, run_dir, AtBatch(2, lambda: os.kill(os.getpid(), signal.SIGUSR1)))
     run(settings, run_dir, AtBatch(3, lambda: mapped.append(Path("/proc/self/maps").read_text())))
     assert "base.ckpt" in mapped[0] and "resume-step" not in mapped[0]
+
+
+def test_moments_in_8_bits_continue_to_the_same_weights(settings, tmp_path):
+    optim = dataclasses.replace(settings.optim, states="8bit")
+    lean = dataclasses.replace(settings, optim=optim)
+    run(lean, tmp_path / "e" / "whole")
+    with pytest.raises(Stopped):
+        run(lean, tmp_path / "e" / "r", AtBatch(3, lambda: os.kill(os.getpid(), signal.SIGUSR1)))
+    run(lean, tmp_path / "e" / "r")
+    assert same_weights(tmp_path / "e" / "r", tmp_path / "e" / "whole")
 
 
 def test_after_training_neither_moments_nor_gradients_are_held(settings, tmp_path, monkeypatch):

@@ -108,8 +108,8 @@ def test_a_cpu_scores_in_float32_unless_told_otherwise():
 def test_products_are_those_of_float32_inside_and_as_before_afterwards():
     flags = torch.backends.cuda.matmul, torch.backends.cudnn
     before = [flag.allow_tf32 for flag in flags]
-    with encoding.float32_as("tf32"):
+    with encoding.float32_products(tf32=True):
         assert all(flag.allow_tf32 for flag in flags)
-        with encoding.float32_as("32"):
+        with encoding.float32_products(tf32=False):
             assert not any(flag.allow_tf32 for flag in flags)
     assert [flag.allow_tf32 for flag in flags] == before
