@@ -24,8 +24,8 @@ from parakeet_ft.model import attention, objective, parts, restore, spec_augment
 from parakeet_ft.report import report
 from parakeet_ft.run.console import Narrator, link_latest
 from parakeet_ft.run.provenance import Run
-from parakeet_ft.scoring import normalization, wer
-from parakeet_ft.settings.finetune import Finetune
+from parakeet_ft.scoring import normalization, selection, wer
+from parakeet_ft.settings.finetune import Evaluation, Finetune
 from parakeet_ft.training import (
     adaptation,
     adapters,
@@ -400,11 +400,26 @@ def _build_tuner(
         base=watched.before.scores,
         guard_tolerance=settings.evaluation.guard_tolerance,
         batch_seconds=settings.evaluation.batch_seconds,
+        judge=_judge(settings.evaluation, watched),
         teacher=prepared.teacher,
         bad_batches=bad,
         precision=student.devices["precision"],
         scoring_precision=watched.precision,
         seed=settings.seed,
+    )
+
+
+def _judge(settings: Evaluation, watched: Watched) -> selection.Judge:
+    """Who decides between weights, by the checkpoint's transcripts of the validation sets."""
+    found = {
+        key: selection.Reference.of(watched.sets[key], texts)
+        for key, texts in watched.before.texts.items()
+    }
+    return selection.Judge(
+        domain=found["validation"],
+        guard=found.get("guard_validation"),
+        tolerance=settings.guard_tolerance,
+        most_risk=settings.guard_risk,
     )
 
 
@@ -476,10 +491,19 @@ def choose_weights(
     ranks.on_first(lambda: nemo.save_nemo(model, job.run_dir / "last.nemo"), patient=True)
     model.to(student.devices["device"])  # Lightning leaves it on the CPU
     best_step = checkpoints.best_step(tuner.history)
+    last = _last_weights(job, fitted, plain)
+    at = functools.partial(
+        weight_selection.interpolated,
+        plain(prepared.base_state),
+        last,
+        last_step=tuner.global_step,
+    )
     candidates = weight_selection.choose_weights(
         model,
-        _candidates(job, prepared, fitted, plain, best_step),
+        _candidates(job, fitted, plain, best_step, at=at, last=last),
         evaluate=tuner.evaluate,
+        at=at,
+        step=job.settings.evaluation.interpolation_step,
     )
     val_wer = candidates[0]["val_wer"]
     if tuner.scoring_precision != "32":
@@ -532,23 +556,22 @@ def _record_training(
 
 def _candidates(
     job: Job,
-    prepared: Prepared,
     fitted: Fitted,
     plain: Callable[[states.State], states.State],
     best_step: int,
-) -> Any:
+    *,
+    at: Callable[[float], weight_selection.Candidate],
+    last: states.State,
+) -> list[weight_selection.Candidate]:
     """All weights that could be best.nemo, in their files until they are tried. plain: gives what
     was added for learning its place in the checkpoint's own weights.
     """
     evaluation, moving = job.settings.evaluation, fitted.moving
-    last = _last_weights(job, fitted, plain)
     read = functools.cache(lambda step: plain(checkpoints.read_weights(job.checkpoint_dir, step)))
     average = plain(moving.weights()) if moving else {}
     recent = [checkpoints.step_of(path) for path in checkpoints.find(job.checkpoint_dir, "weights")]
     return weight_selection.candidates(
-        base=plain(prepared.base_state),
-        last=last,
-        last_step=fitted.tuner.global_step,
+        at=at,
         alphas=evaluation.interpolation,
         best_step=best_step,
         recent_steps=recent[-(evaluation.average_last or 1) :],

@@ -42,7 +42,7 @@ def frontier(candidates: Sequence[dict[str, Any]], *, tolerance: float | None) -
     Right is forgotten, up is gained. A line stands where the tolerance is; refused candidates are
     hollow, the chosen one is a diamond.
     """
-    judged = [row for row in candidates if row.get("loss") is not None]
+    judged = [_flat(row) for row in candidates if _flat(row).get("loss") is not None]
     if not judged:
         return ""
     frame = Frame(losses=_losses(judged, tolerance), gains=_gains(judged))
@@ -54,8 +54,13 @@ def frontier(candidates: Sequence[dict[str, Any]], *, tolerance: float | None) -
     if tolerance is not None:
         parts += _tolerance(frame, tolerance)
     for row in reversed(judged):  # the chosen on top
-        parts += _point(frame, row, chosen=row is candidates[0])
+        parts += _point(frame, row, chosen=row is judged[0])
     return "".join(parts) + "</svg>"
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    """A candidate with what is known of it (selection.Judgement)."""
+    return row | (row.get("judgement") or {})
 
 
 def _losses(rows: Sequence[dict[str, Any]], tolerance: float | None) -> tuple[float, float]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from parakeet_ft.data import audio
 from parakeet_ft.data.audio_file import Member
+from parakeet_ft.report.frontier import frontier
 from parakeet_ft.scoring import wer
 from parakeet_ft.scoring.words import interval_words, most_changed, percent
 
@@ -321,6 +322,7 @@ def render_page(report: dict[str, Any], *, examples: int) -> str:
             role: f"Change of the WER in points, 95 % interval: {interval_words(found)}."
             for role, found in report["comparison"].items()
         },
+        frontier=frontier(report["candidates"], tolerance=report.get("guard_tolerance")),
         curve=learning_curve(
             report["history"],
             best_step=report["best_step"] if chosen["weights"] == "best checkpoint" else -1,

@@ -265,19 +265,23 @@ def _selection(
 ) -> str:
     """Which weights were exported, and by what rule; the best candidate comes first."""
     best = candidates[0]
+    refused = sum(bool(row["judgement"]["refused"]) for row in candidates)
     if best["selection_score"] <= 0:
         return (
             f"NOTHING was better than the checkpoint within the guard's tolerance; "
             f"{best['description']} lost least."
         )
-    rule = "gain on the domain"
+    rule = "the mean gain on the domain over draws of the sets"
     if "guard_wer" in best and guard_tolerance is not None:
-        rule += ", less the more of the guard's tolerance is used"
-    return (
+        rule += ", less the more of the guard's tolerance is used in them"
+    told = (
         f"Chosen: {best['description']}, the best of {validations} validations and "
         f"{len(candidates) - 1} interpolations and averages (score {best['selection_score']:.3f}: "
         f"{rule})."
     )
+    if not refused:
+        return told
+    return f"{told} {refused} were refused: they probably forget more than is tolerated."
 
 
 def _start(base: dict[str, wer.Score]) -> dict[str, Any]:

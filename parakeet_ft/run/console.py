@@ -134,7 +134,8 @@ class Narrator:
             line = f"{mark} {row['description']:<{width}}  domain {100 * row['val_wer']:5.1f} %"
             if "guard_wer" in row:
                 line += f"  guard {100 * row['guard_wer']:5.1f} %"
-            lines.append(f"{line}  score {row['selection_score']:6.3f}")
+            score = "refused" if row["judgement"]["refused"] else f"{row['selection_score']:7.3f}"
+            lines.append(f"{line}  score {score}")
         self.lines(lines)
 
     def facts(self, effective: dict[str, Any]) -> None:

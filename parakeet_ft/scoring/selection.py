@@ -7,10 +7,12 @@ draws for all weights that are compared; the score is the mean over them.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.scoring import wer
 
 DRAWS = 1000
@@ -75,6 +77,43 @@ def count(
     return Counts(*rows.T)
 
 
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """A set that chooses: what was said, by whom, and how the checkpoint heard it."""
+
+    texts: Sequence[str]
+    speakers: Sequence[str | None]
+    before: Sequence[str]
+
+    @classmethod
+    def of(cls, utterances: Sequence[Utterance], before: Sequence[str]) -> Reference:
+        """Of a set and the checkpoint's transcripts of it."""
+        return cls([u.text for u in utterances], [u.speaker for u in utterances], before)
+
+    def count(self, after: Sequence[str]) -> Counts:
+        """Errors of other weights' transcripts."""
+        return count(self.texts, self.before, after, speakers=self.speakers)
+
+
+@dataclasses.dataclass(frozen=True)
+class Judge:
+    """Judges weights by their transcripts. tolerance: of the guard, None for any loss; most_risk:
+    the probability of more than that with which weights are refused.
+    """
+
+    domain: Reference
+    guard: Reference | None
+    tolerance: float | None
+    most_risk: float
+
+    def __call__(self, domain: Sequence[str], guard: Sequence[str] | None) -> Judgement:
+        guards = {}
+        if self.guard is not None and guard is not None:
+            tolerance = math.inf if self.tolerance is None else self.tolerance
+            guards["guard"] = (self.guard.count(guard), tolerance)
+        return judge(self.domain.count(domain), guards, most_risk=self.most_risk)
+
+
 def judge(
     domain: Counts, guards: Mapping[str, tuple[Counts, float]], *, most_risk: float
 ) -> Judgement:
@@ -86,12 +125,17 @@ def judge(
     smaller loss is the better.
     """
     gain = domain.gain(seed=0)
-    known = Judgement(score=float(gain.mean()), gain=_rate(domain), **_interval("gain", gain))
+    low, high = _interval(gain)
+    known = Judgement(float(gain.mean()), _rate(domain), low, high)
     if not guards:
         return known
     losses = {name: counts.loss(seed=i) for i, (name, (counts, _)) in enumerate(guards.items(), 1)}
     risks = {name: float((drawn > guards[name][1]).mean()) for name, drawn in losses.items()}
-    used = [np.maximum(losses[name], 0) / tolerance for name, (_, tolerance) in guards.items()]
+    used = [
+        # A tolerance of 0 is used up by any loss.
+        np.maximum(losses[name], 0) / max(tolerance, 1e-9)
+        for name, (_, tolerance) in guards.items()
+    ]
     kept = np.maximum(0, 1 - np.max(used, axis=0) ** 2)
     worst = max(guards, key=lambda name: (risks[name], losses[name].mean()))
     refused = risks[worst] > most_risk
@@ -99,11 +143,13 @@ def judge(
     if refused:
         score = min(known.gain, 0.0) - max(0.0, float(losses[worst].mean()))
     counts = guards[worst][0]
+    low, high = _interval(losses[worst])
     return dataclasses.replace(
         known,
         score=score,
         loss=float((counts.after - counts.before).sum() / max(counts.words.sum(), 1)),
-        **_interval("loss", losses[worst]),
+        loss_low=low,
+        loss_high=high,
         risk=risks[worst],
         refused=refused,
     )
@@ -114,6 +160,6 @@ def _rate(domain: Counts) -> float:
     return float(1 - domain.after.sum() / max(domain.before.sum(), 1))
 
 
-def _interval(name: str, drawn: np.ndarray) -> dict[str, float]:
+def _interval(drawn: np.ndarray) -> tuple[float, float]:
     low, high = np.percentile(drawn, [2.5, 97.5])
-    return {f"{name}_low": float(low), f"{name}_high": float(high)}
+    return float(low), float(high)

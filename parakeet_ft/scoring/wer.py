@@ -221,29 +221,3 @@ def word_diff(reference: str, hypothesis: str) -> list[tuple[str, str]]:
     return [
         (r or "", h or "") for r, h in kaldialign.align(reference.split(), hypothesis.split(), "")
     ]
-
-
-def selection_score(
-    *,
-    domain_wer: float,
-    guard_wer: float | None,
-    base_domain_wer: float,
-    base_guard_wer: float | None,
-    guard_tolerance: float | None,
-) -> float:
-    """How good a checkpoint is: its share of the domain's errors removed, less the closer the
-    guard's loss comes to the tolerance.
-
-    gain * max(0, 1 - (loss / tolerance)**2), with the guard's loss in absolute WER: arXiv
-    2210.03255 discounts by loss / tolerance, so that a tenth of the tolerance, far below the noise
-    of a small guard set, costs a tenth of the gain. A checkpoint that loses more than the
-    tolerance, or that gains nothing, scores at most 0; among such, the smaller loss is the better.
-    Without guard, or with guard_tolerance=None, the score is the gain.
-    """
-    gain = (base_domain_wer - domain_wer) / max(base_domain_wer, 1e-9)
-    if guard_wer is None or base_guard_wer is None or guard_tolerance is None:
-        return gain
-    loss = max(0.0, guard_wer - base_guard_wer)
-    if loss >= guard_tolerance:
-        return min(gain, 0.0) - loss
-    return gain * (1 - (loss / guard_tolerance) ** 2) if gain > 0 else gain

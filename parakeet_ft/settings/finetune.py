@@ -368,6 +368,7 @@ class Evaluation(Group):
     KEY: ClassVar[str] = "evaluation"
     validations: int = setting(whole(most=100_000))
     guard_tolerance: float | None = setting(optional(SHARE))
+    guard_risk: float = setting(SHARE)
     alarm_after: int = setting(whole(most=100_000))
     patience: int | None = setting(optional(whole(most=100_000)))
     language: str = setting(LANGUAGE)
@@ -382,6 +383,7 @@ class Evaluation(Group):
     subset_hours: float | None = setting(optional(number(above=0, most=1_000_000)))
     examples: int = setting(whole(low=0, most=1_000_000))
     interpolation: list[float] = setting(listing(SHARE, example="[0.4,0.6,0.8]"))
+    interpolation_step: float | None = setting(optional(number(above=0, most=1)))
     average_last: int | None = setting(optional(whole(most=1000)))
     ema_decay: float | None = setting(optional(number(above=0, below=1)))
 

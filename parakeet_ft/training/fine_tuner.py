@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
@@ -22,7 +23,7 @@ from parakeet_ft.model.objective import (
     training_loss,
 )
 from parakeet_ft.run import signals
-from parakeet_ft.scoring import wer
+from parakeet_ft.scoring import selection, wer
 from parakeet_ft.training import bad_batches, budget, driver, lightning_2_4, watch
 from parakeet_ft.training.bad_batches import BadBatches
 from parakeet_ft.training.checkpoints import WholeFiles
@@ -168,6 +169,7 @@ class FineTuner(pl.LightningModule):
         base: dict[str, wer.Score],
         guard_tolerance: float | None,
         batch_seconds: float,
+        judge: selection.Judge | None = None,
         teacher: Teacher | None = None,
         bad_batches: BadBatches | None = None,
         precision: str = "32-true",
@@ -187,6 +189,7 @@ class FineTuner(pl.LightningModule):
             batch_seconds,
             teacher,
         )
+        self.judge = judge
         self._build_optimizer()
         self.history: list[dict[str, Any]] = []
         self.validation_steps: list[int] = []
@@ -423,7 +426,7 @@ class FineTuner(pl.LightningModule):
             self.whole
         )  # DDP makes BatchNorm's statistics equal before a forward pass, not after
         metrics = self.evaluate()
-        self.log_dict(metrics)
+        self.log_dict({name: value for name, value in metrics.items() if name != "judgement"})
         self.history.append({"step": self.global_step, **metrics})
 
     def _check_finite(self) -> None:
@@ -436,21 +439,20 @@ class FineTuner(pl.LightningModule):
                 "exported. Lower optim.lr, or look at optim.gradient_clip and the data."
             )
 
-    def evaluate(self) -> dict[str, float]:
-        """Score the model as it stands on the validation sets of domain and guard."""
+    def evaluate(self) -> dict[str, Any]:
+        """Score the model as it stands on the validation sets of domain and guard; `judgement` is
+        a selection.Judgement as a dict.
+        """
         domain, signs = self._score("validation")
-        metrics = {"val_wer": domain.wer, "val_cer": domain.cer, **signs}
-        guard = self._score("guard_validation")[0] if "guard_validation" in self.sets else None
-        if guard:
-            metrics["guard_wer"] = guard.wer
-        metrics["selection_score"] = wer.selection_score(
-            domain_wer=domain.wer,
-            base_domain_wer=self.base["validation"].wer,
-            guard_wer=guard.wer if guard else None,
-            base_guard_wer=self.base["guard_validation"].wer if guard else None,
-            guard_tolerance=self.guard_tolerance,
-        )
-        return metrics
+        metrics: dict[str, Any] = {"val_wer": domain.wer, "val_cer": domain.cer, **signs}
+        if "guard_validation" in self.sets:
+            metrics["guard_wer"] = self._score("guard_validation")[0].wer
+        assert self.judge is not None, "what is evaluated can be judged"
+        found = self.judge(self.hypotheses["validation"], self.hypotheses.get("guard_validation"))
+        return metrics | {
+            "selection_score": found.score,
+            "judgement": dataclasses.asdict(found),
+        }
 
     def _score(self, key: str) -> tuple[wer.Score, dict[str, float]]:
         """Score a set and look for signs of a collapse, divided over the ranks; every rank gets the

@@ -15,7 +15,9 @@ def row(gain, loss, **more):
         "loss_low": loss - 0.01,
         "loss_high": loss + 0.01,
     }
-    return {"weights": "w", "gain": gain, "loss": loss, "refused": False} | margins | more
+    description = more.pop("description", "")
+    judgement = {"gain": gain, "loss": loss, "refused": False} | margins | more
+    return {"weights": "w", "description": description, "judgement": judgement}
 
 
 def candidates_of(svg):
@@ -66,7 +68,8 @@ def test_what_lies_far_outside_stays_in_the_picture():
 
 
 def test_without_a_guard_there_is_no_picture():
-    assert frontier([{"weights": "w", "gain": 0.3, "loss": None}], tolerance=0.02) == ""
+    alone = {"weights": "w", "judgement": {"gain": 0.3, "loss": None}}
+    assert frontier([alone], tolerance=0.02) == ""
     assert frontier([{"weights": "w", "val_wer": 0.3}], tolerance=None) == ""
 
 

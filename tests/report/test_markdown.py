@@ -79,7 +79,13 @@ def test_reports_show_hostile_transcripts_speakers_and_names_as_text():
     }
     texts = {role: [bad + " more"] * len(found) for role, found in sets.items()}
     scores = {role: wer.score([u.text for u in found], texts[role]) for role, found in sets.items()}
-    candidate = {"description": bad, "val_wer": 0.1, "selection_score": 0.2}
+    judgement = {"gain": 0.1, "loss": None, "refused": False}
+    candidate = {
+        "description": bad,
+        "val_wer": 0.1,
+        "selection_score": 0.2,
+        "judgement": judgement,
+    }
     found = report.build_report(
         name=bad,
         command=bad,

@@ -6,8 +6,15 @@ import math
 import numpy as np
 import pytest
 
-from parakeet_ft.scoring import wer
-from parakeet_ft.scoring.selection import LEAST_SPEAKERS, Counts, count, judge
+from parakeet_ft.data.manifest import Utterance
+from parakeet_ft.scoring.selection import (
+    LEAST_SPEAKERS,
+    Counts,
+    Judge,
+    Reference,
+    count,
+    judge,
+)
 
 NEVER = 1.0  # a risk that nothing exceeds
 
@@ -27,26 +34,14 @@ def test_the_score_is_the_mean_over_all_ways_to_draw_domain_and_guard():
     domain = counts([9, 7, 8, 5], [3, 4, 1, 5], [10, 10, 10, 10])
     guard = counts([2, 3, 1, 2], [2, 4, 1, 3], [30, 25, 20, 25])
     tolerance = 0.03
-    expected = np.mean(
-        [
-            wer.selection_score(
-                domain_wer=after / words,
-                base_domain_wer=before / words,
-                guard_wer=guard_after / guard_words,
-                base_guard_wer=guard_before / guard_words,
-                guard_tolerance=tolerance,
-            )
-            if (guard_after - guard_before) / guard_words < tolerance
-            else 0.0
-            for before, after, words in every_draw(domain)
-            for guard_before, guard_after, guard_words in every_draw(guard)
-        ]
-    )
+    gains = [1 - after / before for before, after, _ in every_draw(domain)]
+    losses = [(after - before) / words for before, after, words in every_draw(guard)]
+    used = [min(1.0, max(0.0, loss) / tolerance) for loss in losses]
+    # Domain and guard are drawn apart.
+    expected = np.mean(gains) * np.mean([1 - share**2 for share in used])
     found = judge(domain, {"guard": (guard, tolerance)}, most_risk=NEVER)
     assert found.score == pytest.approx(expected, abs=0.02)
-    risk = np.mean(
-        [(after - before) / words > tolerance for before, after, words in every_draw(guard)]
-    )
+    risk = np.mean([loss > tolerance for loss in losses])
     assert found.risk == pytest.approx(risk, abs=0.05)
 
 
@@ -126,3 +121,16 @@ def test_speakers_are_drawn_whole_where_there_are_enough_of_them():
     assert found.before.sum() == LEAST_SPEAKERS and not found.after.any()
     unknown = [None, *speakers[1:]]
     assert len(count(references, before, references, speakers=unknown).words) == len(references)
+
+
+def test_a_judge_compares_transcripts_of_the_sets_with_the_checkpoints():
+    said = [Utterance(f"{i}.wav", 1.0, "a b c d", speaker="s") for i in range(20)]
+    domain = Reference.of(said, ["a b"] * 20)
+    guard = Reference.of(said, ["a b c d"] * 20)
+    found = Judge(domain, guard, 0.02, 0.5)(["a b c d"] * 20, ["a b c x"] + ["a b c d"] * 19)
+    assert found.gain == 1 and found.loss == pytest.approx(1 / 80)
+    assert Judge(domain, guard, None, 0.0)(["a b c"] * 20, ["x"] * 20).score == 0.5
+    alone = Judge(domain, None, 0.02, 0.5)(["a b c"] * 20, None)
+    assert alone.score == 0.5 and alone.loss is None
+    nothing = Judge(domain, guard, 0.0, 0.5)(["a b c d"] * 20, ["a b c x"] + ["a b c d"] * 19)
+    assert nothing.refused and nothing.score < 0
