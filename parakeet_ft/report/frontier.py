@@ -101,7 +101,7 @@ def _grid(frame: Frame) -> list[str]:
     for loss in ticks(*frame.losses):
         parts.append(
             f'<text x="{frame.x(loss):.1f}" y="{frame.floor + 17}" text-anchor="middle">'
-            f"{100 * loss:+g}</text>"
+            f"{100 * loss:+g}</text>".replace("+0<", "0<")
         )
     middle = (frame.left + frame.right) / 2
     parts.append(
