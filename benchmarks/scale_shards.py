@@ -123,7 +123,8 @@ def ours(source: Path) -> Iterator[Any]:
     import torch
 
     from parakeet_ft.batches.loaders import BatchDataset
-    from parakeet_ft.batches.plan import BatchSequence, Plan
+    from parakeet_ft.batches.plan import Plan
+    from parakeet_ft.batches.sequence import BatchSequence
     from parakeet_ft.data.sources import read_all
     from parakeet_ft.settings.finetune import weighted
 

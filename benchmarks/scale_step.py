@@ -48,7 +48,8 @@ def steps_of(ranks: int, count_waits: bool) -> dict:
     from parakeet_ft.training import adaptation, bad_batches, callbacks, fine_tuner, optim
 
     class Clock(pl.Callback):
-        times: list = []  # noqa: RUF012
+        def __init__(self):
+            self.times = []
 
         def on_train_batch_end(self, trainer, module, outputs, batch, batch_index):
             self.times.append((time.perf_counter(), time.process_time()))
@@ -78,7 +79,7 @@ def steps_of(ranks: int, count_waits: bool) -> dict:
     tuner.on_validation_epoch_end = lambda: None
     devices = fine_tuner.resolve(**config["trainer"] | {"accelerator": "cpu"})
     say = Narrator((folder / "said.txt").open("w"))
-    counted = _waits.Waits()
+    counted, clock = _waits.Waits(), Clock()
     with counted if count_waits else contextlib.nullcontext():
         fine_tuner.fit(
             tuner,
@@ -88,11 +89,11 @@ def steps_of(ranks: int, count_waits: bool) -> dict:
             gradient_clip=1.0,
             accumulate=1,
             devices=devices,
-            callbacks=[callbacks.ProgressBar(say, num_steps=STEPS), Clock()],
+            callbacks=[callbacks.ProgressBar(say, num_steps=STEPS), clock],
             loggers=[pl.loggers.CSVLogger(folder)],
             resume_from=None,
         )
-    pairs = zip(Clock.times[WARM:], Clock.times[WARM - 1 :], strict=False)
+    pairs = zip(clock.times[WARM:], clock.times[WARM - 1 :], strict=False)
     spent = [(now[0] - then[0], now[1] - then[1]) for now, then in pairs]
     waits = {f"{name} in {where}": times for (name, where), times in counted.found.items()}
     return {"wall": [s[0] for s in spent], "cpu": [s[1] for s in spent], "waits": waits}
@@ -237,6 +238,7 @@ def measure(rounds: int = 2) -> dict:
             for _ in range(rounds):
                 for name, root in sides.items():
                     once = timed_steps(root, ranks)
+                    print(f"{ranks} rank(s), {name}: {once}", flush=True)
                     for kind in ("wall", "cpu"):
                         spent[name][kind] += once[kind]
             found[f"{ranks} rank(s)"] = {

@@ -2,6 +2,8 @@
 duplicates, what the splits share.
 
     python data_prep/check.py train.jsonl dev.jsonl test.jsonl
+    python data_prep/check.py shards/train          # and what else training
+                                    # takes for a manifest
     python data_prep/check.py train.jsonl --quick   # a million lines a minute:
                                     # durations trusted, a sample decoded
 
@@ -25,7 +27,9 @@ from parakeet_ft.data.command import (
     stages_from,
 )
 from parakeet_ft.data.corpora.nemo_manifest import read_manifests, split_names
+from parakeet_ft.data.layouts import expand
 from parakeet_ft.data.report import write_report
+from parakeet_ft.data.storage import is_remote
 from parakeet_ft.data.summary import print_summary
 from parakeet_ft.errors import UserError, exit_on_user_error
 
@@ -33,14 +37,21 @@ from parakeet_ft.errors import UserError, exit_on_user_error
 def count_lines(paths: list[str]) -> int:
     total = 0
     for path in paths:
+        if not Path(path).is_file():
+            total += sum(1 for _ in read_manifests([path]))
+            continue
         with open(path, "rb") as lines:
             total += sum(1 for _ in lines)
     return total
 
 
 def check(args: argparse.Namespace) -> None:
-    if missing := [path for path in args.manifests if not Path(path).is_file()]:
-        raise UserError(f"No manifest at {missing[0]}.")
+    sources = [source for name in args.manifests for source in expand(name)]
+    if args.write and any(source.tar or is_remote(source.manifest) for source in sources):
+        raise UserError(
+            "--write writes manifests of single files, and these are shards, or lie elsewhere: "
+            "leave it out, or use data_prep/nemo_manifest.py, which makes files of them."
+        )
     names, stages = split_names(args.manifests), stages_from(args)
     limits = dataclasses.replace(stages.limits, check_claimed_duration=True)
     title = " ".join(args.manifests)

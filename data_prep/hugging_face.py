@@ -11,7 +11,7 @@ Its splits train, validation and test are kept if it has several.
 from pathlib import Path
 
 from parakeet_ft.data.command import absolute, make_parser, run
-from parakeet_ft.data.corpora.hugging_face import load_hugging_face, read_hugging_face
+from parakeet_ft.data.corpora.hugging_face import AudioTar, load_hugging_face, read_hugging_face
 from parakeet_ft.errors import exit_on_user_error
 
 
@@ -26,11 +26,12 @@ def main() -> None:
         args = parser.parse_args()
         parts = load_hugging_face(args.dataset, config=args.config, split=args.split)
         source_audio = Path(args.out) / "source"
+        keep = AudioTar(source_audio.with_suffix(".tar")) if args.shards else source_audio
 
         def read():
             return read_hugging_face(
                 parts,
-                keep_audio_in=source_audio,
+                keep_audio_in=keep,
                 audio_column=args.audio_column,
                 text_column=args.text_column,
                 speaker_column=args.speaker_column,

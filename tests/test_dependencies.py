@@ -13,7 +13,7 @@ tomllib = pytest.importorskip("tomllib")  # Python 3.11
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # Imported by others in our name: Lightning's loggers.
-BY_NAME = {"tensorboard", "wandb"}
+BY_NAME = {"gcsfs", "s3fs", "tensorboard", "wandb"}
 
 
 def normal(requirement):

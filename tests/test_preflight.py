@@ -194,7 +194,7 @@ def test_help_names_every_group_option_and_key(capsys):
         assert all(option in shown for option in composition.options_of(group)), group
     assert all(name in shown for name in CHECKPOINTS)
     assert "optim.warmup_ratio" in shown and "what it does" in shown
-    assert "data.batch_seconds=24   with your own data: 120" in shown
+    assert "data.num_workers=1   with your own data: auto" in shown
 
 
 def test_a_replay_ratio_without_speech_to_mix_in_is_warned():

@@ -102,7 +102,10 @@ class TimedLoader(torch.utils.data.DataLoader):
     given: float | None = None  # when the batch came that is being learnt
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        found = super().__iter__()
+        # Not in the generator: torch draws the workers' seed here, before the first step.
+        return self._timed(super().__iter__())
+
+    def _timed(self, found: Iterator[Any]) -> Iterator[Any]:
         while True:
             begun = time.perf_counter()
             try:

@@ -78,7 +78,7 @@ def hold(utterance: Utterance) -> str | InMemory:
     """Where an utterance's audio is read from, with the bytes of a member in memory, so that
     several looks at it read them once. Raises AudioError.
     """
-    held = _held(utterance.member or utterance.audio_filepath)
+    held = held_in_memory(utterance.member or utterance.audio_filepath)
     assert not isinstance(held, KaldiPipe)
     return held
 
@@ -92,14 +92,14 @@ def hold_members(utterances: Sequence[Utterance]) -> list[InMemory | None]:
     return [None if u.member is None else next(found) for u in utterances]
 
 
-def _held(source: Source) -> str | KaldiPipe | InMemory:
+def held_in_memory(source: Source) -> str | KaldiPipe | InMemory:
     """The source, with the bytes of a member in memory. Raises AudioError."""
     return members.read([source])[0] if isinstance(source, Member) else source
 
 
 def probe(source: str | Member | InMemory) -> AudioInfo:
     """Length, rate and channels from the file's header. Raises AudioError."""
-    path = _held(source)
+    path = held_in_memory(source)
     assert not isinstance(path, KaldiPipe)
     file = libsndfile.open_audio(path)
     if file is not None:
@@ -131,7 +131,7 @@ def decode(
     truncated, no_samples, beyond_end, not_finite, pipe_failed, bad_times.
     """
     check_stretch(source, offset, duration)
-    path = _held(source)
+    path = held_in_memory(source)
     file = libsndfile.open_audio(path)
     expected: int | None
     whole_numbers = False
@@ -242,7 +242,7 @@ def stream_audio(
     """
     import soundfile
 
-    path = _held(source)
+    path = held_in_memory(source)
     assert not isinstance(path, KaldiPipe)
     file = libsndfile.open_audio(path)
     if file is None:
@@ -318,21 +318,27 @@ def _decibels(amplitude: float) -> float:
     return round(float(20 * np.log10(max(amplitude, 1e-6))), 2)
 
 
+def flac(samples: np.ndarray, *, rate_hz: int) -> bytes:
+    """16-bit mono samples as the bytes of a FLAC file."""
+    import soundfile
+
+    encoded = io.BytesIO()
+    soundfile.write(encoded, samples, rate_hz, format="FLAC", subtype="PCM_16")
+    return encoded.getvalue()
+
+
 def write_flac(samples: np.ndarray, path: Path, *, rate_hz: int) -> None:
     """Write 16-bit mono FLAC whole or not at all. No fsync: hundreds of thousands of small files
     would wait for the disk.
 
     Raises UserError if the disk is full or closed to writing.
     """
-    import soundfile
-
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         # Not by libsndfile, which says "System error." of whatever happens.
-        encoded = io.BytesIO()
-        soundfile.write(encoded, samples, rate_hz, format="FLAC", subtype="PCM_16")
+        encoded = flac(samples, rate_hz=rate_hz)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(encoded.getbuffer())
+        temporary.write_bytes(encoded)
         os.replace(temporary, path)
     except OSError as error:
         why = REFUSED.get(error.errno or 0, error.strerror or str(error))

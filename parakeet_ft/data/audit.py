@@ -141,7 +141,7 @@ def skim(
     texts, and no utterance.
     """
     summary = Summary()
-    largest = max(range(len(paths)), key=lambda i: os.path.getsize(paths[i]))
+    largest = max(range(len(paths)), key=lambda i: _size(paths[i]))
     texts = _SharedTexts()
     for number in sorted(range(len(paths)), key=lambda i: (i == largest, i)):
         chosen = _Sample(sample, seed=number)
@@ -159,6 +159,11 @@ def skim(
             _note_sample(chosen.utterances, names[number], summary)
     summary.notes += texts.notes()
     return summary
+
+
+def _size(name: str | Path) -> int:
+    """Bytes of a manifest; 0 for shards."""
+    return os.path.getsize(name) if os.path.isfile(name) else 0
 
 
 class _Sample:
@@ -209,7 +214,8 @@ def _skim_reason(
     unknown_id: int,
 ) -> tuple[str, str] | None:
     """Why the filters drop an utterance, as far as can be said without its audio."""
-    if "bad_row" not in utterance.extra and not os.path.isfile(utterance.audio_filepath):
+    is_file = "bad_row" not in utterance.extra and utterance.member is None
+    if is_file and not os.path.isfile(utterance.audio_filepath):
         return "missing", ""
     trusted = audio.Measured(duration=utterance.duration, level_dbfs=0.0)
     return reason_to_drop(utterance, trusted, limits=limits, encode=encode, unknown_id=unknown_id)

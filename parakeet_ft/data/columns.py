@@ -128,6 +128,8 @@ def block_of(rows: Iterable[Row], locate: Callable[[str], str] = str) -> Block:
         if member is None:
             members.append((-1, -1, -1))
         else:
+            # Its name is not kept beside its path.
+            assert path == member.path, f"{path} is not {member}"
             file = files.setdefault(member.file, len(files))
             members.append((file, member.start, member.size))
     return Block(

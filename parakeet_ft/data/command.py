@@ -22,6 +22,7 @@ from parakeet_ft.data.report import write_report
 from parakeet_ft.data.splits import SPLITS, SplitRules
 from parakeet_ft.data.summary import Summary, print_summary
 from parakeet_ft.data.text import TextRules, load_replacements
+from parakeet_ft.data.to_shards import check_folder, write_shards_of_splits
 from parakeet_ft.errors import UserError
 
 
@@ -41,7 +42,7 @@ def make_parser(doc: str, *, splits: bool = True) -> argparse.ArgumentParser:
             help="folder for the manifests, audio/ and report.html",
         )
         add_split_flags(parser.add_argument_group("splits"))
-    _add_audio_flags(parser.add_argument_group("audio"))
+    _add_audio_flags(parser.add_argument_group("audio"), shards=splits)
     _add_text_flags(parser.add_argument_group("text"))
     _add_filter_flags(parser.add_argument_group("filters ('off' switches one off)"))
     add_run_flags(parser.add_argument_group("run"))
@@ -139,8 +140,17 @@ def add_split_flags(group, *, sentence_disjoint: bool = True) -> None:
         )
 
 
-def _add_audio_flags(group) -> None:
-    """How audio is read and written."""
+def _add_audio_flags(group, *, shards: bool) -> None:
+    """How audio is read and written; `shards`: if it may be written into shards."""
+    if shards:
+        group.add_argument(
+            "--shards",
+            type=number_type(above=0),
+            metavar="HOURS",
+            help="write DIR/train, DIR/dev and DIR/test as tars of about so many hours (NeMo's "
+            "layout, which data.train=DIR/train reads) and no file for each utterance; reads "
+            "all audio twice",
+        )
     group.add_argument(
         "--in-place", action="store_true", help="refer to the original files and convert nothing"
     )
@@ -235,6 +245,11 @@ def add_run_flags(group, *, filters: bool = True) -> None:
 
 def stages_from(args: argparse.Namespace) -> Stages:
     """The stages that the flags ask for. Raises UserError."""
+    in_shards = getattr(args, "shards", None) is not None
+    if in_shards and args.in_place:
+        raise UserError(
+            "--shards writes audio and --in-place leaves it where it is: expected one of the two."
+        )
     limits = Limits(
         min_duration=args.min_duration,
         max_duration=args.max_duration,
@@ -254,7 +269,10 @@ def stages_from(args: argparse.Namespace) -> Stages:
     )
     stages = Stages(
         audio=AudioStage(
-            convert=not args.in_place, channel=args.channel, max_duration=args.max_duration
+            convert=not args.in_place,
+            channel=args.channel,
+            max_duration=args.max_duration,
+            files=not in_shards,
         ),
         text=text,
         limits=limits,
@@ -371,24 +389,37 @@ def run(
     more than --max-dropped is lost.
     """
     stages = stages or stages_from(args)
+    if not only_examine:
+        check_folder(args.out, shards=not stages.audio.files)
     encode, unknown_id = load_encoder(args.tokenizer)
     total = sum(1 for _ in source())
-    with (
-        open_executor(jobs=args.jobs, scheduler=args.scheduler, slurm=args.slurm) as executor,
-        progress_bar(total, what="audio") as advance,
-    ):
-        summary, ledger = prepare(
-            source,
-            root=root,
-            out=args.out,
-            stages=stages,
-            executor=executor,
-            window=window_of(args),
-            encode=encode,
-            unknown_id=unknown_id,
-            only_examine=only_examine,
-            on_progress=advance,
-        )
+    with open_executor(jobs=args.jobs, scheduler=args.scheduler, slurm=args.slurm) as executor:
+        with progress_bar(total, what="audio") as advance:
+            summary, ledger = prepare(
+                source,
+                root=root,
+                out=args.out,
+                stages=stages,
+                executor=executor,
+                window=window_of(args),
+                encode=encode,
+                unknown_id=unknown_id,
+                only_examine=only_examine,
+                on_progress=advance,
+            )
+        if not stages.audio.files and summary.num_kept:
+            with progress_bar(summary.num_kept, what="shards") as advance:
+                write_shards_of_splits(
+                    source,
+                    ledger,
+                    root=root,
+                    out=args.out,
+                    stage=stages.audio,
+                    hours=args.shards,
+                    executor=executor,
+                    window=window_of(args),
+                    on_progress=advance,
+                )
     with ledger_errors(ledger.path):
         leaks = find_leaks(ledger, pairs=split_pairs(summary))
         ledger.close()
@@ -397,10 +428,9 @@ def run(
     for line in leaks.lines():
         print(f"shared: {line}")
     if not only_examine:
-        print(
-            "manifests: "
-            + " ".join(str(args.out / f"{split}.jsonl") for split in SPLITS if summary.count[split])
-        )
+        what, ending = ("manifests", ".jsonl") if stages.audio.files else ("shards", "")
+        written = (str(args.out / f"{name}{ending}") for name in SPLITS if summary.count[name])
+        print(f"{what}: {' '.join(written)}")
     print(f"report: {report}")
     finish(summary, max_dropped=args.max_dropped)
     return summary
@@ -449,7 +479,7 @@ def absolute(utterances: Iterator[Utterance]) -> Iterator[Utterance]:
     import os
 
     for utterance in utterances:
-        if utterance.pipe is not None:
+        if utterance.pipe is not None or utterance.member is not None:
             yield utterance
         else:
             path = os.path.abspath(utterance.audio_filepath)

@@ -101,8 +101,8 @@ class InlineExecutor(Executor):
 def open_executor(
     *, jobs: int, scheduler: str | None = None, slurm: bool = False, bare: bool = False
 ) -> Iterator[Callable[[], Executor]]:
-    """Yield a function that gives an executor, a new one if the last broke; all are shut down at
-    the end.
+    """Yield a function that gives an executor, a new one if the last broke or is done with; all are
+    shut down at the end.
 
     `scheduler` is the address of a Dask scheduler (tcp://host:port); with `slurm`, dask-jobqueue
     starts `jobs` workers by sbatch, with queue, memory and time from its own configuration
@@ -118,14 +118,20 @@ def open_executor(
         else:
             # Not fork: the parent has a progress bar's thread, whose locks a fork would copy.
             context = multiprocessing.get_context("spawn")
+            before: list[ProcessPoolExecutor] = []
 
             def start() -> Executor:
-                """A pool whose processes have all begun."""
+                """A pool whose processes have all begun; the one before it, which broke or has no
+                more to do, ends.
+                """
+                for pool in before:
+                    pool.shutdown(cancel_futures=True)
                 pool = ProcessPoolExecutor(
                     jobs, mp_context=context, initializer=die_with_parent, initargs=(os.getpid(),)
                 )
                 # After Ctrl-C what waits is not done first.
                 stack.callback(pool.shutdown, cancel_futures=True)
+                before[:] = [pool]
                 # One starts at each task; Ctrl-C while they import is their parent's, too.
                 handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
                 with _no_script() if bare else contextlib.nullcontext():

@@ -18,11 +18,13 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from parakeet_ft.data import audio, splits
-from parakeet_ft.data.audio import AudioError, KaldiPipe, Measured
+from parakeet_ft.data.audio import Measured
+from parakeet_ft.data.audio_file import AudioError, InMemory, KaldiPipe, Member
 from parakeet_ft.data.filters import Limits, reason_to_drop
-from parakeet_ft.data.ledger import Ledger, ledger_errors
+from parakeet_ft.data.ledger import Ledger, Row, ledger_errors
 from parakeet_ft.data.manifest import LineFiles, Utterance
 from parakeet_ft.data.parallel import chunked, map_chunks
 from parakeet_ft.data.splits import SPLITS, SplitRules
@@ -30,6 +32,9 @@ from parakeet_ft.data.summary import Summary
 from parakeet_ft.data.text import TextRules, is_utf8, normalise, text_key
 from parakeet_ft.errors import UserError
 from parakeet_ft.files import atomic_path
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Source = Callable[[], Iterable[Utterance]]
 # Audio files a task: long enough to hide what a task costs, short enough that a kill loses seconds.
@@ -42,13 +47,19 @@ FEWEST_SENTENCES = 100
 @dataclasses.dataclass(frozen=True)
 class AudioStage:
     """What is done to audio. `channel` counts from 0, None averages all. Longer than `max_duration`
-    seconds is not decoded.
+    seconds is not decoded. Without `files`, what is converted is measured only, and to_shards
+    writes it.
     """
 
     convert: bool = True
     rate_hz: int = 16000
     channel: int | None = None
     max_duration: float | None = 30.0
+    files: bool = True
+
+    def measured_by(self) -> tuple:
+        """What decides what measuring shows: the same with files and without."""
+        return self.convert, self.rate_hz, self.channel, self.max_duration
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +82,7 @@ class Stages:
 @dataclasses.dataclass(frozen=True)
 class AudioJob:
     """One stretch of audio to measure and convert; `duration` 0 means to the end of the file,
-    `target` None that nothing is written.
+    `target` None that nothing is written. Where the stage writes no files, it is a name only.
     """
 
     key: str
@@ -81,6 +92,7 @@ class AudioJob:
     target: str | None
     stage: AudioStage
     pipe: KaldiPipe | None = None
+    member: Member | None = None
 
 
 def process_audio(job: AudioJob) -> Measured:
@@ -89,28 +101,32 @@ def process_audio(job: AudioJob) -> Measured:
     """
     stage = job.stage
     try:
-        if (too_long := _too_long(job)) is not None:
+        source = audio.held_in_memory(job.pipe or job.member or job.path)
+        if (too_long := _too_long(job, source)) is not None:
             return too_long
-        samples, rate_hz = audio.decode(
-            job.pipe or job.path, offset=job.offset, duration=job.duration or None
-        )
-        mono = audio.to_mono(samples, channel=stage.channel)
+        samples, rate_hz = audio.decode(source, offset=job.offset, duration=job.duration or None)
         out_hz = stage.rate_hz if job.target else rate_hz
-        mono16 = audio.to_int16(audio.resample(mono, from_hz=rate_hz, to_hz=out_hz))
+        mono16 = as_written(samples, rate_hz, out_hz, stage)
         measured = audio.measure(samples, rate_hz=rate_hz, mono16=mono16, mono16_rate_hz=out_hz)
-        if job.target:
+        if job.target and stage.files:
             audio.write_flac(mono16, Path(job.target), rate_hz=out_hz)
         return measured
     except AudioError as error:
         return Measured(reason=error.reason, detail=str(error))
 
 
-def _too_long(job: AudioJob) -> Measured | None:
+def as_written(samples: np.ndarray, rate_hz: int, out_hz: int, stage: AudioStage) -> np.ndarray:
+    """What a job writes of decoded samples: 16-bit mono at out_hz."""
+    mono = audio.to_mono(samples, channel=stage.channel)
+    return audio.to_int16(audio.resample(mono, from_hz=rate_hz, to_hz=out_hz))
+
+
+def _too_long(job: AudioJob, source: str | KaldiPipe | InMemory) -> Measured | None:
     """What the header shows of a stretch above the limit, which is not decoded; None below it."""
     longest = job.stage.max_duration
-    if longest is None or job.pipe is not None:
+    if longest is None or isinstance(source, KaldiPipe):
         return None
-    info = audio.probe(job.path)
+    info = audio.probe(source)
     seconds = job.duration or info.duration - job.offset
     if seconds <= longest:
         return None
@@ -138,28 +154,32 @@ def audio_job(utterance: Utterance, *, root: Path, out: Path, stage: AudioStage)
             f"{path!r} is a command, and a manifest names files: leave out --in-place, so "
             "that what it writes becomes a file."
         )
-    relative = os.path.relpath(path, root) if utterance.pipe is None else path
+    is_file = utterance.pipe is None and utterance.member is None
+    relative = os.path.relpath(path, root) if is_file else path
     identity = f"{relative}|{utterance.offset:.4f}|{utterance.duration:.4f}".encode(
         "utf-8", "surrogateescape"
     )
-    state = f"|{_state(path)}|{dataclasses.astuple(stage)}".encode()
+    state = _state(utterance.member.file if utterance.member else path)
     target = None
     if stage.convert:
         name = hashlib.blake2b(identity, digest_size=6).hexdigest()
         target = str(out / "audio" / name[:2] / f"{_stem(path)}-{name}.flac")
     return AudioJob(
-        key=hashlib.blake2b(identity + state, digest_size=12).hexdigest(),
+        key=hashlib.blake2b(
+            identity + f"|{state}|{stage.measured_by()}".encode(), digest_size=12
+        ).hexdigest(),
         path=path,
         offset=utterance.offset,
         duration=utterance.duration,
         target=target,
         stage=stage,
         pipe=utterance.pipe,
+        member=utterance.member,
     )
 
 
 def _state(path: str) -> str:
-    """What changes when a file does."""
+    """What changes when a file does; of other machines' shards, that is told by reading them."""
     try:
         found = os.stat(path)
     except (OSError, ValueError):
@@ -224,7 +244,7 @@ def run_audio_stage(
 
 def _is_lost(job: AudioJob, measured: Measured) -> bool:
     """Whether what was written for a job is no longer there."""
-    if measured.reason is not None or job.target is None:
+    if measured.reason is not None or job.target is None or not job.stage.files:
         return False
     return not os.path.exists(job.target)
 
@@ -288,6 +308,7 @@ def _prepared(
         duration=measured.duration,
         offset=0.0 if job.target else utterance.offset,
         pipe=None,
+        member=None if job.target else utterance.member,
     )
 
 
@@ -462,10 +483,10 @@ def _pinned_rules(
         splits.check_named(ledger.group_seconds(), rules=rules)
     groups = ledger.group_seconds(limit=100_000)
     pins: dict[str, str] = {}
-    if not stored and not any((path.parent / f"{name}.jsonl").exists() for name in SPLITS):
+    if not stored and not any(_exists(path.parent, name) for name in SPLITS):
         pins = splits.pin_overfull_splits(groups, rules=rules)
     pins |= splits.pin_empty_splits(groups, rules=_with_pins(rules, stored | pins))
-    pinned = stored | pins
+    pinned = dict(sorted((stored | pins).items()))  # the first run tells them as later ones do
     if pins:
         text = json.dumps(pinned, ensure_ascii=False, indent=1, sort_keys=True)
         with atomic_path(path) as temporary:
@@ -473,6 +494,11 @@ def _pinned_rules(
     if pinned and kind == "speaker":
         notes.append(f"{_pins_told(pinned)}; kept in {path.name}.")
     return _with_pins(rules, pinned)
+
+
+def _exists(out: Path, split: str) -> bool:
+    """Whether an earlier run wrote a split."""
+    return (out / f"{split}.jsonl").exists() or (out / split / "shards.json").exists()
 
 
 def _with_pins(rules: SplitRules, pins: dict[str, str]) -> SplitRules:
@@ -488,7 +514,42 @@ def _pins_told(pinned: dict[str, str]) -> str:
     return f"No speaker's hash fell into {given}"
 
 
-def write_manifests(ledger: Ledger, *, out: Path, only_dropped: bool = False) -> Summary:
+def rows_and_sources(ledger: Ledger, source: Source) -> Iterator[tuple[Row, Utterance]]:
+    """All rows, each with the utterance that it is of. Raises UserError if the source has others
+    meanwhile.
+    """
+    given = iter(source())
+    for row in ledger.rows():
+        utterance = next(given, None)
+        if utterance is None:
+            raise changed()
+        yield row, utterance
+    if next(given, None) is not None:
+        raise changed()
+
+
+def changed() -> UserError:
+    """The error to raise where a source is not what it was when it was measured."""
+    return UserError(
+        "What was given has other utterances than when it was measured: files or lines came or "
+        "went meanwhile. Start the same command again."
+    )
+
+
+def rows_with_sources(ledger: Ledger, source: Source) -> Iterator[Row]:
+    """All rows, those that are kept with where their audio is read from, not written to."""
+    for row, given in rows_and_sources(ledger, source):
+        utterance = dataclasses.replace(
+            row.utterance,
+            audio_filepath=given.audio_filepath,
+            offset=given.offset,
+            pipe=given.pipe,
+            member=given.member,
+        )
+        yield dataclasses.replace(row, utterance=utterance) if row.reason is None else row
+
+
+def write_manifests(rows: Iterable[Row], *, out: Path, only_dropped: bool = False) -> Summary:
     """Write a manifest for each split that has utterances, and dropped.jsonl; an empty split's old
     manifest is removed.
 
@@ -497,14 +558,14 @@ def write_manifests(ledger: Ledger, *, out: Path, only_dropped: bool = False) ->
     summary = Summary()
     with contextlib.ExitStack() as stack:
         files = LineFiles(out, stack)
-        for row in ledger.rows():
+        for row in rows:
             if row.reason is not None:
                 summary.drop(row.utterance, reason=row.reason, detail=row.detail)
                 files.write("dropped", _dropped_line(row.utterance, row.reason, row.detail))
                 continue
             summary.add(row.utterance, split=row.split, measured=row.measured)
             if not only_dropped:
-                files.write(row.split, _kept_line(row.utterance, out))
+                files.write(row.split, kept_line(row.utterance, out))
     names = {"dropped"} if only_dropped else {"dropped", *SPLITS}
     for name in names - set(files.files):
         (out / f"{name}.jsonl").unlink(missing_ok=True)
@@ -525,7 +586,7 @@ def _dropped_line(utterance: Utterance, reason: str, detail: str) -> str:
     return json.dumps(record, ensure_ascii=escaped)
 
 
-def _kept_line(utterance: Utterance, out: Path) -> str:
+def kept_line(utterance: Utterance, out: Path) -> str:
     """One line of a manifest in `out`, with audio below that folder relative to it."""
     path = utterance.audio_filepath
     if path.startswith(str(out) + os.sep):
@@ -552,7 +613,8 @@ def prepare(
 
     `root` is the folder that names audio apart from its place on this machine: the same corpus
     elsewhere gives the same manifests. `only_examine` takes the splits as they come and writes no
-    manifest. Raises UserError if the source has no utterance.
+    manifest; nor is one written where the audio stage writes no files. Raises UserError if the
+    source has no utterance.
     """
     out = Path(os.path.abspath(out))
     ledger = Ledger(out / ".ledger.sqlite")
@@ -577,7 +639,12 @@ def prepare(
                 "at least one row, line or audio file."
             )
         notes = [] if only_examine else assign_splits(ledger, stages=stages, out=out)
-        summary = write_manifests(ledger, out=out, only_dropped=only_examine)
+        in_files = not stages.audio.convert or stages.audio.files
+        summary = write_manifests(
+            ledger.rows() if in_files else rows_with_sources(ledger, source),
+            out=out,
+            only_dropped=only_examine or not in_files,
+        )
         summary.notes += notes
         on_error.pop_all()
     return summary, ledger

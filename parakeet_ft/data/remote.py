@@ -36,6 +36,8 @@ CREDENTIALS = {
 # With pauses of half a second, doubled each time, some 15 s in all.
 TRIES = 6
 PAUSE_SECONDS = 0.5
+# How long a server may say nothing.
+CONNECT_SECONDS, READ_SECONDS = 10, 30
 # Files of servers that give nothing but whole files, and where they lie here.
 _copies: dict[str, str] = {}
 
@@ -134,7 +136,7 @@ def read(stretches: Sequence[Stretch]) -> list[bytes]:
                 failed = True
         if not failed:
             break
-        _pause(tries)
+        _pause(tries, name)
     return [found[number] for number in range(len(stretches))]
 
 
@@ -193,8 +195,16 @@ def _files(name: str) -> Any:
         if scheme.startswith("http"):
             import aiohttp
 
-            waits = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
+            waits = aiohttp.ClientTimeout(
+                total=None, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS
+            )
             options["client_kwargs"] = {"timeout": waits}
+        elif scheme == "s3":
+            options["config_kwargs"] = {
+                "connect_timeout": CONNECT_SECONDS,
+                "read_timeout": READ_SECONDS,
+                "retries": {"max_attempts": 1},
+            }
         return fsspec.filesystem(scheme, **options)
     except ImportError:
         raise UserError(
@@ -215,7 +225,7 @@ def _asked(name: str, ask: Callable[[Any], Found], *, absent: Found) -> Found:
                 return absent
             if _is_final(real) or tries == TRIES - 1:
                 raise _told(name, real, tries + 1) from None
-        _pause(tries)
+        _pause(tries, name)
     raise AssertionError("the last try returns or raises")
 
 
@@ -276,6 +286,9 @@ def _told(name: str, error: BaseException, tries: int) -> UserError:
     return UserError(f"Cannot read {name}{times}: {why}.")
 
 
-def _pause(tries: int) -> None:
-    """Wait longer each time, and not all at the same moment."""
-    time.sleep(PAUSE_SECONDS * 2**tries * random.uniform(0.5, 1))
+def _pause(tries: int, name: str) -> None:
+    """Wait longer each time, and not all at the same moment; said from the second time on."""
+    if tries:
+        print(f"{_server(name)} does not answer as it should; asked again", file=sys.stderr)
+    # A generator of its own: the global one belongs to the run that is repeated to the bit.
+    time.sleep(PAUSE_SECONDS * 2**tries * random.Random().uniform(0.5, 1))

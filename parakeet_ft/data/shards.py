@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+import functools
 import heapq
 import io
 import itertools
@@ -24,7 +24,7 @@ from parakeet_ft.data import audio
 from parakeet_ft.data.manifest import Utterance, parse_line
 from parakeet_ft.data.parallel import map_chunks
 from parakeet_ft.errors import UserError
-from parakeet_ft.files import atomic_path
+from parakeet_ft.files import atomic_path, file_hash
 
 if TYPE_CHECKING:
     from lhotse import MonoCut, Recording
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 # libsndfile, which NeMo reads shards with, knows them.
 COPIED = frozenset((".flac", ".wav", ".ogg", ".opus", ".mp3"))
 FORMATS = ("nemo", "shar")
+# (utterance as its manifest has it, folder of that) -> (bytes, suffix, seconds) of its audio.
+Encode = Callable[[Utterance, str], tuple[bytes, str, float]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,30 +100,35 @@ def write_shards(
     seed: int = 0,
     executor: Callable[[], Executor],
     window: int = 4,
+    encode: Encode | None = None,
     on_progress: Callable[[int, float], None] = lambda count, seconds: None,
 ) -> dict:
     """Write all shards; those that an earlier run with the same manifest and options finished are
-    kept. Returns what shards.json of the NeMo layout holds.
+    kept. Returns what shards.json of the NeMo layout holds. `encode`: where the audio comes from,
+    if not from the files that the manifest names.
 
     Raises UserError naming the utterance whose audio cannot be read.
     """
     out = Path(os.path.abspath(out))
     shards = plan_shards(manifest, out=out, hours=hours, format=format, seed=seed)
     identity = {
-        "manifest_sha256": hashlib.sha256(Path(manifest).read_bytes()).hexdigest(),
+        "manifest_sha256": file_hash(Path(manifest)),
         "hours": hours,
         "format": format,
         "seed": seed,
     }
-    _forget_others(_state(out), identity)
+    _forget_others(out, identity)
+    if format == "nemo":
+        # Said before the first shard is there, so that a part is never read as the whole.
+        _describe(out, identity, [{"number": shard.number} for shard in shards])
     done = {}
     for shard in shards:
-        if _done_path(shard).is_file():
-            done[shard.number] = json.loads(_done_path(shard).read_text())
-            on_progress(len(shard.offsets), done[shard.number]["seconds"])
+        if (known := _finished(shard)) is not None:
+            done[shard.number] = known
+            on_progress(len(shard.offsets), known["seconds"])
     todo = [[shard] for shard in shards if shard.number not in done]
     for chunk, results in map_chunks(
-        write_chunk,
+        functools.partial(write_chunk, encode=encode or encoded),
         todo,
         executor=executor,
         window=window,
@@ -131,27 +138,53 @@ def write_shards(
             raise UserError(results[0]["error"])
         done[chunk[0].number] = results[0]
         on_progress(len(chunk[0].offsets), results[0]["seconds"])
-    described = identity | {"shards": [done[number] for number in sorted(done)]}
+    finished = [done[number] for number in sorted(done)]
     if format == "nemo":
         _write_whole_manifest(out, sorted(done))
-        with atomic_path(out / "shards.json") as temporary:
-            temporary.write_text(json.dumps(described, indent=1) + "\n")
-    return described
+        _describe(out, identity, finished)
+    return identity | {"shards": finished}
 
 
-def _forget_others(state: Path, identity: dict) -> None:
-    """Remove what a run with another manifest or other options noted."""
+def _describe(out: Path, identity: dict, shards: list[dict]) -> None:
+    """Write shards.json, which says how many shards belong together."""
+    with atomic_path(out / "shards.json") as temporary:
+        temporary.write_text(json.dumps(identity | {"shards": shards}, indent=1) + "\n")
+
+
+def _forget_others(out: Path, identity: dict) -> None:
+    """Remove what a run with another manifest or other options noted, and its shards."""
+    state = _state(out)
     started = state / "started.json"
     if started.is_file() and json.loads(started.read_text()) == identity:
         return
+    if (described := out / "shards.json").is_file():
+        for shard in json.loads(described.read_text())["shards"]:
+            for path in _files_of(out, shard["number"]):
+                path.unlink(missing_ok=True)
     shutil.rmtree(state, ignore_errors=True)
     with atomic_path(started) as temporary:
         temporary.write_text(json.dumps(identity))
 
 
+def _files_of(out: Path, number: int) -> list[Path]:
+    """The files of a shard in NeMo's layout: its tar, its lines, and an index of each."""
+    tar = out / f"audio_{number}.tar"
+    lines = out / "sharded_manifests" / f"manifest_{number}.json"
+    return [tar, lines, Path(f"{tar}.idx"), Path(f"{lines}.idx")]
+
+
 def _done_path(shard: Shard) -> Path:
     """The file that says that a shard is whole."""
     return _state(Path(shard.out)) / f"done_{shard.number}.json"
+
+
+def _finished(shard: Shard) -> dict | None:
+    """What was noted of a shard that an earlier run finished and that is still there."""
+    path = _done_path(shard)
+    if not path.is_file():
+        return None
+    known = json.loads(path.read_text())
+    return known if (Path(shard.out) / known.get("tar", "")).exists() else None
 
 
 def _state(out: Path) -> Path:
@@ -161,12 +194,13 @@ def _state(out: Path) -> Path:
     return out.with_name(f".{out.name}.state")
 
 
-def write_chunk(shards: list[Shard]) -> list[dict]:
+def write_chunk(shards: list[Shard], *, encode: Encode) -> list[dict]:
     """For a worker: errors come back as a message."""
     out = []
     for shard in shards:
         try:
-            result = {"nemo": write_nemo_shard, "shar": write_shar_shard}[shard.format](shard)
+            write = {"nemo": write_nemo_shard, "shar": write_shar_shard}[shard.format]
+            result = write(shard, encode)
             with atomic_path(_done_path(shard)) as temporary:
                 temporary.write_text(json.dumps(result))
         except UserError as error:
@@ -176,37 +210,29 @@ def write_chunk(shards: list[Shard]) -> list[dict]:
 
 
 def read_lines(shard: Shard) -> Iterator[Utterance]:
-    """The utterances of a shard with absolute audio paths."""
-    folder = os.path.dirname(shard.manifest)
+    """The utterances of a shard as the manifest has them."""
     with open(shard.manifest, "rb") as lines:
         for offset in shard.offsets:
             lines.seek(offset)
-            utterance = parse_line(
+            yield parse_line(
                 lines.readline().decode("utf-8", "replace"), f"{shard.manifest} byte {offset}"
             )
-            yield dataclasses.replace(
-                utterance,
-                audio_filepath=os.path.normpath(os.path.join(folder, utterance.audio_filepath)),
-            )
 
 
-def encoded(utterance: Utterance) -> tuple[bytes, str, float]:
+def encoded(utterance: Utterance, folder: str) -> tuple[bytes, str, float]:
     """(bytes, suffix, seconds) of an utterance's audio: the file as it is, or its part as FLAC at
     the file's rate. Raises AudioError.
     """
-    import soundfile
-
-    path, suffix = utterance.audio_filepath, Path(utterance.audio_filepath).suffix.lower()
+    path = os.path.normpath(os.path.join(folder, utterance.audio_filepath))
+    suffix = Path(path).suffix.lower()
     info = audio.probe(path)
     if suffix in COPIED and not utterance.offset and abs(info.duration - utterance.duration) < 0.01:
         return Path(path).read_bytes(), suffix, info.duration
     samples, rate_hz = audio.decode(path, offset=utterance.offset, duration=utterance.duration)
-    buffer = io.BytesIO()
-    soundfile.write(buffer, audio.to_int16(samples), rate_hz, format="FLAC", subtype="PCM_16")
-    return buffer.getvalue(), ".flac", len(samples) / rate_hz
+    return audio.flac(audio.to_int16(samples), rate_hz=rate_hz), ".flac", len(samples) / rate_hz
 
 
-def write_nemo_shard(shard: Shard) -> dict:
+def write_nemo_shard(shard: Shard, encode: Encode) -> dict:
     """audio_N.tar, sharded_manifests/manifest_N.json and an offset index of each.
 
     Layout of NeMo 3.0.0 (nemo/collections/common/data/lhotse/nemo_adapters.py,
@@ -214,9 +240,8 @@ def write_nemo_shard(shard: Shard) -> dict:
     index as of indexed_adapters.py, create_index and create_tar_index. The same input gives the
     same bytes.
     """
-    out = Path(shard.out)
-    tar_path = out / f"audio_{shard.number}.tar"
-    manifest_path = out / "sharded_manifests" / f"manifest_{shard.number}.json"
+    out, folder = Path(shard.out), os.path.dirname(shard.manifest)
+    tar_path, manifest_path, *_ = _files_of(out, shard.number)
     seconds = 0.0
     lines = []
     offsets = []
@@ -225,7 +250,7 @@ def write_nemo_shard(shard: Shard) -> dict:
         tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar,
     ):
         for number, utterance in enumerate(read_lines(shard)):
-            data, suffix, duration = encoded(utterance)
+            data, suffix, duration = encode(utterance, folder)
             member = tarfile.TarInfo(f"{shard.number}_{number:06d}{suffix}")
             member.size = len(data)
             offsets.append(tar.offset)
@@ -271,12 +296,12 @@ def _write_whole_manifest(out: Path, numbers: list[int]) -> None:
             whole.write((out / "sharded_manifests" / f"manifest_{number}.json").read_bytes())
 
 
-def write_shar_shard(shard: Shard) -> dict:
+def write_shar_shard(shard: Shard, encode: Encode) -> dict:
     """cuts.N.jsonl.gz and recording.N.tar, written by Lhotse itself."""
     from lhotse import Recording
     from lhotse.shar import SharWriter
 
-    out = Path(shard.out)
+    out, folder = Path(shard.out), os.path.dirname(shard.manifest)
     seconds = 0.0
     count = 0
     staging = _state(out) / f"staging_{shard.number:06d}"
@@ -291,7 +316,9 @@ def write_shar_shard(shard: Shard) -> dict:
     ) as writer:
         for number, utterance in enumerate(read_lines(shard)):
             recording_id = f"{shard.number}-{number:06d}"
-            recording = Recording.from_bytes(encoded(utterance)[0], recording_id=recording_id)
+            recording = Recording.from_bytes(
+                encode(utterance, folder)[0], recording_id=recording_id
+            )
             writer.write(_cut(utterance, recording))
             seconds += recording.duration
             count += 1

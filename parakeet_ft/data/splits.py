@@ -189,7 +189,7 @@ def split_manifests(
         files = LineFiles(out, stack)
         for utterance in _all(paths):
             split = split_of(group_of(utterance, split_by), rules=rules)
-            path = _path_from(out, utterance.audio_filepath)
+            path = path_from(out, utterance.audio_filepath)
             files.write(split, dataclasses.replace(utterance, audio_filepath=path).to_json())
     return [name for name in SPLITS if name in files.files]
 
@@ -225,7 +225,7 @@ def _seconds_by_group(paths: Sequence[str | Path], split_by: str) -> dict[str, f
     return seconds
 
 
-def _path_from(out: Path, path: str) -> str:
+def path_from(out: Path, path: str) -> str:
     """A path as a manifest in `out` names it: relative if it is inside, else absolute."""
     if path.startswith(str(out) + os.sep):
         return os.path.relpath(path, out)

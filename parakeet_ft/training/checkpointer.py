@@ -151,17 +151,17 @@ class Checkpointer(pl.Callback):
         position = lightning_2_4.completed_batches(trainer)
         if position == self._saved_position and not self._due:
             return
-        begun = time.monotonic()
         self._wait()  # one copy in memory, and the older checkpoint first
+        begun = time.monotonic()
         content = lightning_2_4.checkpoint_of(trainer)
         copied = False
         if trainer.is_global_zero:
             copied = self._begin(trainer, content)
+        self._standing += time.monotonic() - begun
         if not self._highest(copied):
             self._wait()
         self._due = self._validated = False
         self._saved_position, self._last_save = position, time.monotonic()
-        self._standing += time.monotonic() - begun
 
     def _begin(self, trainer: pl.Trainer, content: dict[str, Any]) -> bool:
         """Have the thread write this step; whether training may go on meanwhile."""
@@ -201,6 +201,7 @@ class Checkpointer(pl.Callback):
             if self.writer.busy and time.monotonic() - begun > next_words:
                 self.say([f"waiting for the disk: {self.writer.progress()}"])
                 next_words += WORDS_EVERY
+        self._standing += time.monotonic() - begun
         if self._highest(self.writer.failed):
             ranks.on_first(self.writer.check)
 

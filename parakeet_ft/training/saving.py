@@ -165,4 +165,4 @@ class Background:
             self._work.result()
 
     def progress(self) -> str:
-        return f"{self.name}, {self.written / 1e9:.1f} of {self.total / 1e9:.1f} GB written"
+        return f"{self.name}, {self.written / 1e9:.2f} of {self.total / 1e9:.2f} GB written"

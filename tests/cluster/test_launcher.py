@@ -171,6 +171,8 @@ TRAINER = {
     "strategy": "auto",
     "precision": "auto",
     "timeout_minutes": 5,
+    "tf32": True,
+    "activation_checkpointing": "auto",
 }
 
 

@@ -26,7 +26,8 @@ def train(cfg, manifest, *, strategy="ddp", twice=False, overrides=(), spoilt=No
     from parakeet_ft.training import adaptation, bad_batches, distillation, fine_tuner, optim
 
     class After(pl.Callback):
-        states: list = []  # noqa: RUF012
+        def __init__(self):
+            self.states = []
 
         def on_train_batch_end(self, trainer, module, outputs, batch, batch_index):
             found = module.model.state_dict()
@@ -42,7 +43,6 @@ def train(cfg, manifest, *, strategy="ddp", twice=False, overrides=(), spoilt=No
 
     fine_tuner.seed_everything(0)
     model, after = ASRModel.from_config_dict(cfg), After()
-    after.states = []
     config = composition.compose("finetune", ["optim.lr=1e-3", *overrides])
     teacher = distillation.build_teacher(model, **config["distillation"])
     learning = config["adaptation"] | {"freeze_batch_norm": False}

@@ -243,7 +243,7 @@ def test_a_missing_package_is_named_with_what_installs_it(monkeypatch):
 def test_workers_read_elsewhere_though_this_process_did_before(corpus, serve, start):
     import torch
 
-    from parakeet_ft.batches.loaders import BatchDataset
+    from parakeet_ft.batches.loaders import BatchDataset, as_float
 
     server = serve(corpus)
     found = read(f"{server.url}/nemo")
@@ -259,7 +259,7 @@ def test_workers_read_elsewhere_though_this_process_did_before(corpus, serve, st
     expected = heard(read(corpus / "nemo"))
     for batch, (samples, lengths, *_) in zip(batches, loader, strict=True):
         for row, index in enumerate(batch):
-            ours = samples[row, : lengths[row]].numpy().tobytes()
+            ours = as_float(samples[row, : lengths[row]]).numpy().tobytes()
             assert ours == expected[found[index].text]
 
 

@@ -16,7 +16,7 @@ from parakeet_ft.errors import UserError
 from parakeet_ft.model import checkpointing
 from parakeet_ft.run import composition
 from parakeet_ft.training import batch_size
-from parakeet_ft.training.checkpoints import random_states
+from parakeet_ft.training.random_states import random_states
 
 CPU = {
     "strategy": "none",
@@ -247,6 +247,7 @@ def test_a_gpus_batch_is_what_fits_less_a_margin_and_an_impossible_one_is_told(
     def step(seconds, limit=30.0):
         if seconds > limit:
             raise torch.OutOfMemoryError("CUDA out of memory")
+        return seconds
 
     monkeypatch.setattr(trial, "step", step)
     found = trial.on_gpu(100.0)

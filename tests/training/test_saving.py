@@ -114,7 +114,7 @@ def test_work_in_the_background_is_waited_for_and_its_failure_is_raised_to_who_a
     assert background.failed and not background.busy
     with pytest.raises(ValueError, match="no disk"):
         background.check()
-    assert background.progress() == "x.ckpt, 0.0 of 0.0 GB written"
+    assert background.progress() == "x.ckpt, 0.00 of 0.00 GB written"
 
 
 def test_a_copy_is_made_only_where_memory_has_room_beside_it(monkeypatch):

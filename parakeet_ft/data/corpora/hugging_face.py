@@ -5,10 +5,15 @@ written out once and then read as files.
 from __future__ import annotations
 
 import hashlib
+import io
+import os
+import tarfile
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from parakeet_ft.data import tars
+from parakeet_ft.data.audio_file import Member
 from parakeet_ft.data.corpora.table import SPEAKER_COLUMNS, TEXT_COLUMNS
 from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.errors import UserError
@@ -16,6 +21,49 @@ from parakeet_ft.files import atomic_path
 
 # The library's names of splits -> ours.
 SPLIT_NAMES = {"train": "train", "validation": "dev", "valid": "dev", "dev": "dev", "test": "test"}
+
+
+class AudioTar:
+    """Audio bytes in one tar, each content once; where a file for each would be too many."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(os.path.abspath(path))
+        self.members: dict[str, Member] = {}
+        self.tar: tarfile.TarFile | None = None
+        if self.path.is_file():
+            try:
+                offsets = tars.index_of(str(self.path), write_beside=False)
+                for member in tars.members(str(self.path), offsets):
+                    self.members[Path(member.name).stem] = member
+            except UserError:  # a run was killed while it wrote
+                self.path.unlink()
+
+    def __enter__(self) -> None:
+        """What is added can be read at the end."""
+
+    def __exit__(self, *error: object) -> None:
+        if self.tar is not None:
+            self.tar.close()
+            self.tar = None
+
+    def add(self, content: bytes, *, suffix: str) -> Member:
+        """The member with this content."""
+        digest = _digest(content)
+        if digest not in self.members:
+            if self.tar is None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self.tar = tarfile.open(self.path, "a", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+            header = tarfile.TarInfo(digest + suffix)
+            header.size = len(content)
+            start = self.tar.offset + tars.HEADER
+            self.tar.addfile(header, io.BytesIO(content))
+            self.members[digest] = Member(str(self.path), header.name, start, header.size)
+        return self.members[digest]
+
+
+def _digest(content: bytes) -> str:
+    """What names a content."""
+    return hashlib.blake2b(content, digest_size=10).hexdigest()
 
 
 def load_hugging_face(
@@ -53,14 +101,30 @@ def _is_saved(folder: Path) -> bool:
 def read_hugging_face(
     parts: dict[str, Any],
     *,
-    keep_audio_in: Path,
+    keep_audio_in: Path | AudioTar,
     audio_column: str | None = None,
     text_column: str | None = None,
     speaker_column: str | None = None,
 ) -> Iterator[Utterance]:
     """Yield the rows. Audio that the dataset holds as bytes goes to `keep_audio_in`, named by its
-    content; paths are used as they are.
+    content; paths are used as they are. What goes into a tar can be read once all rows were.
     """
+    columns = (audio_column, text_column, speaker_column)
+    if isinstance(keep_audio_in, AudioTar):
+        with keep_audio_in:
+            yield from _rows(parts, keep_audio_in, *columns)
+    else:
+        yield from _rows(parts, keep_audio_in, *columns)
+
+
+def _rows(
+    parts: dict[str, Any],
+    keep_audio_in: Path | AudioTar,
+    audio_column: str | None,
+    text_column: str | None,
+    speaker_column: str | None,
+) -> Iterator[Utterance]:
+    """The rows of all parts. Raises UserError for a column that is not there."""
     import datasets
 
     for split, part in parts.items():
@@ -78,12 +142,14 @@ def read_hugging_face(
             extra = _further_fields(row, used=(audio_column, text_column, speaker_column))
             if split in SPLIT_NAMES and len(parts) > 1:
                 extra["split"] = SPLIT_NAMES[split]
+            path, member = _audio(row[audio_column], keep_audio_in, extra)
             yield Utterance(
-                audio_filepath=_audio_path(row[audio_column], keep_audio_in, extra),
+                audio_filepath=path,
                 duration=0.0,
                 text=row[text_column] or "",
                 speaker=_name(row.get(speaker_column)),
                 extra=extra,
+                member=member,
             )
 
 
@@ -116,24 +182,30 @@ def _further_fields(row: dict[str, Any], *, used: Collection[str | None]) -> dic
     return extra
 
 
-def _audio_path(cell: Any, folder: Path, extra: dict[str, Any]) -> str:
-    """The path in a cell, or that of a file with its bytes; without either, a word in `extra`."""
+def _audio(cell: Any, place: Path | AudioTar, extra: dict[str, Any]) -> tuple[str, Member | None]:
+    """The path in a cell, or that of a file or member with its bytes; without either, a word in
+    `extra`.
+    """
     if isinstance(cell, str):
-        return cell
+        return cell, None
     cell = cell or {}
     content = cell.get("bytes")
     name = cell.get("path") or ""
     if not content and not name:
         extra["bad_row"] = "no audio in this row"
-        return str(folder)
+        return str(place.path if isinstance(place, AudioTar) else place), None
     if content is None:
-        return name
-    return str(_written_once(content, folder, suffix=Path(name).suffix))
+        return name, None
+    suffix = Path(name).suffix
+    if isinstance(place, AudioTar):
+        member = place.add(content, suffix=suffix)
+        return member.path, member
+    return str(_written_once(content, place, suffix=suffix)), None
 
 
 def _written_once(content: bytes, folder: Path, *, suffix: str) -> Path:
     """A file in `folder` with this content, named by it."""
-    digest = hashlib.blake2b(content, digest_size=10).hexdigest()
+    digest = _digest(content)
     path = folder / digest[:2] / (digest + suffix)
     if not path.exists():
         with atomic_path(path) as temporary:

@@ -1,13 +1,15 @@
 """Existing NeMo manifests, line by line: a line that is broken is a row with a reason, not the
-end.
+end; and shards, as training names them (`layouts`).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from parakeet_ft.data import layouts, sources, storage
 from parakeet_ft.data.corpora.folder import existing_file
 from parakeet_ft.data.manifest import ManifestError, Utterance, parse_line
 
@@ -30,6 +32,9 @@ def read_manifests(
     manifest's name in the field `split`.
     """
     for number, path in enumerate(paths):
+        if not _is_plain(path):
+            yield from _of_shards(str(path), splits[number] if splits else None)
+            continue
         path = existing_file(path, what="manifest")
         folder, name = str(path.parent), str(path)
         with path.open(encoding="utf-8", errors="surrogateescape") as lines:
@@ -51,6 +56,23 @@ def read_manifests(
                     utterance.speaker,
                     extra,
                 )
+
+
+def _is_plain(path: str | Path) -> bool:
+    """Whether a name is that of a manifest of single files of this machine, or of nothing."""
+    name = str(path)
+    is_other = storage.is_remote(name) or layouts.RANGE.search(name) or layouts.names_lines(name)
+    if not is_other:
+        return True
+    return os.path.isfile(name) and layouts.expand(name)[0].kind == "manifest"
+
+
+def _of_shards(name: str, split: str | None) -> Iterator[Utterance]:
+    """The utterances of shards, or of another machine. Raises UserError for the first bad line."""
+    for source in layouts.expand(name):
+        for utterance in sources.stream(source):
+            extra = utterance.extra | ({"split": split} if split else {})
+            yield dataclasses.replace(utterance, extra=extra)
 
 
 def split_names(paths: Sequence[str | Path]) -> list[str]:
