@@ -43,6 +43,7 @@ OURS: dict[str, list[str]] = {
 }
 # Runs train in processes of their own; what this one computes comes in turn.
 LOCK = threading.Lock()
+COMPOSING = threading.Lock()  # Hydra composes one configuration at a time
 
 
 @contextlib.contextmanager
@@ -98,7 +99,8 @@ def composed(arguments: Sequence[str]) -> dict[str, Any]:
     """The whole configuration of recipes/finetune.py."""
     from parakeet_ft.run import composition
 
-    return composition.compose("finetune", composition.expand_shorthand(list(arguments)))
+    with COMPOSING:
+        return composition.compose("finetune", composition.expand_shorthand(list(arguments)))
 
 
 def make(way: str, job: Job, sets: dict[str, Corpus]) -> dict[str, Any]:
