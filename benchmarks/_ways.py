@@ -134,7 +134,7 @@ def _trained(way: str, job: Job) -> Path:
     folder, key = job.run_dir(way), job.key(way)
     marker = folder / "trained.json"
     with contextlib.suppress(ValueError):
-        if read_json(marker)["key"] == key:
+        if read_json(marker)["key"] == key and (folder / "best.nemo").is_file():
             return folder
     _emptied(folder)
     command = [

@@ -31,6 +31,7 @@ import numpy as np
 from rich.console import Console
 
 from parakeet_ft import preflight
+from parakeet_ft.data.command import number_type
 from parakeet_ft.data.corpus import Corpus
 from parakeet_ft.errors import UserError, exit_on_user_error
 from parakeet_ft.files import DEMO, file_hash, json_hash, read_json, write_json
@@ -40,6 +41,7 @@ from parakeet_ft.settings.finetune import Finetune, read_finetune
 
 DOMAINS = ("demo", "digits", "adults", "children")
 WAYS = ("nemo_stock", "nemo_sensible", "nemo_selected", "ours", "lora")
+COUNT = number_type(lowest=1, whole=True)
 ROLES = {"train": "train", "validation": "dev", "test": "test"}
 
 
@@ -192,11 +194,14 @@ def show(domain: Domain, found: dict[str, Any], args: argparse.Namespace) -> dic
 
 
 def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
+    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
 def _numbers(text: str) -> list[int]:
-    return [int(name) for name in _names(text)]
+    names = _names(text)
+    if not names or not all(name.isdecimal() for name in names):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected whole numbers, such as 1,2,3")
+    return [int(name) for name in names]
 
 
 def read_arguments() -> argparse.Namespace:
@@ -207,19 +212,25 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument(
         "overrides", nargs="*", help="settings of recipes/finetune.py, such as model=base.nemo"
     )
-    parser.add_argument("--domains", type=_names, default=list(DOMAINS), metavar="A,B")
+    parser.add_argument(
+        "--domains",
+        type=_names,
+        default=list(DOMAINS),
+        metavar="A,B",
+        help=f"demo, or folders in --data; default {','.join(DOMAINS)}",
+    )
     parser.add_argument(
         "--ways",
         type=_names,
         default=list(WAYS),
         metavar="A,B",
-        help=f"of {', '.join(_ways.TITLES)}; default %(default)s",
+        help=f"of {', '.join(_ways.TITLES)}; default all but no_replay",
     )
     parser.add_argument("--seeds", type=_numbers, default=[1, 2, 3], metavar="1,2,3")
-    parser.add_argument("--passes", type=int, default=5, help="default %(default)s")
+    parser.add_argument("--passes", type=COUNT, default=5, help="default %(default)s")
     parser.add_argument("--data", type=Path, default=Path("data/domains"), metavar="FOLDER")
     parser.add_argument("--out", type=Path, default=Path("outputs/forgetting"), metavar="FOLDER")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one core each")
+    parser.add_argument("--jobs", type=COUNT, default=1, help="runs at a time, one core each")
     parser.add_argument("--markdown", action="store_true")
     parser.add_argument("--python", default=sys.executable)
     return parser.parse_args()
