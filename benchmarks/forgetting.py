@@ -89,9 +89,9 @@ def kept(path: Path, key: str, make: Callable[[], dict[str, Any]]) -> dict[str, 
     with contextlib.suppress(ValueError):
         if (found := read_json(path)).get("key") == key:
             return found
-    begun = time.time()
+    commit, begun = git_commit(), time.time()
     made = make()
-    about = {"key": key, "commit": git_commit(), "seconds": round(time.time() - begun, 1)}
+    about = {"key": key, "commit": commit, "seconds": round(time.time() - begun, 1)}
     write_json(path, about | made)
     return about | made
 
