@@ -135,17 +135,9 @@ class Reference:
     terms_weight: float = 0.0
 
     @classmethod
-    def of(
-        cls,
-        utterances: Sequence[Utterance],
-        before: Sequence[str],
-        *,
-        terms: Sequence[str] = (),
-        terms_weight: float = 0.0,
-    ) -> Reference:
+    def of(cls, utterances: Sequence[Utterance], before: Sequence[str]) -> Reference:
         """Of a set and the checkpoint's transcripts of it."""
-        texts, speakers = [u.text for u in utterances], [u.speaker for u in utterances]
-        return cls(texts, speakers, before, terms, terms_weight)
+        return cls([u.text for u in utterances], [u.speaker for u in utterances], before)
 
     def count(self, after: Sequence[str]) -> Counts:
         """Errors of other weights' transcripts."""

@@ -192,6 +192,21 @@ def term_scores(
     return rates(*map(int, found.by_utterance.sum(axis=0))) | {"terms": rows}
 
 
+def validation_metrics(
+    references: Sequence[str], hypotheses: Sequence[str], terms: Sequence[str]
+) -> dict[str, float]:
+    """The keyword error rate, and how many were falsely heard for each that was said; nothing where
+    none was said.
+    """
+    said, recognised, heard = count_terms(references, hypotheses, terms).by_utterance.sum(axis=0)
+    if not said:
+        return {}
+    return {
+        "val_ker": float((said - recognised) / said),
+        "val_false_terms": float((heard - recognised) / said),
+    }
+
+
 def find_terms(
     domain: Sequence[str],
     general: Sequence[str],

@@ -1,5 +1,6 @@
 """The score of weights is what it would be on average over sets like these."""
 
+import dataclasses
 import itertools
 import math
 
@@ -146,7 +147,7 @@ WORDS_RIGHT = ["quack seven two", "turn left now", "climb and maintain", "quack 
 
 def judged(after, *, weight, terms=("squawk",), before=BASE):
     said = [Utterance(f"{i}.wav", 1.0, text) for i, text in enumerate(SAID)]
-    domain = Reference.of(said, before, terms=terms, terms_weight=weight)
+    domain = dataclasses.replace(Reference.of(said, before), terms=terms, terms_weight=weight)
     return Judge(domain, None, None, 0.5)(after, None)
 
 
