@@ -15,10 +15,11 @@ from parakeet_ft.data import cache, sources
 from parakeet_ft.data.corpus import Corpus
 from parakeet_ft.distributed import launcher, ranks
 from parakeet_ft.errors import UserError
-from parakeet_ft.files import json_hash
+from parakeet_ft.files import file_hash, json_hash
+from parakeet_ft.run import terms
 from parakeet_ft.run.composition import compose, expand_shorthand, show_help, split_options
 from parakeet_ft.settings.finetune import SETS, Data, Finetune, WeightedManifest, read_finetune
-from parakeet_ft.training import driver, host, memory
+from parakeet_ft.training import driver, host, memory, validation_subset
 
 
 def check_settings(config: dict[str, Any]) -> Finetune:
@@ -105,6 +106,7 @@ def check_inputs(settings: Finetune) -> dict[str, Corpus]:
     """
     sets = read_manifests(settings.data, thorough=True)
     check_data(settings.data, sets)
+    check_terms(settings, sets)
     check_checkpoint(settings, sets)
     return sets
 
@@ -121,6 +123,20 @@ def check_data(data: Data, sets: dict[str, Corpus]) -> None:
     overlap = known_overlap(sets, allowed=data.allow_overlap)
     for warning in [*overlap, *check_replay(data), *check_choice(sets)]:
         print(f"warning: {warning}", file=sys.stderr)
+
+
+def check_terms(settings: Finetune, sets: dict[str, Corpus]) -> None:
+    """Raise UserError for terms that cannot be used; warn of those that nothing can be said of."""
+    asked = settings.evaluation
+    if asked.terms is None:
+        return
+    references = validation_subset.texts(
+        sets["validation"], hours=asked.subset_hours, seed=settings.seed
+    )
+    found = terms.resolve(asked, sets, references=references)
+    if found is not None and not found.occurrences:
+        told = terms.never_said(asked, found, references)
+        print(f"warning: {told} Validations will say nothing of them.", file=sys.stderr)
 
 
 def known_overlap(sets: dict[str, Corpus], *, allowed: bool) -> list[str]:
@@ -187,6 +203,8 @@ def identity_of(settings: Finetune) -> dict[str, Any]:
     found = set_facts(settings.data)
     if noise and os.path.isfile(noise):
         found["noise"] = sources.facts((WeightedManifest(noise),))
+    if listed := terms.file_of(settings.evaluation):
+        found["terms"] = {"sha256": file_hash(listed)}
     return identity(settings.as_config(), found, locate(settings.model.source))
 
 

@@ -22,9 +22,12 @@ from parakeet_ft.distributed import ranks
 from parakeet_ft.export import nemo
 from parakeet_ft.model import attention, objective, parts, restore, spec_augment, vocabulary
 from parakeet_ft.report import report
+from parakeet_ft.report.terms import compare_terms
+from parakeet_ft.run import terms
 from parakeet_ft.run.console import Narrator, link_latest
 from parakeet_ft.run.provenance import Run
 from parakeet_ft.scoring import normalization, selection, wer
+from parakeet_ft.scoring.terms import validation_metrics
 from parakeet_ft.settings.finetune import Evaluation, Finetune
 from parakeet_ft.training import (
     adaptation,
@@ -98,14 +101,15 @@ class Scored:
 
 @dataclasses.dataclass(frozen=True)
 class Watched:
-    """What is scored while training and choosing: sets, the checkpoint's scores on them, and the
-    encoder's precision.
+    """What is scored while training and choosing: sets, the checkpoint's scores on them, the
+    encoder's precision, and the domain's terms.
     """
 
     sets: Sets
     indices: dict[str, Sequence[int] | None]
     before: Scored
     precision: str
+    terms: terms.Terms | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -371,11 +375,16 @@ def _watched(job: Job, student: Student, before: Scored, sets: Sets) -> Watched:
     texts = {key: _taken(before.texts[key], taken) for key, taken in indices.items()}
     subset = validation_subset.facts(sets, indices)
     job.run.record(evaluation={"precision": precision, "final_precision": "32", "subset": subset})
+    references = [u.text for u in part["validation"]]
+    named = terms.resolve(asked, sets, references=references)
+    if named:
+        job.run.record(terms=named.facts())
+        job.say.lines(named.lines())
     if precision != "32":
         job.say.lines([f"validations in {precision}, the figures before and after in float32"])
     if subset:
         job.say.lines([validation_subset.line(subset)])
-    return Watched(part, indices, _score(job, texts, part), precision)
+    return Watched(part, indices, _score(job, texts, part), precision, named)
 
 
 def _taken(texts: Sequence[str], indices: Sequence[int] | None) -> list[str]:
@@ -401,6 +410,7 @@ def _build_tuner(
         guard_tolerance=settings.evaluation.guard_tolerance,
         batch_seconds=settings.evaluation.batch_seconds,
         judge=_judge(settings.evaluation, watched),
+        terms=watched.terms.terms if watched.terms else (),
         teacher=prepared.teacher,
         bad_batches=bad,
         precision=student.devices["precision"],
@@ -415,6 +425,10 @@ def _judge(settings: Evaluation, watched: Watched) -> selection.Judge:
         key: selection.Reference.of(watched.sets[key], texts)
         for key, texts in watched.before.texts.items()
     }
+    if watched.terms:
+        found["validation"] = dataclasses.replace(
+            found["validation"], terms=watched.terms.terms, terms_weight=watched.terms.weight
+        )
     return selection.Judge(
         domain=found["validation"],
         guard=found.get("guard_validation"),
@@ -625,6 +639,7 @@ def write_report(
             steps=fitted.tuner.global_step,
             guard_tolerance=evaluation.guard_tolerance,
             problem=_problem(job, fitted.watched, chosen, before, after, sets),
+            terms=_terms(fitted.watched, before, after, sets),
         )
     )
     ranks.on_first(lambda: report.write_report(result, job.run_dir, examples=evaluation.examples))
@@ -634,6 +649,17 @@ def write_report(
     run.finish(say.phases)  # last: a run that is finished is not continued
     say.finish(result, job.run_dir)
     return result
+
+
+def _terms(watched: Watched, before: Scored, after: Scored, sets: Sets) -> dict[str, Any] | None:
+    """What was won of the domain's terms, for the report; None without terms."""
+    if watched.terms is None or not watched.terms.terms:
+        return None
+    named = watched.terms.terms
+    references = [u.text for u in watched.sets["validation"]]
+    found = compare_terms(sets["test"], before.texts["test"], after.texts["test"], terms=named)
+    seen = validation_metrics(references, watched.before.texts["validation"], named)
+    return found | {"watched": seen, "weight": watched.terms.weight, "origin": watched.terms.origin}
 
 
 def _problem(

@@ -15,6 +15,7 @@ from typing import Any
 
 from parakeet_ft.data import audio
 from parakeet_ft.data.audio_file import Member
+from parakeet_ft.report import terms
 from parakeet_ft.report.frontier import frontier
 from parakeet_ft.scoring import wer
 from parakeet_ft.scoring.words import interval_words, most_changed, percent
@@ -322,6 +323,9 @@ def render_page(report: dict[str, Any], *, examples: int) -> str:
             role: f"Change of the WER in points, 95 % interval: {interval_words(found)}."
             for role, found in report["comparison"].items()
         },
+        term_figures=terms.figures(report["terms"]) if report["terms"] else [],
+        term_tables=terms.tables(report["terms"]) if report["terms"] else [],
+        term_interval=terms.interval(report["terms"]) if report["terms"] else "",
         frontier=frontier(report["candidates"], tolerance=report.get("guard_tolerance")),
         curve=learning_curve(
             report["history"],

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.files import atomic_path, write_json
+from parakeet_ft.report import terms as terms_of_report
 from parakeet_ft.report.markdown import code, plain, table_row
 from parakeet_ft.scoring import breakdown, wer
 from parakeet_ft.scoring.words import interval_words, percent
@@ -16,6 +17,13 @@ from parakeet_ft.scoring.words import interval_words, percent
 # With fewer speakers an interval over them is wide, and one over their utterances is blind to what
 # other voices would do.
 FEW_SPEAKERS = 5
+
+
+DEV_RATES = (
+    ("val_wer", "domain WER (dev)"),
+    ("guard_wer", "guard WER (dev)"),
+    ("val_ker", "terms missed (dev)"),
+)
 
 
 def verdict(report: dict[str, Any]) -> str:
@@ -190,9 +198,12 @@ def build_report(
     steps: int,
     guard_tolerance: float | None,
     problem: str | None = None,
+    terms: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What report.json holds. problem: why the model should not be used, if so. "domain" is the
-    test set and "guard" the guard's test set; the validation sets chose the checkpoint.
+    """What report.json holds. problem: why the model should not be used, if so. terms: those of the
+    domain, as compare_terms has them, their `weight` in the choice, and `watched`, what the
+    checkpoint made of them in validation. "domain" is the test set and "guard" the guard's test
+    set; the validation sets chose the checkpoint.
     """
     roles = {"domain": "test"}
     if "guard_test" in sets:
@@ -209,7 +220,12 @@ def build_report(
         "model": "best.nemo",
         "best_step": best_step,
         "steps": steps,
-        "selection": _selection(candidates, len(history), guard_tolerance=guard_tolerance),
+        "selection": _selection(
+            candidates,
+            len(history),
+            guard_tolerance=guard_tolerance,
+            terms_weight=(terms or {}).get("weight", 0.0),
+        ),
         "problem": problem,
         "warnings": _warnings(sets, problem),
         "notes": _notes(history, run["effective"], ended_well=ended_well),
@@ -219,7 +235,8 @@ def build_report(
         "comparison": {
             role: _comparison(sets[key], before[key], after[key]) for role, key in roles.items()
         },
-        "history": [_start(base_watched), *history],
+        "terms": terms,
+        "history": [_start(base_watched) | (terms or {}).get("watched", {}), *history],
         "candidates": candidates,
         **_breakdowns(sets["test"], before["test"], after["test"]),
         "commit": run["commit"],
@@ -261,7 +278,11 @@ def _notes(
 
 
 def _selection(
-    candidates: Sequence[dict[str, Any]], validations: int, *, guard_tolerance: float | None
+    candidates: Sequence[dict[str, Any]],
+    validations: int,
+    *,
+    guard_tolerance: float | None,
+    terms_weight: float = 0.0,
 ) -> str:
     """Which weights were exported, and by what rule; the best candidate comes first."""
     best = candidates[0]
@@ -272,6 +293,8 @@ def _selection(
             f"{best['description']} lost least."
         )
     rule = "the mean gain on the domain over draws of the sets"
+    if terms_weight:
+        rule += f", {100 * terms_weight:g} % of it the gain on terms"
     if "guard_wer" in best and guard_tolerance is not None:
         rule += ", less the more of the guard's tolerance is used in them"
     told = (
@@ -327,6 +350,7 @@ def render_markdown(report: dict[str, Any]) -> str:
     lines = [f"# {plain(report['name'])}", "", plain(report["verdict"])]
     lines += [f"\n**{plain(warning)}**" for warning in report["warnings"]]
     lines += _sets_table(report)
+    lines += terms_of_report.markdown(report["terms"])
     if report["notes"]:
         lines += ["", "Notes:", ""]
         lines += [f"- {plain(note)}" for note in report["notes"]]
@@ -385,18 +409,21 @@ def _set_row(
 
 def _dev_table(title: str, rows: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:
     """What each of the named weights scores on the validation sets."""
+    measured = dict(DEV_RATES)
+    if not any("val_ker" in row for _, row in rows):
+        del measured["val_ker"]
     return [
         "",
-        f"| {title} | domain WER (dev) | guard WER (dev) | score |",
-        "|---|---|---|---|",
-        *(_dev_row(name, row) for name, row in rows),
+        table_row([title, *measured.values(), "score"]),
+        f"|{'---|' * (len(measured) + 2)}",
+        *(_dev_row(name, row, measured) for name, row in rows),
     ]
 
 
-def _dev_row(name: str, row: dict[str, Any]) -> str:
+def _dev_row(name: str, row: dict[str, Any], measured: Iterable[str]) -> str:
     """A row of the tables of validation scores."""
-    guard = percent(row["guard_wer"]) if "guard_wer" in row else "-"
-    return f"| {name} | {percent(row['val_wer'])} | {guard} | {row['selection_score']:.3f} |"
+    rates = [percent(row[key]) if key in row else "-" for key in measured]
+    return table_row([name, *rates, f"{row['selection_score']:.3f}"])
 
 
 def _groups_table(title: str, rows: Sequence[dict[str, Any]]) -> list[str]:

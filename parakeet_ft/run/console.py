@@ -134,6 +134,8 @@ class Narrator:
             line = f"{mark} {row['description']:<{width}}  domain {100 * row['val_wer']:5.1f} %"
             if "guard_wer" in row:
                 line += f"  guard {100 * row['guard_wer']:5.1f} %"
+            if "val_ker" in row:
+                line += f"  terms missed {100 * row['val_ker']:5.1f} %"
             score = "refused" if row["judgement"]["refused"] else f"{row['selection_score']:7.3f}"
             lines.append(f"{line}  score {score}")
         self.lines(lines)
@@ -180,6 +182,7 @@ class Narrator:
                 *report["notes"],
                 f"best.nemo: {report['selection']}",
                 report["verdict"],
+                *([report["terms"]["verdict"]] if report.get("terms") else []),
                 f"report: {run_dir / 'report.html'}",
                 f"done in {time.monotonic() - self.started:.0f} s",
             ]

@@ -14,6 +14,7 @@ import numpy as np
 
 from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.scoring import wer
+from parakeet_ft.scoring.terms import count_terms
 
 DRAWS = 1000
 # Whole speakers are drawn where there are so many; the draws of a few would be a few.
@@ -35,8 +36,14 @@ class Counts:
         return self._drawn(self.after - self.before, self.words, seed)
 
     def gain(self, seed: int) -> np.ndarray:
-        """Share of the checkpoint's errors that are gone (DRAWS)."""
-        return 1 - self._drawn(self.after, self.before, seed)
+        """Share of the checkpoint's errors that are gone (DRAWS); where it had none, less one for
+        each that is new.
+        """
+        return self._drawn(self.before - self.after, self.before, seed)
+
+    def gain_as_it_is(self) -> float:
+        """`gain` on the set itself."""
+        return float((self.before - self.after).sum() / max(self.before.sum(), 1))
 
     @staticmethod
     def _drawn(above: np.ndarray, below: np.ndarray, seed: int) -> np.ndarray:
@@ -44,8 +51,27 @@ class Counts:
 
 
 @dataclasses.dataclass(frozen=True)
+class WithTerms(Counts):
+    """Word errors, and those of the domain's terms in the same units; `weight` is the share of the
+    terms' gain in the gain. `terms.words` are occurrences.
+    """
+
+    terms: Counts
+    weight: float
+
+    def gain(self, seed: int) -> np.ndarray:
+        """The mean of both gains, each draw of the same units."""
+        return (1 - self.weight) * super().gain(seed) + self.weight * self.terms.gain(seed)
+
+    def gain_as_it_is(self) -> float:
+        words, terms = super().gain_as_it_is(), self.terms.gain_as_it_is()
+        return (1 - self.weight) * words + self.weight * terms
+
+
+@dataclasses.dataclass(frozen=True)
 class Judgement:
-    """What is known of weights. Gain is the share of the domain's errors removed, loss the guard's
+    """What is known of weights. Gain is the share of the domain's errors removed (terms weighed in
+    as evaluation.terms_weight says), loss the guard's
     rise in WER, each with its 95 % interval of the draws; `risk` is the probability that the loss
     is above the tolerance. The guard's are None without one.
     """
@@ -71,19 +97,42 @@ def count(
     """Errors by speaker where at least LEAST_SPEAKERS are known, else by utterance."""
     first, second = wer.word_errors(references, before), wer.word_errors(references, after)
     rows = np.stack([first[:, :3].sum(axis=1), second[:, :3].sum(axis=1), first[:, 3]], axis=1)
+    return Counts(*_by_unit(rows, speakers).T)
+
+
+def count_term_errors(
+    references: Sequence[str],
+    before: Sequence[str],
+    after: Sequence[str],
+    *,
+    terms: Sequence[str],
+    speakers: Sequence[str | None],
+) -> Counts:
+    """Errors of terms, missed and false ones, by the units of `count`; "words" are occurrences."""
+    first, second = (count_terms(references, h, terms) for h in (before, after))
+    rows = np.stack([first.errors, second.errors, first.by_utterance[:, 0]], axis=1)
+    return Counts(*_by_unit(rows, speakers).T)
+
+
+def _by_unit(rows: np.ndarray, speakers: Sequence[str | None]) -> np.ndarray:
+    """Rows of utterances (N, 3) summed by speaker, if these are what is drawn."""
     named = [speaker for speaker in speakers if speaker]
-    if len(named) == len(references) and len(set(named)) >= LEAST_SPEAKERS:
-        rows = np.stack(list(wer.sum_by(named, rows).values()))
-    return Counts(*rows.T)
+    if len(named) == len(rows) and len(set(named)) >= LEAST_SPEAKERS:
+        return np.stack(list(wer.sum_by(named, rows).values()))
+    return rows
 
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """A set that chooses: what was said, by whom, and how the checkpoint heard it."""
+    """A set that chooses: what was said, by whom, and how the checkpoint heard it; the domain's
+    terms, where they have a share (`terms_weight`) in the gain.
+    """
 
     texts: Sequence[str]
     speakers: Sequence[str | None]
     before: Sequence[str]
+    terms: Sequence[str] = ()
+    terms_weight: float = 0.0
 
     @classmethod
     def of(cls, utterances: Sequence[Utterance], before: Sequence[str]) -> Reference:
@@ -92,7 +141,15 @@ class Reference:
 
     def count(self, after: Sequence[str]) -> Counts:
         """Errors of other weights' transcripts."""
-        return count(self.texts, self.before, after, speakers=self.speakers)
+        found = count(self.texts, self.before, after, speakers=self.speakers)
+        if not self.terms_weight:
+            return found
+        terms = count_term_errors(
+            self.texts, self.before, after, terms=self.terms, speakers=self.speakers
+        )
+        return WithTerms(
+            found.before, found.after, found.words, terms=terms, weight=self.terms_weight
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +183,7 @@ def judge(
     """
     gain = domain.gain(seed=0)
     low, high = _interval(gain)
-    known = Judgement(float(gain.mean()), _rate(domain), low, high)
+    known = Judgement(float(gain.mean()), domain.gain_as_it_is(), low, high)
     if not guards:
         return known
     losses = {name: counts.loss(seed=i) for i, (name, (counts, _)) in enumerate(guards.items(), 1)}
@@ -153,11 +210,6 @@ def judge(
         risk=risks[worst],
         refused=refused,
     )
-
-
-def _rate(domain: Counts) -> float:
-    """The gain on the set as it is."""
-    return float(1 - domain.after.sum() / max(domain.before.sum(), 1))
 
 
 def _interval(drawn: np.ndarray) -> tuple[float, float]:

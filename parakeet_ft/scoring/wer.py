@@ -141,20 +141,34 @@ def compare(
     replications: int = 2000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Paired bootstrap: is `after` really different from `before`?
-
-    Resamples utterances (Bisani and Ney 2004), or, where `speakers` names one for every utterance
-    and two or more in all, whole speakers, whose utterances are not independent. Returns the
-    difference of the WERs (after - before), its 95 % interval, the probability that `after` has
-    fewer errors, what was resampled and how many, and a verdict: better or worse if the interval is
-    on one side of 0, else not distinguishable.
+    """Paired bootstrap: is the WER of `after` really different from that of `before`? See
+    `compare_counts`.
     """
     first = word_errors(references, before)
     second = word_errors(references, after)
     values = np.stack([second[:, :3].sum(axis=1) - first[:, :3].sum(axis=1), first[:, 3]], axis=1)
+    return compare_counts(values, speakers=speakers, replications=replications, seed=seed)
+
+
+def compare_counts(
+    values: np.ndarray,
+    *,
+    speakers: Sequence[str | None] | None = None,
+    replications: int = 2000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Paired bootstrap of a rate's change, of the columns of values (N, 2): by utterance what the
+    errors rose, and what they are divided by.
+
+    Resamples utterances (Bisani and Ney 2004), or, where `speakers` names one for every utterance
+    and two or more in all, whole speakers, whose utterances are not independent. Returns the
+    difference of the rates (after - before), its 95 % interval, the probability that there are
+    fewer errors after, what was resampled and how many, and a verdict: better or worse if the
+    interval is on one side of 0, else not distinguishable.
+    """
     resampled = "utterances"
     named = [speaker for speaker in speakers or [] if speaker]
-    if len(named) == len(references) and len(set(named)) > 1:
+    if len(named) == len(values) and len(set(named)) > 1:
         resampled = "speakers"
         values = np.stack(list(sum_by(named, values).values()))
     count = len(values)

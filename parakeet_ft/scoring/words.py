@@ -37,6 +37,9 @@ def summary_line(report: dict[str, Any], model: str) -> str:
         for name in ("domain", "guard")
         if name in report["baseline"]
     ]
+    if (terms := report.get("terms")) and terms["before"]["occurrences"]:
+        before, after = (100 * terms[when]["error_rate"] for when in ("before", "after"))
+        parts.append(f"terms missed {before:.1f}% -> {after:.1f}%")
     return " | ".join([*parts, model])
 
 

@@ -12,6 +12,7 @@ from parakeet_ft.errors import UserError
 from parakeet_ft.settings.rules import (
     FLAG,
     LANGUAGE,
+    LINES,
     NAME,
     PATH,
     TEXT,
@@ -386,6 +387,16 @@ class Evaluation(Group):
     interpolation_step: float | None = setting(optional(number(above=0, most=1)))
     average_last: int | None = setting(optional(whole(most=1000)))
     ema_decay: float | None = setting(optional(number(above=0, below=1)))
+    terms: list[str] | str | None = setting(optional(either("auto", LINES)))
+    terms_weight: float = setting(SHARE)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.terms is None and self.terms_weight:
+            raise UserError(
+                f"evaluation.terms_weight={self.terms_weight:g} weighs terms, and none are given. "
+                "Name them with evaluation.terms (a list, a file, or auto), or leave the weight 0."
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

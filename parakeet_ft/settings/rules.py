@@ -155,6 +155,9 @@ def any_of(*rules: Rule) -> Rule:
     )
 
 
+LINES = any_of(listing(TEXT, example="[squawk,flight level]"), PATH)
+
+
 def setting(rule: Rule, *, into: Callable[[Any], Any] = lambda value: value) -> Any:
     """A field of a Group; `into` makes of a value that fits what the field holds, and leaves alone
     what it has made.

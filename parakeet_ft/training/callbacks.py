@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import resource
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ class ProgressBar(pl.Callback):
     """
 
     def __init__(self, narrator: Narrator, *, num_steps: int) -> None:
-        self.console, self.num_steps = narrator.console, num_steps
+        self.narrator, self.console, self.num_steps = narrator, narrator.console, num_steps
         self.progress: Progress | None = None
         self.loss, self.audio_seconds, self.samples, self.first_step = 0.0, 0.0, 0, 0
         self.started, self.validation_started, self.validating = 0.0, 0.0, 0.0
@@ -162,6 +162,7 @@ class ProgressBar(pl.Callback):
         self.validating += time.monotonic() - self.validation_started
         if trainer.is_global_zero:
             self._tell(trainer)
+            self.narrator.lines(terms_lines(trainer.callback_metrics))
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if self.progress and self.console.is_terminal:
@@ -171,6 +172,16 @@ class ProgressBar(pl.Callback):
         self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException
     ) -> None:
         self.on_train_end(trainer, module)
+
+
+def terms_lines(metrics: Mapping[str, Any]) -> list[str]:
+    """What a validation found of the domain's terms, on a line; nothing without terms."""
+    if "val_ker" not in metrics:
+        return []
+    return [
+        f"terms missed {100 * float(metrics['val_ker']):.1f} %  "
+        f"heard where not said {100 * float(metrics['val_false_terms']):.1f} % of what was said"
+    ]
 
 
 def memory_gb() -> float:

@@ -24,6 +24,7 @@ from parakeet_ft.model.objective import (
 )
 from parakeet_ft.run import signals
 from parakeet_ft.scoring import selection, wer
+from parakeet_ft.scoring.terms import validation_metrics
 from parakeet_ft.training import bad_batches, budget, driver, lightning_2_4, watch
 from parakeet_ft.training.bad_batches import BadBatches
 from parakeet_ft.training.checkpoints import WholeFiles
@@ -170,6 +171,7 @@ class FineTuner(pl.LightningModule):
         guard_tolerance: float | None,
         batch_seconds: float,
         judge: selection.Judge | None = None,
+        terms: Sequence[str] = (),
         teacher: Teacher | None = None,
         bad_batches: BadBatches | None = None,
         precision: str = "32-true",
@@ -189,7 +191,7 @@ class FineTuner(pl.LightningModule):
             batch_seconds,
             teacher,
         )
-        self.judge = judge
+        self.judge, self.terms = judge, terms
         self._build_optimizer()
         self.history: list[dict[str, Any]] = []
         self.validation_steps: list[int] = []
@@ -440,11 +442,13 @@ class FineTuner(pl.LightningModule):
             )
 
     def evaluate(self) -> dict[str, Any]:
-        """Score the model as it stands on the validation sets of domain and guard; `judgement` is
-        a selection.Judgement as a dict.
+        """Score the model as it stands on the validation sets of domain and guard, and the domain's
+        terms; `judgement` is a selection.Judgement as a dict.
         """
         domain, signs = self._score("validation")
         metrics: dict[str, Any] = {"val_wer": domain.wer, "val_cer": domain.cer, **signs}
+        references = [u.text for u in self.sets["validation"]]
+        metrics |= validation_metrics(references, self.hypotheses["validation"], self.terms)
         if "guard_validation" in self.sets:
             metrics["guard_wer"] = self._score("guard_validation")[0].wer
         assert self.judge is not None, "what is evaluated can be judged"

@@ -32,6 +32,12 @@ def choose(
     return sorted(ordered[int((begin + at) * len(ordered) / count)] for at in range(count))
 
 
+def texts(utterances: Sequence[Utterance], *, hours: float | None, seed: int) -> list[str]:
+    """The references of those that `choose` takes."""
+    taken = choose(utterances, hours=hours, seed=seed)
+    return [utterances[i].text for i in (range(len(utterances)) if taken is None else taken)]
+
+
 def choose_all(
     sets: Mapping[str, Sequence[Utterance]], *, hours: float | None, seed: int
 ) -> dict[str, Sequence[int] | None]:

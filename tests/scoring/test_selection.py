@@ -1,5 +1,6 @@
 """The score of weights is what it would be on average over sets like these."""
 
+import dataclasses
 import itertools
 import math
 
@@ -13,6 +14,7 @@ from parakeet_ft.scoring.selection import (
     Judge,
     Reference,
     count,
+    count_term_errors,
     judge,
 )
 
@@ -134,3 +136,59 @@ def test_a_judge_compares_transcripts_of_the_sets_with_the_checkpoints():
     assert alone.score == 0.5 and alone.loss is None
     nothing = Judge(domain, guard, 0.0, 0.5)(["a b c d"] * 20, ["a b c x"] + ["a b c d"] * 19)
     assert nothing.refused and nothing.score < 0
+
+
+SAID = ["squawk seven two", "turn left now", "climb and maintain", "squawk one"] * 10
+BASE = ["quack seven two", "turn lift no", "climb an maintain", "quack one"] * 10
+# Every squawk is right, and no other mistake is mended; the other way round.
+TERMS_RIGHT = ["squawk seven too", "turn lift no", "climb an maintain", "squawk one"] * 10
+WORDS_RIGHT = ["quack seven two", "turn left now", "climb and maintain", "quack one"] * 10
+
+
+def judged(after, *, weight, terms=("squawk",), before=BASE):
+    said = [Utterance(f"{i}.wav", 1.0, text) for i, text in enumerate(SAID)]
+    domain = dataclasses.replace(Reference.of(said, before), terms=terms, terms_weight=weight)
+    return Judge(domain, None, None, 0.5)(after, None)
+
+
+def test_the_weight_of_terms_decides_between_right_terms_and_right_words():
+    assert judged(TERMS_RIGHT, weight=1.0).score > judged(WORDS_RIGHT, weight=1.0).score + 0.9
+    assert judged(TERMS_RIGHT, weight=0.0).score < judged(WORDS_RIGHT, weight=0.0).score - 0.2
+    assert judged(TERMS_RIGHT, weight=0.0) == judged(TERMS_RIGHT, weight=0.0, terms=())
+
+
+def test_the_gain_is_the_weighted_mean_over_the_same_draws():
+    rng = np.random.default_rng(3)
+    after = [b if rng.random() < 0.5 else s for s, b in zip(SAID, BASE, strict=True)]
+    words = count(SAID, BASE, after, speakers=[None] * 40)
+    terms = count_term_errors(SAID, BASE, after, terms=["squawk"], speakers=[None] * 40)
+    drawn = np.random.default_rng(0).integers(40, size=(1000, 40))
+    expected = [
+        0.3 * (1 - terms.after[draw].sum() / terms.before[draw].sum())
+        + 0.7 * (1 - words.after[draw].sum() / words.before[draw].sum())
+        for draw in drawn
+    ]
+    found = judged(after, weight=0.3)
+    assert found.score == pytest.approx(np.mean(expected))
+    low, high = np.percentile(expected, [2.5, 97.5])
+    assert (found.gain_low, found.gain_high) == pytest.approx((low, high))
+    whole = 0.3 * (1 - terms.after.sum() / terms.before.sum()) + 0.7 * (
+        1 - words.after.sum() / words.before.sum()
+    )
+    assert found.gain == pytest.approx(whole)
+
+
+def test_a_term_that_is_heard_everywhere_is_no_gain():
+    everywhere = ["squawk " * 3 + text for text in SAID]
+    assert judged(everywhere, weight=1.0).score < 0 < judged(SAID, weight=1.0).score
+
+
+def test_where_the_checkpoint_missed_no_term_there_is_nothing_to_gain_and_something_to_lose():
+    assert judged(SAID, weight=1.0, before=SAID).score == 0
+    assert judged(BASE, weight=1.0, before=SAID).score < 0
+
+
+def test_terms_are_drawn_by_speaker_where_words_are():
+    speakers = [f"s{i % LEAST_SPEAKERS}" for i in range(40)]
+    found = count_term_errors(SAID, BASE, SAID, terms=["squawk"], speakers=speakers)
+    assert len(found.words) == LEAST_SPEAKERS and found.words.sum() == found.before.sum() == 20
