@@ -37,9 +37,7 @@ def arguments(nemo, manifest, *more):
 
 @pytest.fixture(scope="module")
 def manifests(speech, tmp_path_factory):
-    """The domain, the same speech as a guard that only wins, and speech that nobody transcribed: a
-    checkpoint that is silent makes no error there, and whatever it learns to say is one.
-    """
+    """The domain, and some of the same speech as a guard, which training cannot ruin."""
     folder = tmp_path_factory.mktemp("guards")
     domain = speech(count=8)
     lines = [json.loads(line) for line in domain.read_text().splitlines()]

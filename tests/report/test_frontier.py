@@ -58,6 +58,22 @@ def test_the_tolerance_stands_between_what_is_below_and_above_it():
     assert "tolerated" not in frontier([row(0.5, 0.01)], tolerances={"guard": None})
 
 
+def test_of_several_guards_each_candidate_names_its_worst_and_their_tolerances_stand_apart():
+    rows = [
+        row(0.5, 0.01, worst_guard="kids", description="chosen"),
+        row(0.6, 0.04, worst_guard="radio", description="other"),
+    ]
+    svg = frontier(rows, tolerances={"kids": 0.02, "radio": 0.05, "quiet": 0.1})
+    names = [name for _, name, *_ in candidates_of(svg)]
+    assert names == ["other; worst guard: radio", "chosen; worst guard: kids"]
+    labels = [e.text for e in ET.fromstring(svg) if e.get("class") == "guard"]
+    assert labels == ["tolerated of kids", "tolerated of radio"], "quiet decided nothing"
+    first, second = (
+        float(e.get("x1")) for e in ET.fromstring(svg) if e.get("class") == "guard baseline"
+    )
+    assert first < second
+
+
 def test_what_lies_far_outside_stays_in_the_picture():
     near, far = row(0.4, 0.01), row(-7.0, 2.0, gain_low=-9, loss_high=3)
     svg = ET.fromstring(frontier([near, far], tolerances=MAY))

@@ -265,3 +265,11 @@ def test_a_line_at_each_validation_says_what_matters_and_a_skipped_batch_leaves_
         "s left",
     ):
         assert part in line, part
+
+
+def test_the_line_of_a_validation_names_the_worst_of_several_guards():
+    bar = callbacks.ProgressBar(narrator(), num_steps=10)
+    bar.worst = "children of the north"
+    scores = bar._scores({"val_wer": 0.25, f"guard_wer/{bar.worst}": 0.5, "guard_wer/radio": 0.9})
+    assert scores == "domain WER 25.0 %  worst guard children of… 50.0 %"
+    assert len(scores) <= 80
