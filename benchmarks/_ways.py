@@ -214,8 +214,7 @@ def _judge(model: "ASRModel", sets: dict[str, Corpus], evaluation: Evaluation) -
     )
     return selection.Judge(
         domain=domain,
-        guard=guard,
-        tolerance=evaluation.guard_tolerance,
+        guards={"guard": (guard, evaluation.guard_tolerance)},
         most_risk=evaluation.guard_risk,
     )
 

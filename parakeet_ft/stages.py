@@ -16,7 +16,7 @@ import lightning.pytorch as pl
 
 from parakeet_ft import preflight
 from parakeet_ft.batches import augmentation, loaders
-from parakeet_ft.batches.plan import Plan
+from parakeet_ft.batches.plan import Plan, Replayed
 from parakeet_ft.data.corpus import Corpus
 from parakeet_ft.distributed import ranks
 from parakeet_ft.export import nemo
@@ -28,7 +28,8 @@ from parakeet_ft.run.console import Narrator, link_latest
 from parakeet_ft.run.provenance import Run
 from parakeet_ft.scoring import normalization, selection, wer
 from parakeet_ft.scoring.terms import validation_metrics
-from parakeet_ft.settings.finetune import Evaluation, Finetune
+from parakeet_ft.settings import guards
+from parakeet_ft.settings.finetune import Finetune
 from parakeet_ft.training import (
     adaptation,
     adapters,
@@ -240,7 +241,7 @@ def prepare_student(job: Job, student: Student, sets: Sets) -> Prepared:
 def plan_course(job: Job, student: Student, prepared: Prepared, sets: Sets) -> Course:
     """Batches, steps and rates."""
     settings, model, devices = job.settings, student.model, student.devices
-    utterances = sets["train"] + sets["replay"] if "replay" in sets else sets["train"]
+    utterances = preflight.learnt_from(sets)
     augment = augmentation.build(seed=settings.seed, **settings.data.augmentation.arguments())
     config, num_ranks = settings.as_config(), devices["num_ranks"]
     devices["activation_checkpointing"] = ranks.on_first(
@@ -263,10 +264,14 @@ def plan_course(job: Job, student: Student, prepared: Prepared, sets: Sets) -> C
         states=settings.optim.states,
         copies=sum(map(bool, copies)),
     )
+    ratios = settings.data.replay_ratios()
     plan = Plan(
         utterances,
         num_domain=len(sets["train"]),
-        replay_ratio=settings.data.replay.ratio,
+        replays=[
+            Replayed(len(corpus), ratios[key], name=key)
+            for key, corpus in preflight.replayed(sets).items()
+        ],
         batch_seconds=batching["batch_seconds"],
         seed=settings.seed,
         num_ranks=devices["num_ranks"],
@@ -407,9 +412,8 @@ def _build_tuner(
         settings=course.optimizer,
         sets=watched.sets,
         base=watched.before.scores,
-        guard_tolerance=settings.evaluation.guard_tolerance,
         batch_seconds=settings.evaluation.batch_seconds,
-        judge=_judge(settings.evaluation, watched),
+        judge=_judge(settings, watched),
         terms=watched.terms.terms if watched.terms else (),
         teacher=prepared.teacher,
         bad_batches=bad,
@@ -419,7 +423,7 @@ def _build_tuner(
     )
 
 
-def _judge(settings: Evaluation, watched: Watched) -> selection.Judge:
+def _judge(settings: Finetune, watched: Watched) -> selection.Judge:
     """Who decides between weights, by the checkpoint's transcripts of the validation sets."""
     found = {
         key: selection.Reference.of(watched.sets[key], texts)
@@ -429,11 +433,14 @@ def _judge(settings: Evaluation, watched: Watched) -> selection.Judge:
         found["validation"] = dataclasses.replace(
             found["validation"], terms=watched.terms.terms, terms_weight=watched.terms.weight
         )
+    tolerances = settings.guard_tolerances()
     return selection.Judge(
         domain=found["validation"],
-        guard=found.get("guard_validation"),
-        tolerance=settings.guard_tolerance,
-        most_risk=settings.guard_risk,
+        guards={
+            name: (found[key], tolerances[name])
+            for name, key in guards.roles(found, "validation").items()
+        },
+        most_risk=settings.evaluation.guard_risk,
     )
 
 
@@ -456,12 +463,22 @@ def _record_course(
         trainer=student.devices,
         batching=course.batching | plan.describe(),
         augmentation=loaders.augmentation_facts(loader),
+        guards=_guard_facts(tuner.judge, plan),
         optimizer=course.optimizer | {"groups": optim.describe(tuner.optimizer)},
         budget=budget.describe(
             plan, num_steps=num_steps, accumulate=course.optimizer["accumulate"]
         ),
     )
     job.say.facts(job.run.content["effective"])
+
+
+def _guard_facts(judge: selection.Judge | None, plan: Plan) -> dict[str, Any]:
+    """Tolerance and replay of each guard that is watched, as judge and plan have them."""
+    ratios = plan.replay_ratios()
+    return {
+        name: {"tolerance": tolerance, "replay_ratio": ratios.get(guards.role(name, "replay"), 0.0)}
+        for name, (_, tolerance) in (judge.guards if judge else {}).items()
+    }
 
 
 def _watching(
@@ -482,6 +499,7 @@ def _watching(
             alarm_after=evaluation.alarm_after,
             patience=evaluation.patience,
             settling=len(change.new) > change.num_kept or before.scores["validation"].wer >= 1,
+            tolerances=job.settings.guard_tolerances(),
         ),
         callbacks.Hypotheses(
             job.run_dir / "hypotheses.jsonl",
@@ -638,6 +656,7 @@ def write_report(
             best_step=chosen.best_step,
             steps=fitted.tuner.global_step,
             guard_tolerance=evaluation.guard_tolerance,
+            guard_tolerances=job.settings.guard_tolerances(),
             problem=_problem(job, fitted.watched, chosen, before, after, sets),
             terms=_terms(fitted.watched, before, after, sets),
         )

@@ -22,7 +22,7 @@ from parakeet_ft.run.terms import read_lines
 from parakeet_ft.scoring.normalization import Normalizer
 from parakeet_ft.scoring.terms import find_terms
 from parakeet_ft.settings.evaluate import read_evaluate
-from parakeet_ft.settings.finetune import weighted
+from parakeet_ft.settings.manifests import weighted
 from parakeet_ft.training import driver
 
 ON_CPU = "to score on the CPU, give device=cpu"

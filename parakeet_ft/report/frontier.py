@@ -7,8 +7,11 @@ from __future__ import annotations
 import dataclasses
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from parakeet_ft.scoring import forgotten
+from parakeet_ft.settings.guards import SHORT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,26 +39,42 @@ class Frame:
         return self.floor - (self.floor - self.top) * share
 
 
-def frontier(candidates: Sequence[dict[str, Any]], *, tolerance: float | None) -> str:
-    """Inline SVG of the candidates, the chosen first; "" where the guard was not judged.
+def frontier(
+    candidates: Sequence[dict[str, Any]], *, tolerances: Mapping[str, float | None]
+) -> str:
+    """Inline SVG of the candidates, the chosen first; "" where no guard was judged.
 
-    Right is forgotten, up is gained. A line stands where the tolerance is; refused candidates are
-    hollow, the chosen one is a diamond.
+    Right is forgotten of the guard that is the worst for a candidate, up is gained. A line stands
+    at each tolerance that decided; refused candidates are hollow, the chosen one is a diamond.
     """
     judged = [_flat(row) for row in candidates if _flat(row).get("loss") is not None]
     if not judged:
         return ""
-    frame = Frame(losses=_losses(judged, tolerance), gains=_gains(judged))
+    lines = _deciding(judged, tolerances)
+    frame = Frame(losses=_losses(judged, max(lines, default=None)), gains=_gains(judged))
     parts = [
         f'<svg class="curve frontier" viewBox="0 0 {frame.width} {frame.height}" role="img" '
         f'aria-label="Domain gain against guard loss of all candidates">'
     ]
-    parts += _grid(frame)
-    if tolerance is not None:
-        parts += _tolerance(frame, tolerance)
+    parts += _grid(frame, "the worst guard's" if len(tolerances) > 1 else "guard")
+    for number, (tolerance, names) in enumerate(sorted(lines.items())):
+        whose = f" of {', '.join(names)}" if len(tolerances) > 1 else ""
+        parts += _tolerance(frame, tolerance, f"tolerated{whose}", number)
     for row in reversed(judged):  # the chosen on top
-        parts += _point(frame, row, chosen=row is judged[0])
+        parts += _point(frame, row, chosen=row is judged[0], several=len(tolerances) > 1)
     return "".join(parts) + "</svg>"
+
+
+def _deciding(
+    rows: Sequence[dict[str, Any]], tolerances: Mapping[str, float | None]
+) -> dict[float, list[str]]:
+    """The tolerances of guards that are the worst for a candidate, with the guards' names."""
+    found: dict[float, list[str]] = {}
+    for name in dict.fromkeys(forgotten.worst_guard(row) or SHORT for row in rows):
+        tolerance = tolerances.get(name)
+        if tolerance is not None:
+            found.setdefault(tolerance, []).append(name)
+    return found
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
@@ -89,7 +108,7 @@ def ticks(low: float, high: float) -> list[float]:
     return [round(step * k, 12) for k in range(first, last + 1)]
 
 
-def _grid(frame: Frame) -> list[str]:
+def _grid(frame: Frame, whose: str) -> list[str]:
     parts = []
     for gain in ticks(*frame.gains):
         y = frame.y(gain)
@@ -105,25 +124,29 @@ def _grid(frame: Frame) -> list[str]:
         )
     middle = (frame.left + frame.right) / 2
     parts.append(
-        f'<text x="{middle:.1f}" y="{frame.height - 8}" text-anchor="middle">guard WER on its '
+        f'<text x="{middle:.1f}" y="{frame.height - 8}" text-anchor="middle">{whose} WER on its '
         "validation set, points above the checkpoint</text>"
         f'<text x="{frame.left + 6}" y="{frame.top + 10}">domain errors removed</text>'
     )
     return parts
 
 
-def _tolerance(frame: Frame, tolerance: float) -> list[str]:
-    x = frame.x(tolerance)
+def _tolerance(frame: Frame, tolerance: float, words: str, number: int) -> list[str]:
+    x, y = frame.x(tolerance), frame.floor - 6 - 15 * number
+    # Where there is no room to the left of the line, its name stands to the right.
+    anchor, beside = ("end", x - 5) if x - frame.left > 7 * len(words) else ("start", x + 5)
     return [
         f'<line class="guard baseline" x1="{x:.1f}" x2="{x:.1f}" y1="{frame.top}" '
         f'y2="{frame.floor}"/>'
-        f'<text class="guard" x="{x - 5:.1f}" y="{frame.floor - 6}" text-anchor="end">tolerated'
-        "</text>"
+        f'<text class="guard" x="{beside:.1f}" y="{y}" text-anchor="{anchor}">'
+        f"{html.escape(words)}</text>"
     ]
 
 
-def _point(frame: Frame, row: dict[str, Any], *, chosen: bool) -> list[str]:
-    """A candidate with its intervals; its name shows where the pointer rests."""
+def _point(frame: Frame, row: dict[str, Any], *, chosen: bool, several: bool) -> list[str]:
+    """A candidate with its intervals; its name shows where the pointer rests, and of several guards
+    the worst.
+    """
     x, y = frame.x(row["loss"]), frame.y(row["gain"])
     kind = "chosen" if chosen else "refused" if row["refused"] else "kept"
     cross = (
@@ -137,5 +160,8 @@ def _point(frame: Frame, row: dict[str, Any], *, chosen: bool) -> list[str]:
         if chosen
         else f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>'
     )
-    name = html.escape(row.get("description") or row["weights"])
+    name = row.get("description") or row["weights"]
+    if several:
+        name = f"{name}; worst guard: {forgotten.worst_guard(row)}"
+    name = html.escape(name)
     return [f'<g class="candidate {kind}"><title>{name}</title>{cross}{mark}</g>']

@@ -14,6 +14,7 @@ from parakeet_ft.errors import UserError
 from parakeet_ft.run.composition import bundled
 from parakeet_ft.scoring.terms import count_terms, find_terms
 from parakeet_ft.settings.finetune import Evaluation
+from parakeet_ft.settings.guards import roles
 from parakeet_ft.settings.rules import shown
 
 MOST_FOUND = 200
@@ -143,7 +144,7 @@ def file_of(asked: Evaluation) -> Path | None:
 
 def _found(sets: Mapping[str, Corpus], references: Sequence[str]) -> list[str]:
     """Terms that are frequent in training and validation, and rare in general speech."""
-    general = [key for key in sets if key == "replay" or key.startswith("guard_validation")]
+    general = [*roles(sets, "replay").values(), *roles(sets, "validation").values()]
     if not general:
         raise UserError(
             "evaluation.terms=auto compares the domain with general speech, and there is none. "

@@ -73,7 +73,7 @@ class Judgement:
     """What is known of weights. Gain is the share of the domain's errors removed (terms weighed in
     as evaluation.terms_weight says), loss the guard's
     rise in WER, each with its 95 % interval of the draws; `risk` is the probability that the loss
-    is above the tolerance. The guard's are None without one.
+    is above the tolerance. The guard is the worst of several; its figures are None without one.
     """
 
     score: float
@@ -85,6 +85,7 @@ class Judgement:
     loss_high: float | None = None
     risk: float | None = None
     refused: bool = False
+    worst_guard: str | None = None
 
 
 def count(
@@ -154,21 +155,20 @@ class Reference:
 
 @dataclasses.dataclass(frozen=True)
 class Judge:
-    """Judges weights by their transcripts. tolerance: of the guard, None for any loss; most_risk:
-    the probability of more than that with which weights are refused.
+    """Judges weights by their transcripts. guards: by name, each with its tolerance, None for any
+    loss; most_risk: the probability of more than that with which weights are refused.
     """
 
     domain: Reference
-    guard: Reference | None
-    tolerance: float | None
+    guards: Mapping[str, tuple[Reference, float | None]]
     most_risk: float
 
-    def __call__(self, domain: Sequence[str], guard: Sequence[str] | None) -> Judgement:
-        guards = {}
-        if self.guard is not None and guard is not None:
-            tolerance = math.inf if self.tolerance is None else self.tolerance
-            guards["guard"] = (self.guard.count(guard), tolerance)
-        return judge(self.domain.count(domain), guards, most_risk=self.most_risk)
+    def __call__(self, domain: Sequence[str], guards: Mapping[str, Sequence[str]]) -> Judgement:
+        counted = {
+            name: (reference.count(guards[name]), math.inf if tolerance is None else tolerance)
+            for name, (reference, tolerance) in self.guards.items()
+        }
+        return judge(self.domain.count(domain), counted, most_risk=self.most_risk)
 
 
 def judge(
@@ -188,13 +188,13 @@ def judge(
         return known
     losses = {name: counts.loss(seed=i) for i, (name, (counts, _)) in enumerate(guards.items(), 1)}
     risks = {name: float((drawn > guards[name][1]).mean()) for name, drawn in losses.items()}
-    used = [
+    used = {
         # A tolerance of 0 is used up by any loss.
-        np.maximum(losses[name], 0) / max(tolerance, 1e-9)
+        name: np.maximum(losses[name], 0) / max(tolerance, 1e-9)
         for name, (_, tolerance) in guards.items()
-    ]
-    kept = np.maximum(0, 1 - np.max(used, axis=0) ** 2)
-    worst = max(guards, key=lambda name: (risks[name], losses[name].mean()))
+    }
+    kept = np.maximum(0, 1 - np.max(list(used.values()), axis=0) ** 2)
+    worst = max(guards, key=lambda name: (risks[name], used[name].mean(), losses[name].mean()))
     refused = risks[worst] > most_risk
     score = float((gain * np.where(gain > 0, kept, 1)).mean())
     if refused:
@@ -209,6 +209,7 @@ def judge(
         loss_high=high,
         risk=risks[worst],
         refused=refused,
+        worst_guard=worst,
     )
 
 

@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from parakeet_ft.data.manifest import Utterance
-
-KEYS = ("validation", "guard_validation")
+from parakeet_ft.settings.guards import roles
 
 
 def choose(
@@ -41,8 +40,9 @@ def texts(utterances: Sequence[Utterance], *, hours: float | None, seed: int) ->
 def choose_all(
     sets: Mapping[str, Sequence[Utterance]], *, hours: float | None, seed: int
 ) -> dict[str, Sequence[int] | None]:
-    """`choose` for each of KEYS that is there."""
-    return {key: choose(sets[key], hours=hours, seed=seed) for key in KEYS if key in sets}
+    """`choose` for the validation sets of domain and guards."""
+    keys = ["validation", *roles(sets, "validation").values()]
+    return {key: choose(sets[key], hours=hours, seed=seed) for key in keys}
 
 
 def facts(

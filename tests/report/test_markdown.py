@@ -101,6 +101,7 @@ def test_reports_show_hostile_transcripts_speakers_and_names_as_text():
         best_step=1,
         steps=1,
         guard_tolerance=None,
+        guard_tolerances={},
     )
     check_shown(report.render_markdown(found), bad)
     heard = {"texts": texts["test"], "levels_dbfs": [-20.0, -20.0], "seconds": 1.0, "rtfx": 1.0}

@@ -90,6 +90,7 @@ def written(tmp_path_factory):
         best_step=30,
         steps=30,
         guard_tolerance=0.02,
+        guard_tolerances={"guard": 0.02},
     )
     report.write_report(found, folder, examples=30)
     assert dataclasses.asdict(scores[1]["test"]) == found["tuned"]["domain"]

@@ -88,11 +88,18 @@ def test_the_worst_of_several_guards_decides_each_by_its_own_tolerance():
     hurt[:90] += 1  # 3 points
     guards = {"near": counts(before, before, words), "far": counts(before, hurt, words)}
     strict = judge(domain, {k: (v, 0.02) for k, v in guards.items()}, most_risk=0.5)
-    assert strict.refused and strict.loss == pytest.approx(0.03)
+    assert strict.refused and strict.loss == pytest.approx(0.03) and strict.worst_guard == "far"
     mild = judge(
         domain, {"near": (guards["near"], 0.02), "far": (guards["far"], 0.2)}, most_risk=0.5
     )
-    assert not mild.refused and mild.score > 0.45
+    assert not mild.refused and mild.score > 0.45 and mild.worst_guard == "far"
+    hurt_less = before.copy()
+    hurt_less[:15] += 1  # half a point, of one that is tolerated
+    guards["near"] = counts(before, hurt_less, words)
+    relative = judge(
+        domain, {"near": (guards["near"], 0.02), "far": (guards["far"], 0.5)}, most_risk=0.5
+    )
+    assert relative.worst_guard == "near", "the share of its tolerance counts, not the points"
 
 
 def test_without_a_guard_or_a_tolerance_the_score_is_the_gain():
@@ -129,12 +136,17 @@ def test_a_judge_compares_transcripts_of_the_sets_with_the_checkpoints():
     said = [Utterance(f"{i}.wav", 1.0, "a b c d", speaker="s") for i in range(20)]
     domain = Reference.of(said, ["a b"] * 20)
     guard = Reference.of(said, ["a b c d"] * 20)
-    found = Judge(domain, guard, 0.02, 0.5)(["a b c d"] * 20, ["a b c x"] + ["a b c d"] * 19)
+    one_wrong = {"guard": ["a b c x"] + ["a b c d"] * 19}
+    found = Judge(domain, {"guard": (guard, 0.02)}, 0.5)(["a b c d"] * 20, one_wrong)
+    assert found.worst_guard == "guard"
     assert found.gain == 1 and found.loss == pytest.approx(1 / 80)
-    assert Judge(domain, guard, None, 0.0)(["a b c"] * 20, ["x"] * 20).score == 0.5
-    alone = Judge(domain, None, 0.02, 0.5)(["a b c"] * 20, None)
-    assert alone.score == 0.5 and alone.loss is None
-    nothing = Judge(domain, guard, 0.0, 0.5)(["a b c d"] * 20, ["a b c x"] + ["a b c d"] * 19)
+    assert (
+        Judge(domain, {"guard": (guard, None)}, 0.0)(["a b c"] * 20, {"guard": ["x"] * 20}).score
+        == 0.5
+    )
+    alone = Judge(domain, {}, 0.5)(["a b c"] * 20, {})
+    assert alone.score == 0.5 and alone.loss is None and alone.worst_guard is None
+    nothing = Judge(domain, {"guard": (guard, 0.0)}, 0.5)(["a b c d"] * 20, one_wrong)
     assert nothing.refused and nothing.score < 0
 
 
