@@ -221,7 +221,8 @@ def _judge(model: "ASRModel", sets: dict[str, Corpus], evaluation: Evaluation) -
 
 def _judged(model: "ASRModel", sets: dict[str, Corpus], judge: Any) -> dict[str, Any]:
     """What weight_selection asks of the weights that the model has."""
-    found = judge(_texts(model, sets["validation"]), _texts(model, sets["guard_validation"]))
+    heard = {"guard": _texts(model, sets["guard_validation"])}
+    found = judge(_texts(model, sets["validation"]), heard)
     return {"selection_score": found.score, "judgement": dataclasses.asdict(found)}
 
 
