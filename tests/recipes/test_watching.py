@@ -83,6 +83,7 @@ def test_every_key_of_the_configuration_is_read_by_a_run(
         "budget.steps=2",
         "evaluation.validations=1",
         "evaluation.ema_decay=0.5",
+        "evaluation.terms=[the]",
     )
     settings = read_finetune(config)
     # What is stored whole is no use of a key.

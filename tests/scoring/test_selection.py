@@ -160,7 +160,7 @@ WORDS_RIGHT = ["quack seven two", "turn left now", "climb and maintain", "quack 
 def judged(after, *, weight, terms=("squawk",), before=BASE):
     said = [Utterance(f"{i}.wav", 1.0, text) for i, text in enumerate(SAID)]
     domain = dataclasses.replace(Reference.of(said, before), terms=terms, terms_weight=weight)
-    return Judge(domain, None, None, 0.5)(after, None)
+    return Judge(domain, {}, 0.5)(after, {})
 
 
 def test_the_weight_of_terms_decides_between_right_terms_and_right_words():
