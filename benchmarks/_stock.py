@@ -50,6 +50,20 @@ class Events(pl.Callback):
             trainer.should_stop |= self.target_wer is not None and found <= self.target_wer
 
 
+class KeptWeights(pl.Callback):
+    """The weights of each validation, as parakeet_ft.training.checkpoints reads them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_validation_end(self, trainer, module) -> None:
+        from parakeet_ft.training import checkpoints
+
+        step = trainer.global_step
+        content = {"state_dict": module.state_dict(), "global_step": step}
+        checkpoints.write(content, self.folder / f"weights-step={step:06d}.ckpt")
+
+
 def train(
     base: str,
     *,
@@ -63,6 +77,7 @@ def train(
     started: float,
     target_wer: float | None = None,
     first_step_only: bool = False,
+    keep_weights: bool = False,
     num_workers: int = 1,
 ) -> Path:
     """Fine-tune as NeMo's speech_to_text_finetune.py does; returns out/best.nemo."""
@@ -84,7 +99,10 @@ def train(
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        callbacks=[Events(started, target_wer, first_step_only)],
+        callbacks=[
+            Events(started, target_wer, first_step_only),
+            *([KeptWeights(out / "weights")] if keep_weights else []),
+        ],
     )
     exp_manager(
         trainer,
@@ -163,6 +181,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--target-wer", type=float)
     parser.add_argument("--first-step-only", action="store_true")
+    parser.add_argument(
+        "--keep-weights", action="store_true", help="those of each validation, in OUT/weights"
+    )
     parser.add_argument(
         "--started",
         type=float,

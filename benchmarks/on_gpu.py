@@ -490,7 +490,6 @@ def feeding(device: str, small: bool) -> dict:
     plan = Plan(
         utterances,
         num_domain=len(utterances),
-        replay_ratio=1.0,
         batch_seconds=24,
         seed=1,
         num_ranks=1,

@@ -146,7 +146,6 @@ def plan_of(corpus, *, num_ranks=RANKS):
     return Plan(
         corpus,
         num_domain=len(corpus),
-        replay_ratio=0.0,
         batch_seconds=BATCH_SECONDS,
         seed=1,
         num_ranks=num_ranks,

@@ -126,10 +126,10 @@ def ours(source: Path) -> Iterator[Any]:
     from parakeet_ft.batches.plan import Plan
     from parakeet_ft.batches.sequence import BatchSequence
     from parakeet_ft.data.sources import read_all
-    from parakeet_ft.settings.finetune import weighted
+    from parakeet_ft.settings.manifests import weighted
 
     utterances = read_all(weighted(str(source)))
-    plan = Plan(utterances, len(utterances), 0.0, BATCH_SECONDS, seed=0)
+    plan = Plan(utterances, len(utterances), BATCH_SECONDS, seed=0)
     return iter(
         torch.utils.data.DataLoader(
             BatchDataset(utterances, tokens_of, rate_hz=RATE_HZ),

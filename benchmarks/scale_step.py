@@ -60,9 +60,7 @@ def steps_of(ranks: int, count_waits: bool) -> dict:
     model, config = restore("tiny"), composition.compose("finetune", [])
     adaptation.set_learning(model, num_new_pieces=0, **config["adaptation"])
     clips = read_manifest(DEMO / "train.jsonl")
-    plan = Plan(
-        clips, num_domain=len(clips), replay_ratio=0, batch_seconds=24, seed=1, num_ranks=ranks
-    )
+    plan = Plan(clips, num_domain=len(clips), batch_seconds=24, seed=1, num_ranks=ranks)
     folder = Path(tempfile.mkdtemp())
     learning = optim.settings(
         model, hours_per_pass=1, num_new_pieces=0, num_steps=STEPS, **config["optim"]
@@ -72,7 +70,6 @@ def steps_of(ranks: int, count_waits: bool) -> dict:
         settings=learning,
         sets={},
         base={},
-        guard_tolerance=None,
         batch_seconds=1,
         bad_batches=bad_batches.BadBatches(folder / "bad.jsonl", plan, most=9, say=print),
     )

@@ -175,16 +175,13 @@ def train(
         plan = Plan(
             utterances,
             num_domain=len(utterances),
-            replay_ratio=0,
             batch_seconds=batch_seconds,
             seed=1,
         )
         settings = optim.settings(
             net, hours_per_pass=1, num_new_pieces=0, num_steps=warm + steps, **config["optim"]
         )
-        tuner = fine_tuner.FineTuner(
-            net, settings=settings, sets={}, base={}, guard_tolerance=None, batch_seconds=1
-        )
+        tuner = fine_tuner.FineTuner(net, settings=settings, sets={}, base={}, batch_seconds=1)
         tuner.on_validation_epoch_end = lambda: None
         with tempfile.TemporaryDirectory() as folder:
             fine_tuner.fit(

@@ -114,7 +114,7 @@ def evaluate(
     UserError.
     """
     from parakeet_ft.data.sources import read_all
-    from parakeet_ft.settings.finetune import weighted
+    from parakeet_ft.settings.manifests import weighted
     from parakeet_ft.transcription.decode import transcribe as decode
     from parakeet_ft.transcription.decoding import set_decoding
     from parakeet_ft.transcription.long_audio import cut_like_a_recording

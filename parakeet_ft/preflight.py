@@ -5,7 +5,10 @@ is imported.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
+import itertools
+import operator
 import os
 import sys
 from pathlib import Path
@@ -15,10 +18,13 @@ from parakeet_ft.data import cache, sources
 from parakeet_ft.data.corpus import Corpus
 from parakeet_ft.distributed import launcher, ranks
 from parakeet_ft.errors import UserError
-from parakeet_ft.files import json_hash
+from parakeet_ft.files import file_hash, json_hash
+from parakeet_ft.run import terms
 from parakeet_ft.run.composition import compose, expand_shorthand, show_help, split_options
-from parakeet_ft.settings.finetune import SETS, Data, Finetune, WeightedManifest, read_finetune
-from parakeet_ft.training import driver, host, memory
+from parakeet_ft.settings.finetune import Data, Finetune, read_finetune
+from parakeet_ft.settings.guards import role, roles
+from parakeet_ft.settings.manifests import WeightedManifest
+from parakeet_ft.training import driver, host, memory, validation_subset
 
 
 def check_settings(config: dict[str, Any]) -> Finetune:
@@ -48,15 +54,9 @@ def check_noise(settings: Finetune) -> None:
     augmentation.build(seed=settings.seed, **settings.data.augmentation.arguments())
 
 
-def named_sets(data: Data) -> dict[str, tuple[WeightedManifest, ...]]:
-    """What conf/data names, by role."""
-    named = {key: getattr(data, key) for key in SETS} | {"replay": data.replay.manifest}
-    return {key: manifests for key, manifests in named.items() if manifests}
-
-
 def set_facts(data: Data) -> dict[str, dict[str, Any]]:
     """Names and hash of what conf/data names, by role, for run.json."""
-    return {key: sources.facts(named) for key, named in named_sets(data).items()}
+    return {key: sources.facts(named) for key, named in data.named_sets().items()}
 
 
 def read_manifests(data: Data, *, thorough: bool = False) -> dict[str, Corpus]:
@@ -65,15 +65,25 @@ def read_manifests(data: Data, *, thorough: bool = False) -> dict[str, Corpus]:
 
     thorough: compare what was read before with its checksums.
     """
-    sets = {key: Corpus.open(named, thorough=thorough) for key, named in named_sets(data).items()}
-    for one, other in (
-        ("test", "validation"),
-        ("guard_test", "guard_validation"),
-        ("guard_validation", "guard_test"),
-    ):
-        if one not in sets and other in sets:
-            sets[one] = sets[other]
+    named = data.named_sets()
+    sets = {key: Corpus.open(names, thorough=thorough) for key, names in named.items()}
+    pairs = [("validation", "test")]
+    pairs += [(role(name, "validation"), role(name, "test")) for name in data.guards]
+    for pair in pairs:
+        for one, other in itertools.permutations(pair):
+            if one not in sets and other in sets:
+                sets[one] = sets[other]
     return sets
+
+
+def learnt_from(sets: dict[str, Corpus]) -> Corpus:
+    """The domain, and every replay after it."""
+    return functools.reduce(operator.add, [sets["train"], *replayed(sets).values()])
+
+
+def replayed(sets: dict[str, Corpus]) -> dict[str, Corpus]:
+    """What is mixed into training, by role."""
+    return {key: sets[key] for key in roles(sets, "replay").values()}
 
 
 def longest_seconds(data: Data, sets: dict[str, Corpus]) -> float:
@@ -105,6 +115,7 @@ def check_inputs(settings: Finetune) -> dict[str, Corpus]:
     """
     sets = read_manifests(settings.data, thorough=True)
     check_data(settings.data, sets)
+    check_terms(settings, sets)
     check_checkpoint(settings, sets)
     return sets
 
@@ -115,12 +126,26 @@ def check_data(data: Data, sets: dict[str, Corpus]) -> None:
     """
     from parakeet_ft.data.audit import quick_check  # brings what decodes audio
 
-    for key, named in named_sets(data).items():
+    for key, named in data.named_sets().items():
         for warning in quick_check(sets[key], where=sources.describe(named)):
             print(f"warning: {warning}", file=sys.stderr)
     overlap = known_overlap(sets, allowed=data.allow_overlap)
     for warning in [*overlap, *check_replay(data), *check_choice(sets)]:
         print(f"warning: {warning}", file=sys.stderr)
+
+
+def check_terms(settings: Finetune, sets: dict[str, Corpus]) -> None:
+    """Raise UserError for terms that cannot be used; warn of those that nothing can be said of."""
+    asked = settings.evaluation
+    if asked.terms is None:
+        return
+    references = validation_subset.texts(
+        sets["validation"], hours=asked.subset_hours, seed=settings.seed
+    )
+    found = terms.resolve(asked, sets, references=references)
+    if found is not None and not found.occurrences:
+        told = terms.never_said(asked, found, references)
+        print(f"warning: {told} Validations will say nothing of them.", file=sys.stderr)
 
 
 def known_overlap(sets: dict[str, Corpus], *, allowed: bool) -> list[str]:
@@ -151,7 +176,9 @@ def check_checkpoint(settings: Finetune, sets: dict[str, Corpus]) -> None:
 
 def check_replay(data: Data) -> list[str]:
     """A ratio of one's own that has nothing to mix in."""
-    if data.replay.manifest or data.replay.ratio in (0.0, 1.0):  # off, or the default
+    mixed = [guard.replay for guard in data.guards.values() if guard.replay]
+    follows = data.replay.manifest or any(replay.ratio is None for replay in mixed)
+    if follows or data.replay.ratio in (0.0, 1.0):  # off, or the default
         return []
     return [
         f"data.replay.ratio={data.replay.ratio:g} does nothing without data.replay.manifest, the "
@@ -165,12 +192,12 @@ def check_choice(sets: dict[str, Corpus]) -> list[str]:
     """
     found = (
         []
-        if "guard_validation" in sets
+        if roles(sets, "validation")
         else ["no guard set (data.guard_validation): what the model forgets will not be known."]
     )
-    for key in ("validation", "guard_validation"):
-        words = sets[key].num_words if key in sets else 0
-        if key in sets and words < 200:
+    for key in ("validation", *roles(sets, "validation").values()):
+        words = sets[key].num_words
+        if words < 200:
             found.append(
                 f"data.{key} holds {words} words: one word is {100 / max(words, 1):.1f} points of "
                 f"WER, so the choice of best.nemo is partly chance."
@@ -187,6 +214,8 @@ def identity_of(settings: Finetune) -> dict[str, Any]:
     found = set_facts(settings.data)
     if noise and os.path.isfile(noise):
         found["noise"] = sources.facts((WeightedManifest(noise),))
+    if listed := terms.file_of(settings.evaluation):
+        found["terms"] = {"sha256": file_hash(listed)}
     return identity(settings.as_config(), found, locate(settings.model.source))
 
 
@@ -234,7 +263,7 @@ def check_machine(settings: Finetune, sets: dict[str, Corpus], *, run_dir: Path)
     """Lines on the memory and disk that the run will need. Raises UserError if it cannot fit."""
     if settings.smoke:
         return []
-    utterances = sets["train"] + sets["replay"] if "replay" in sets else sets["train"]
+    utterances = learnt_from(sets)
     device = memory.check(settings.as_config(), utterances, num_ranks=ranks.num_ranks())
     needs = host.needs(
         settings,

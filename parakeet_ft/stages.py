@@ -16,15 +16,19 @@ import lightning.pytorch as pl
 
 from parakeet_ft import preflight
 from parakeet_ft.batches import augmentation, loaders
-from parakeet_ft.batches.plan import Plan
+from parakeet_ft.batches.plan import Plan, Replayed
 from parakeet_ft.data.corpus import Corpus
 from parakeet_ft.distributed import ranks
 from parakeet_ft.export import nemo
 from parakeet_ft.model import attention, objective, parts, restore, spec_augment, vocabulary
 from parakeet_ft.report import report
+from parakeet_ft.report.terms import compare_terms
+from parakeet_ft.run import terms
 from parakeet_ft.run.console import Narrator, link_latest
 from parakeet_ft.run.provenance import Run
-from parakeet_ft.scoring import normalization, wer
+from parakeet_ft.scoring import normalization, selection, wer
+from parakeet_ft.scoring.terms import validation_metrics
+from parakeet_ft.settings import guards
 from parakeet_ft.settings.finetune import Finetune
 from parakeet_ft.training import (
     adaptation,
@@ -98,14 +102,15 @@ class Scored:
 
 @dataclasses.dataclass(frozen=True)
 class Watched:
-    """What is scored while training and choosing: sets, the checkpoint's scores on them, and the
-    encoder's precision.
+    """What is scored while training and choosing: sets, the checkpoint's scores on them, the
+    encoder's precision, and the domain's terms.
     """
 
     sets: Sets
     indices: dict[str, Sequence[int] | None]
     before: Scored
     precision: str
+    terms: terms.Terms | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,7 +241,7 @@ def prepare_student(job: Job, student: Student, sets: Sets) -> Prepared:
 def plan_course(job: Job, student: Student, prepared: Prepared, sets: Sets) -> Course:
     """Batches, steps and rates."""
     settings, model, devices = job.settings, student.model, student.devices
-    utterances = sets["train"] + sets["replay"] if "replay" in sets else sets["train"]
+    utterances = preflight.learnt_from(sets)
     augment = augmentation.build(seed=settings.seed, **settings.data.augmentation.arguments())
     config, num_ranks = settings.as_config(), devices["num_ranks"]
     devices["activation_checkpointing"] = ranks.on_first(
@@ -259,10 +264,14 @@ def plan_course(job: Job, student: Student, prepared: Prepared, sets: Sets) -> C
         states=settings.optim.states,
         copies=sum(map(bool, copies)),
     )
+    ratios = settings.data.replay_ratios()
     plan = Plan(
         utterances,
         num_domain=len(sets["train"]),
-        replay_ratio=settings.data.replay.ratio,
+        replays=[
+            Replayed(len(corpus), ratios[key], name=key)
+            for key, corpus in preflight.replayed(sets).items()
+        ],
         batch_seconds=batching["batch_seconds"],
         seed=settings.seed,
         num_ranks=devices["num_ranks"],
@@ -372,11 +381,16 @@ def _watched(job: Job, student: Student, before: Scored, sets: Sets) -> Watched:
     texts = {key: _taken(before.texts[key], taken) for key, taken in indices.items()}
     subset = validation_subset.facts(sets, indices)
     job.run.record(evaluation={"precision": precision, "final_precision": "32", "subset": subset})
+    references = [u.text for u in part["validation"]]
+    named = terms.resolve(asked, sets, references=references)
+    if named:
+        job.run.record(terms=named.facts())
+        job.say.lines(named.lines())
     if precision != "32":
         job.say.lines([f"validations in {precision}, the figures before and after in float32"])
     if subset:
         job.say.lines([validation_subset.line(subset)])
-    return Watched(part, indices, _score(job, texts, part), precision)
+    return Watched(part, indices, _score(job, texts, part), precision, named)
 
 
 def _taken(texts: Sequence[str], indices: Sequence[int] | None) -> list[str]:
@@ -399,13 +413,35 @@ def _build_tuner(
         settings=course.optimizer,
         sets=watched.sets,
         base=watched.before.scores,
-        guard_tolerance=settings.evaluation.guard_tolerance,
         batch_seconds=settings.evaluation.batch_seconds,
+        judge=_judge(settings, watched),
+        terms=watched.terms.terms if watched.terms else (),
         teacher=prepared.teacher,
         bad_batches=bad,
         precision=student.devices["precision"],
         scoring_precision=watched.precision,
         seed=settings.seed,
+    )
+
+
+def _judge(settings: Finetune, watched: Watched) -> selection.Judge:
+    """Who decides between weights, by the checkpoint's transcripts of the validation sets."""
+    found = {
+        key: selection.Reference.of(watched.sets[key], texts)
+        for key, texts in watched.before.texts.items()
+    }
+    if watched.terms:
+        found["validation"] = dataclasses.replace(
+            found["validation"], terms=watched.terms.terms, terms_weight=watched.terms.weight
+        )
+    tolerances = settings.guard_tolerances()
+    return selection.Judge(
+        domain=found["validation"],
+        guards={
+            name: (found[key], tolerances[name])
+            for name, key in guards.roles(found, "validation").items()
+        },
+        most_risk=settings.evaluation.guard_risk,
     )
 
 
@@ -428,12 +464,22 @@ def _record_course(
         trainer=student.devices,
         batching=course.batching | plan.describe(),
         augmentation=loaders.augmentation_facts(loader),
+        guards=_guard_facts(tuner.judge, plan),
         optimizer=course.optimizer | {"groups": optim.describe(tuner.optimizer)},
         budget=budget.describe(
             plan, num_steps=num_steps, accumulate=course.optimizer["accumulate"]
         ),
     )
     job.say.facts(job.run.content["effective"])
+
+
+def _guard_facts(judge: selection.Judge | None, plan: Plan) -> dict[str, Any]:
+    """Tolerance and replay of each guard that is watched, as judge and plan have them."""
+    ratios = plan.replay_ratios()
+    return {
+        name: {"tolerance": tolerance, "replay_ratio": ratios.get(guards.role(name, "replay"), 0.0)}
+        for name, (_, tolerance) in (judge.guards if judge else {}).items()
+    }
 
 
 def _watching(
@@ -454,6 +500,7 @@ def _watching(
             alarm_after=evaluation.alarm_after,
             patience=evaluation.patience,
             settling=len(change.new) > change.num_kept or before.scores["validation"].wer >= 1,
+            tolerances=job.settings.guard_tolerances(),
         ),
         callbacks.Hypotheses(
             job.run_dir / "hypotheses.jsonl",
@@ -477,10 +524,19 @@ def choose_weights(
     ranks.on_first(lambda: nemo.save_nemo(model, job.run_dir / "last.nemo"), patient=True)
     model.to(student.devices["device"])  # Lightning leaves it on the CPU
     best_step = checkpoints.best_step(tuner.history)
+    last = _last_weights(job, fitted, plain)
+    at = functools.partial(
+        weight_selection.interpolated,
+        plain(prepared.base_state),
+        last,
+        last_step=tuner.global_step,
+    )
     candidates = weight_selection.choose_weights(
         model,
-        _candidates(job, prepared, fitted, plain, best_step),
+        _candidates(job, fitted, plain, best_step, at=at, last=last),
         evaluate=tuner.evaluate,
+        at=at,
+        step=job.settings.evaluation.interpolation_step,
     )
     val_wer = candidates[0]["val_wer"]
     if tuner.scoring_precision != "32":
@@ -533,23 +589,22 @@ def _record_training(
 
 def _candidates(
     job: Job,
-    prepared: Prepared,
     fitted: Fitted,
     plain: Callable[[states.State], states.State],
     best_step: int,
-) -> Any:
+    *,
+    at: Callable[[float], weight_selection.Candidate],
+    last: states.State,
+) -> list[weight_selection.Candidate]:
     """All weights that could be best.nemo, in their files until they are tried. plain: gives what
     was added for learning its place in the checkpoint's own weights.
     """
     evaluation, moving = job.settings.evaluation, fitted.moving
-    last = _last_weights(job, fitted, plain)
     read = functools.cache(lambda step: plain(checkpoints.read_weights(job.checkpoint_dir, step)))
     average = plain(moving.weights()) if moving else {}
     recent = [checkpoints.step_of(path) for path in checkpoints.find(job.checkpoint_dir, "weights")]
     return weight_selection.candidates(
-        base=plain(prepared.base_state),
-        last=last,
-        last_step=fitted.tuner.global_step,
+        at=at,
         alphas=evaluation.interpolation,
         best_step=best_step,
         recent_steps=recent[-(evaluation.average_last or 1) :],
@@ -602,7 +657,9 @@ def write_report(
             best_step=chosen.best_step,
             steps=fitted.tuner.global_step,
             guard_tolerance=evaluation.guard_tolerance,
+            guard_tolerances=job.settings.guard_tolerances(),
             problem=_problem(job, fitted.watched, chosen, before, after, sets),
+            terms=_terms(fitted.watched, before, after, sets),
         )
     )
     ranks.on_first(lambda: report.write_report(result, job.run_dir, examples=evaluation.examples))
@@ -612,6 +669,17 @@ def write_report(
     run.finish(say.phases)  # last: a run that is finished is not continued
     say.finish(result, job.run_dir)
     return result
+
+
+def _terms(watched: Watched, before: Scored, after: Scored, sets: Sets) -> dict[str, Any] | None:
+    """What was won of the domain's terms, for the report; None without terms."""
+    if watched.terms is None or not watched.terms.terms:
+        return None
+    named = watched.terms.terms
+    references = [u.text for u in watched.sets["validation"]]
+    found = compare_terms(sets["test"], before.texts["test"], after.texts["test"], terms=named)
+    seen = validation_metrics(references, watched.before.texts["validation"], named)
+    return found | {"watched": seen, "weight": watched.terms.weight, "origin": watched.terms.origin}
 
 
 def _problem(

@@ -197,6 +197,13 @@ def test_help_names_every_group_option_and_key(capsys):
     assert "data.num_workers=1   with your own data: auto" in shown
 
 
+def test_few_words_of_any_guard_are_told_and_a_named_guard_is_one():
+    many = Corpus.of([Utterance("a.wav", 1.0, "a b " * 100)])
+    few = Corpus.of([Utterance("a.wav", 1.0, "a b c d")])
+    [told] = preflight.check_choice({"validation": many, "guards.kids.validation": few})
+    assert told.startswith("data.guards.kids.validation holds 4 words")
+
+
 def test_a_replay_ratio_without_speech_to_mix_in_is_warned():
     own = ["data.train=a.jsonl", "data.validation=b.jsonl"]
     silent = [[], ["data.replay.ratio=0"], ["data.replay.ratio=2", "data.replay.manifest=c.jsonl"]]

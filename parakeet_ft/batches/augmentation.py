@@ -18,7 +18,7 @@ from parakeet_ft.data import layouts, sources
 from parakeet_ft.data.audio import AudioError, probe, read_audio, source_of
 from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.errors import UserError
-from parakeet_ft.settings.finetune import WeightedManifest
+from parakeet_ft.settings.manifests import WeightedManifest
 
 TELEPHONE_HZ = 8000
 

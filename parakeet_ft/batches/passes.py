@@ -207,11 +207,12 @@ def draw_replay(
     seconds: float,
     seed: int,
     number: int,
+    name: str = "replay",
 ) -> np.ndarray:
     """Indices of replay utterances for one pass, int32: shuffled anew, and again if they run out,
-    until `seconds` are full.
+    until `seconds` are full. Replays of other names are shuffled in other ways.
     """
-    twister = Twister(f"replay {seed} {number}")
+    twister = Twister(f"{name} {seed} {number}")
     durations, given = np.asarray(durations, np.float64), np.asarray(indices, np.int32)
     drawn: list[np.ndarray] = []
     filled = 0.0

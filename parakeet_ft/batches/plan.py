@@ -9,6 +9,7 @@ what it would have seen.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -31,22 +32,38 @@ Span = tuple[int, int, float]
 
 
 @dataclasses.dataclass(frozen=True)
+class Replayed:
+    """How many utterances are mixed in, and the seconds of them in a pass for each second of the
+    domain.
+    """
+
+    count: int
+    ratio: float
+    name: str = "replay"
+
+
+@dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is trained on: utterances (domain first, then replay) and how passes are cut into
-    batches.
+    """What is trained on: utterances (domain first, then each replay) and how passes are cut into
+    batches. Raises ValueError for another number of utterances.
     """
 
     utterances: Sequence[Utterance]
     num_domain: int
-    replay_ratio: float
     batch_seconds: float
     seed: int
+    replays: Sequence[Replayed] = ()
     num_ranks: int = 1
     augmentation: Augmentation | None = None
     # The last passes that were asked for.
     _passes: dict[int, Pass] = dataclasses.field(
         default_factory=dict, init=False, repr=False, compare=False
     )
+
+    def __post_init__(self) -> None:
+        counted = self.num_domain + sum(replay.count for replay in self.replays)
+        if counted != len(self.utterances):
+            raise ValueError(f"{len(self.utterances)} utterances, and a plan for {counted}")
 
     def durations_of_pass(self, number: int) -> np.ndarray:
         """Seconds (N) of each utterance as a pass plays it."""
@@ -57,7 +74,7 @@ class Plan:
 
     def batches_of_pass(self, number: int) -> Pass:
         """All ranks' batches of one pass: every domain utterance as often as its weight says (1 if
-        it has none), replay of replay_ratio times the domain's seconds.
+        it has none), of each replay its ratio times the domain's seconds.
 
         Of a corpus in the cache, planned by the first process of a node that asks.
         """
@@ -81,43 +98,48 @@ class Plan:
         corpus = self.utterances
         if not isinstance(corpus, Corpus) or not corpus.kept:
             return None
-        settings = (self.num_domain, self.replay_ratio, self.batch_seconds, self.seed)
+        replays = [dataclasses.astuple(replay) for replay in self.replays]
+        settings = (self.num_domain, replays, self.batch_seconds, self.seed)
         speeds = self.augmentation and (self.augmentation.seed, self.augmentation.speeds)
         key = json_hash([passes.FORMAT, corpus.key, settings, self.num_ranks, speeds, number])
         return f"pass-{key[:32]}"
 
     def _plan(self, number: int) -> Pass:
         durations = self.durations_of_pass(number)
-        domain, replay = self._spans()
+        domain, *mixed = self._spans()
         indices = weighted(domain, seed=self.seed, number=number)
-        drawn = draw_replay(
-            durations,
-            weighted(replay, seed=self.seed, number=number),
-            seed=self.seed,
-            number=number,
-            # As Python adds: passes are the same to the last bit.
-            seconds=self.replay_ratio * sum(memoryview(durations[indices])),
-        )
+        # As Python adds: passes are the same to the last bit.
+        seconds = sum(memoryview(durations[indices]))
+        drawn = [
+            draw_replay(
+                durations,
+                weighted(spans, seed=self.seed, number=number),
+                seed=self.seed,
+                number=number,
+                seconds=replay.ratio * seconds,
+                name=replay.name,
+            )
+            for replay, spans in zip(self.replays, mixed, strict=True)
+        ]
         return plan_pass(
             durations,
-            np.concatenate([indices, drawn]),
+            np.concatenate([indices, *drawn]),
             batch_seconds=self.batch_seconds,
             seed=self.seed,
             number=number,
             num_ranks=self.num_ranks,
         )
 
-    def _spans(self) -> tuple[list[Span], list[Span]]:
-        """Stretches of the domain and of replay, with their weights."""
-        if isinstance(self.utterances, Corpus):
-            spans = self.utterances.spans
-        else:
-            count = len(self.utterances)
-            spans = [(0, self.num_domain, 1.0), (self.num_domain, count, 1.0)]
-        return (
-            [span for span in spans if span[1] <= self.num_domain],
-            [span for span in spans if span[0] >= self.num_domain and span[1] > span[0]],
-        )
+    def _spans(self) -> list[list[Span]]:
+        """Stretches of the domain and of each replay, with their weights."""
+        counts = [self.num_domain, *(replay.count for replay in self.replays)]
+        bounds = list(itertools.pairwise([0, *itertools.accumulate(counts)]))
+        if not isinstance(self.utterances, Corpus):
+            return [[(start, stop, 1.0)] for start, stop in bounds]
+        spans = self.utterances.spans
+        return [
+            [span for span in spans if start <= span[0] < span[1] <= stop] for start, stop in bounds
+        ]
 
     def steps_of_pass(self, number: int = 0) -> int:
         """Batches per rank in one pass."""
@@ -174,6 +196,10 @@ class Plan:
     def hours_of_pass(self) -> float:
         """Hours of audio in one pass over all ranks, replay included."""
         durations = durations_of(self.utterances)
-        domain, replay = self._spans()
+        domain, *_ = self._spans()
         seconds = sum(weight * float(durations[a:b].sum()) for a, b, weight in domain)
-        return seconds * (1 + (self.replay_ratio if replay else 0)) / 3600
+        return seconds * (1 + sum(self.replay_ratios().values())) / 3600
+
+    def replay_ratios(self) -> dict[str, float]:
+        """Seconds of each replay that has utterances for each second of the domain."""
+        return {replay.name: replay.ratio for replay in self.replays if replay.count}

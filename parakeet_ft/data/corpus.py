@@ -24,7 +24,7 @@ from parakeet_ft.data.manifest import ManifestError, Utterance
 from parakeet_ft.data.manifest_blocks import blocks_of
 from parakeet_ft.data.sources import Source
 from parakeet_ft.files import json_hash
-from parakeet_ft.settings.finetune import WeightedManifest
+from parakeet_ft.settings.manifests import WeightedManifest
 from parakeet_ft.tokenizer.words import Texts, Words
 
 # Bytes of manifests (some 20,000 lines) up to which they are read into memory each time.

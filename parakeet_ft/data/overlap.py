@@ -15,17 +15,17 @@ import numpy as np
 from parakeet_ft.data.corpus import Corpus, as_corpus
 from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.errors import UserError
-
-OVERLAP_KEYS = {"train": "data.train", "replay": "data.replay.manifest"}
+from parakeet_ft.settings.guards import key_of, roles
 
 
 def check_overlap(sets: Mapping[str, Sequence[Utterance]], *, allowed: bool = False) -> list[str]:
-    """Compare what is scored with what is trained on ("train" and "replay"), by role.
+    """Compare what is scored with what is trained on ("train" and every replay), by role.
 
     Raises UserError if a scored stretch of audio is trained on, unless `allowed`; then, and for
     utterances of the same text and length in other files, a warning a set.
     """
-    trained = {role: as_corpus(sets[role]) for role in ("train", "replay") if sets.get(role)}
+    learnt = ("train", *roles(sets, "replay").values())
+    trained = {role: as_corpus(sets[role]) for role in learnt if sets.get(role)}
     scored: dict[str, Sequence[Utterance]] = {}
     for role in sets:
         # A validation set that serves as the test set, too, is told of once.
@@ -40,12 +40,12 @@ def check_overlap(sets: Mapping[str, Sequence[Utterance]], *, allowed: bool = Fa
             shown = "; ".join(f"{u.audio_filepath} at {u.offset:g} s" for u in same[:2])
             found.append(
                 f"{len(same)} of the {len(utterances)} utterances of data.{role} are in "
-                f"{OVERLAP_KEYS[other]}: {shown}"
+                f"{key_of(other)}: {shown}"
             )
         elif count := count_same_text_and_length(utterances, trained[other]):
             warnings.append(
                 f"{count} of the {len(utterances)} utterances of data.{role} have the "
-                f"text and the length of one in {OVERLAP_KEYS[other]}: is it the same "
+                f"text and the length of one in {key_of(other)}: is it the same "
                 "audio under another name?"
             )
     if found and not allowed:

@@ -18,7 +18,7 @@ from parakeet_ft.data.audio_file import Member
 from parakeet_ft.data.layouts import TAR_NUMBER, Source, audio_beside, expand, expand_range
 from parakeet_ft.data.manifest import ManifestError, Utterance, parse_line, stream_manifest
 from parakeet_ft.files import file_hash
-from parakeet_ft.settings.finetune import WeightedManifest, as_given
+from parakeet_ft.settings.manifests import WeightedManifest, as_given
 
 # Further lines of the same audio, as NeMo 3.0.0 names them (nemo_adapters.py,
 # LazyNeMoTarredIterator).

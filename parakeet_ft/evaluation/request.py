@@ -18,10 +18,11 @@ from parakeet_ft.data.sources import read_all
 from parakeet_ft.data.text import load_replacements
 from parakeet_ft.errors import UserError
 from parakeet_ft.run.composition import bundled, compose, show_help, split_options
+from parakeet_ft.run.terms import read_lines
 from parakeet_ft.scoring.normalization import Normalizer
 from parakeet_ft.scoring.terms import find_terms
 from parakeet_ft.settings.evaluate import read_evaluate
-from parakeet_ft.settings.finetune import weighted
+from parakeet_ft.settings.manifests import weighted
 from parakeet_ft.training import driver
 
 ON_CPU = "to score on the CPU, give device=cpu"
@@ -84,30 +85,11 @@ def _telling_length(own: tuple[str, ...], all_parts: Sequence[tuple[str, ...]]) 
     return len(own)
 
 
-def _lines(value: Any, *, key: str) -> tuple[str, ...]:
-    """A list as it is, or the lines of the file that a string names."""
-    if value is None:
-        return ()
-    if isinstance(value, list):
-        return tuple(str(item) for item in value)
-    try:
-        text = Path(bundled(value) or value).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{key}={value!r} cannot be read: {error}. Expected a list such as [a,b] or a UTF-8 "
-            f"file with one a line."
-        ) from None
-    found = tuple(line.strip() for line in text.splitlines() if line.strip())
-    if not found:
-        raise UserError(f"{key}={value!r} holds no line of text.")
-    return found
-
-
 def _texts(value: str | None, *, key: str) -> tuple[str, ...]:
     """The texts of a manifest, or the lines of a file."""
     if value is not None and str(value).endswith(".jsonl"):
         return tuple(u.text for u in read_all(weighted(value)) if u.text.strip())
-    return _lines(value, key=key)
+    return read_lines(value, key=key)
 
 
 def _utterances(value: str | None) -> tuple[Utterance, ...]:
@@ -193,7 +175,7 @@ def read_request(config: dict[str, Any]) -> Request:
         config["language"],
         load_replacements(config["replacements"]) if config["replacements"] else (),
     )
-    phrases = _lines(config["decoding"]["phrases"] or None, key="decoding.phrases")
+    phrases = read_lines(config["decoding"]["phrases"] or None, key="decoding.phrases")
     language_model = config["language_model"]
     lm_text = _texts(language_model["text"], key="language_model.text")
     tune_on: tuple[Utterance, ...] = ()
@@ -202,7 +184,7 @@ def read_request(config: dict[str, Any]) -> Request:
         tune_on = _utterances(language_model["tune_on"])
         guard = _utterances(language_model["guard"])
     general = _texts(config["general"], key="general")
-    terms = () if config["terms"] == "auto" else _lines(config["terms"], key="terms")
+    terms = () if config["terms"] == "auto" else read_lines(config["terms"], key="terms")
     sets = read_sets(config, normalizer=normalizer)
     if config["terms"] == "auto":
         form = str if config["scored"] == "raw" else normalizer

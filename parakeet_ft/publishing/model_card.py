@@ -17,9 +17,11 @@ from parakeet_ft.model.checkpoints import BUNDLED, CHECKPOINTS, PUBLISHED
 from parakeet_ft.model.source import HUB_ID
 from parakeet_ft.report.markdown import code, plain
 from parakeet_ft.report.report import num_speakers
+from parakeet_ft.scoring.forgotten import tolerances
 from parakeet_ft.scoring.wer import joined
 from parakeet_ft.scoring.words import interval_words, percent
-from parakeet_ft.settings.finetune import weighted
+from parakeet_ft.settings.guards import roles, title_of
+from parakeet_ft.settings.manifests import weighted
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -29,9 +31,16 @@ ROLES = {
     "replay": "replay (general speech mixed in)",
     "validation": "validation",
     "test": "test",
-    "guard_validation": "guard, validation",
-    "guard_test": "guard, test",
 }
+
+
+def role_words(role: str) -> str:
+    """What a set was for."""
+    for kind in ("validation", "test", "replay"):
+        for name in roles([role], kind) if role not in ROLES else ():
+            mixed = " (speech like it mixed in)" if kind == "replay" else ""
+            return f"{title_of(name)}, {kind}{mixed}"
+    return ROLES.get(role, role)
 
 
 def licence_of(source: str, given: str | None) -> str:
@@ -68,7 +77,7 @@ def data_facts(manifests: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     rows = []
     for role, manifest in manifests.items():
         row: dict[str, Any] = {
-            "role": ROLES.get(role, role),
+            "role": role_words(role),
             "sha256": manifest["sha256"],
             "utterances": None,
             "hours": None,
@@ -121,7 +130,7 @@ def limits(report: dict[str, Any], data: list[dict[str, Any]]) -> list[str]:
         "channels, noise, rooms and subjects were not tested, nor any other language: measure on "
         "your own recordings first."
     ]
-    if "guard" not in report["tuned"]:
+    if not tolerances(report):
         found.append("No general speech was tested: what was forgotten is not known.")
     return found
 
@@ -190,7 +199,7 @@ def _eval_results(report: dict[str, Any]) -> list[EvalResult]:
             task_type="automatic-speech-recognition",
             task_name="Automatic Speech Recognition",
             dataset_type=f"{report['name']}-{role}",
-            dataset_name=f"{report['name']}: {role} test set",
+            dataset_name=f"{report['name']}: {title_of(role)} test set",
             metric_type=metric,
             metric_name=label,
             metric_value=round(100 * scores[key], 2),
@@ -213,7 +222,7 @@ def _row(report: dict[str, Any], role: str) -> dict[str, Any]:
     before = report["baseline"][role]
     after = report["tuned"][role]
     row = {
-        "set": plain(role),
+        "set": plain(title_of(role)),
         "words": after["words"],
         "interval": interval_words(report["comparison"][role]),
     }

@@ -15,15 +15,17 @@ from typing import Any
 
 from parakeet_ft.data import audio
 from parakeet_ft.data.audio_file import Member
-from parakeet_ft.scoring import wer
-from parakeet_ft.scoring.words import interval_words, most_changed, percent
+from parakeet_ft.report import terms
+from parakeet_ft.report.frontier import frontier
+from parakeet_ft.scoring import forgotten, wer
+from parakeet_ft.scoring.words import interval_words, most_changed, percent, shortened
+from parakeet_ft.settings.guards import title_of
 
 # MP3, which phones of any age play, at some 3 kB a second; encoding takes 8 ms a second (Ogg Opus:
 # 40 ms).
 MP3_COMPRESSION = 0.8
 PLAYER_SECONDS = 30.0
 PLAYERS_BYTES = 6_000_000
-CURVES = (("val_wer", "domain"), ("guard_wer", "guard"))
 MEASURES = (("wer", "WER"), ("wer_normalized", "WER, normalised"), ("cer", "CER"))
 KINDS = (
     ("substitutions", "words substituted"),
@@ -126,6 +128,20 @@ def figures(report: dict[str, Any], role: str) -> list[dict[str, Any]]:
     return rows
 
 
+def guard_row(report: dict[str, Any], name: str) -> dict[str, Any]:
+    """A guard's row in the table of what was forgotten."""
+    before, after = (report[when][name] for when in ("baseline", "tuned"))
+    return {
+        "name": title_of(name),
+        "words": after["words"],
+        "before": percent(before["wer"]),
+        "after": percent(after["wer"]),
+        "change": interval_words(report["comparison"][name]),
+        "tolerated": forgotten.tolerance_words(forgotten.tolerances(report)[name]),
+        "outcome": forgotten.outcome(report, name),
+    }
+
+
 def _no_rate(label: str) -> dict[str, Any]:
     """A rate that is of something else."""
     return {"measure": label, "before": "-", "after": "-", "change": "-", "rate": True}
@@ -191,9 +207,9 @@ class Canvas:
 def learning_curve(
     history: Sequence[dict[str, Any]], *, best_step: int, chosen: dict[str, Any] | None = None
 ) -> str:
-    """Inline SVG of domain and guard WER over the steps, best_step marked if it is 0 or more. Step
-    0 is the untouched checkpoint, whose WER is a dashed line; diamonds at the right are `chosen`,
-    the row of candidates that was exported.
+    """Inline SVG of the WER of domain and guards over the steps, best_step marked if it is 0 or
+    more. Step 0 is the untouched checkpoint, whose WER is a dashed line; diamonds at the right are
+    `chosen`, the row of candidates that was exported.
     """
     chosen = chosen or {}
     canvas = Canvas(
@@ -207,25 +223,35 @@ def learning_curve(
     parts += _grid(canvas)
     parts += _steps(canvas, best_step)
     ends = []
-    for key, label in CURVES:
-        points = [point for point in history if key in point]
-        if not points:
-            continue
-        xy = [(canvas.x(point["step"]), canvas.y(point[key])) for point in points]
-        parts += _curve(canvas, label, xy)
+    exported = rates_of(chosen)
+    for label in dict.fromkeys(label for point in history for label in rates_of(point)):
+        points = [point for point in history if label in rates_of(point)]
+        xy = [(canvas.x(point["step"]), canvas.y(rates_of(point)[label])) for point in points]
+        parts += _curve(canvas, kind_of(label), xy)
         height = xy[-1][1]
-        if key in chosen:
-            height = canvas.y(chosen[key])
-            parts.append(_diamond(canvas, label, height))
-        rate = chosen[key] if key in chosen else history[-1][key]
+        if label in exported:
+            height = canvas.y(exported[label])
+            parts.append(_diamond(canvas, kind_of(label), height))
+        rate = exported.get(label, rates_of(points[-1])[label])
         ends.append((height, label, percent(rate)))
     parts += _names(canvas, ends)
     return "".join(parts) + "</svg>"
 
 
+def rates_of(row: dict[str, Any]) -> dict[str, float]:
+    """WER of the domain and of each guard in a validation or candidate."""
+    domain = {"domain": row["val_wer"]} if "val_wer" in row else {}
+    return domain | forgotten.guard_wers(row)
+
+
+def kind_of(name: str) -> str:
+    """Whether a set is the domain or a guard, which have their colours."""
+    return "domain" if name == "domain" else "guard"
+
+
 def _highest(rows: Sequence[dict[str, Any]]) -> float:
     """The highest rate of all curves."""
-    return max(row.get(key, 0.0) for row in rows for key, _ in CURVES)
+    return max((rate for row in rows for rate in rates_of(row).values()), default=0.0)
 
 
 def _grid(canvas: Canvas) -> list[str]:
@@ -285,14 +311,32 @@ def _diamond(canvas: Canvas, label: str, y: float) -> str:
 def _names(canvas: Canvas, ends: list[tuple[float, str, str]]) -> list[str]:
     """The curves' names and rates at their ends, moved apart where they would overlap."""
     ends = sorted(ends)
-    heights = [height for height, _, _ in ends]
-    if len(heights) == 2 and heights[1] - heights[0] < 18:
-        middle = sum(heights) / 2
-        heights = [middle - 9, middle + 9]
+    heights = apart([height for height, _, _ in ends], least=18)
     return [
-        f'<text class="{label} end" x="{canvas.edge + 27}" y="{y + 4:.1f}">{label} {rate}</text>'
+        f'<text class="{kind_of(label)} end" x="{canvas.edge + 27}" y="{y + 4:.1f}">'
+        f"{html.escape(shortened(label))} {rate}</text>"
         for y, (_, label, rate) in zip(heights, ends, strict=True)
     ]
+
+
+def apart(heights: Sequence[float], *, least: float) -> list[float]:
+    """Heights in order, moved as little as need be until neighbours have the least distance: those
+    that would touch stand around the middle of where they were.
+    """
+    groups: list[list[float]] = []
+    for height in heights:
+        groups.append([height])
+        while len(groups) > 1 and _end(groups[-2], least) + least > _begin(groups[-1], least):
+            groups[-2:] = [groups[-2] + groups[-1]]
+    return [_begin(group, least) + least * n for group in groups for n in range(len(group))]
+
+
+def _begin(group: Sequence[float], least: float) -> float:
+    return sum(group) / len(group) - least * (len(group) - 1) / 2
+
+
+def _end(group: Sequence[float], least: float) -> float:
+    return _begin(group, least) + least * (len(group) - 1)
 
 
 def render_page(report: dict[str, Any], *, examples: int) -> str:
@@ -308,19 +352,30 @@ def render_page(report: dict[str, Any], *, examples: int) -> str:
         lstrip_blocks=True,
     )
     environment.filters["percent"] = percent
+    environment.filters["guard_wers"] = forgotten.guard_wers
+    environment.filters["worst_guard"] = forgotten.worst_guard
+    environment.filters["title_of"] = title_of
     players = Players()
     rows = report["utterances"]
     worst = [row for row in rows if row["errors_after"]][:examples]
-    chosen = report["candidates"][0]
+    candidates = report["candidates"]
+    chosen = candidates[0]
     return environment.get_template("report.html.jinja").render(
         report=report,
         worst=[_shown(row, players) for row in worst],
         changed=[_shown(row, players) for row in most_changed(rows, most=examples)],
+        titles={role: title_of(role) for role in report["baseline"]},
+        guards=[guard_row(report, name) for name in forgotten.tolerances(report)],
+        watched=list(dict.fromkeys(n for row in candidates for n in forgotten.guard_wers(row))),
         tables={role: figures(report, role) for role in report["baseline"]},
         intervals={
             role: f"Change of the WER in points, 95 % interval: {interval_words(found)}."
             for role, found in report["comparison"].items()
         },
+        term_figures=terms.figures(report["terms"]) if report["terms"] else [],
+        term_tables=terms.tables(report["terms"]) if report["terms"] else [],
+        term_interval=terms.interval(report["terms"]) if report["terms"] else "",
+        frontier=frontier(candidates, tolerances=forgotten.tolerances(report)),
         curve=learning_curve(
             report["history"],
             best_step=report["best_step"] if chosen["weights"] == "best checkpoint" else -1,

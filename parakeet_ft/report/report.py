@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,13 +10,19 @@ from typing import Any
 
 from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.files import atomic_path, write_json
+from parakeet_ft.report import terms as terms_of_report
 from parakeet_ft.report.markdown import code, plain, table_row
-from parakeet_ft.scoring import breakdown, wer
+from parakeet_ft.scoring import breakdown, forgotten, wer
 from parakeet_ft.scoring.words import interval_words, percent
+from parakeet_ft.settings import guards
+from parakeet_ft.settings.guards import SHORT, title_of
 
 # With fewer speakers an interval over them is wide, and one over their utterances is blind to what
 # other voices would do.
 FEW_SPEAKERS = 5
+
+
+TERMS_MISSED = "terms missed (dev)"
 
 
 def verdict(report: dict[str, Any]) -> str:
@@ -23,16 +30,22 @@ def verdict(report: dict[str, Any]) -> str:
     before, after = (report[when]["domain"]["wer"] for when in ("baseline", "tuned"))
     found = report["comparison"]["domain"]["verdict"]
     domain = f"Domain WER {_movement(before, after, found)} ({found})"
-    if "guard" not in report["baseline"]:
+    tolerances = forgotten.tolerances(report)
+    if not tolerances:
         return f"{domain}; no guard set was given, so what was forgotten is not known."
-    before, after = (report[when]["guard"]["wer"] for when in ("baseline", "tuned"))
+    kept = [_kept(report, name, tolerance) for name, tolerance in tolerances.items()]
+    return f"{'; '.join([domain, *kept])}."
+
+
+def _kept(report: dict[str, Any], name: str, tolerance: float | None) -> str:
+    """What was forgotten of a guard."""
+    before, after = (report[when][name]["wer"] for when in ("baseline", "tuned"))
     points = 100 * (after - before)
-    found = report["comparison"]["guard"]["verdict"]
-    kept = f"guard WER {_movement(before, after, found)} ({found}, {points:+.1f} points)"
-    tolerance = report.get("guard_tolerance")
+    found = report["comparison"][name]["verdict"]
+    kept = f"{title_of(name)} WER {_movement(before, after, found)} ({found}, {points:+.1f} points)"
     if tolerance is not None and points > 100 * tolerance:
         kept += f": MORE THAN THE TOLERANCE of {100 * tolerance:.1f} points was forgotten"
-    return f"{domain}; {kept}."
+    return kept
 
 
 def _movement(before: float, after: float, found: str) -> str:
@@ -189,37 +202,45 @@ def build_report(
     best_step: int,
     steps: int,
     guard_tolerance: float | None,
+    guard_tolerances: Mapping[str, float | None],
     problem: str | None = None,
+    terms: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What report.json holds. problem: why the model should not be used, if so. "domain" is the
-    test set and "guard" the guard's test set; the validation sets chose the checkpoint.
+    """What report.json holds. problem: why the model should not be used, if so. terms: those of the
+    domain, as compare_terms has them, their `weight` in the choice, and `watched`, what the
+    checkpoint made of them in validation. "domain" is the test set, and each guard's name its test
+    set; the validation sets chose the checkpoint. guard_tolerance: the general one;
+    guard_tolerances: what is in force, by guard.
     """
-    roles = {"domain": "test"}
-    if "guard_test" in sets:
-        roles["guard"] = "guard_test"
-    too_much_forgotten = (
-        "guard" in roles
-        and guard_tolerance is not None
-        and tuned["guard_test"].wer - base["guard_test"].wer > guard_tolerance
-    )
-    ended_well = not problem and not too_much_forgotten
+    roles = {"domain": "test"} | guards.roles(sets, "test")
+    scores: dict[str, Any] = {
+        "baseline": {role: dataclasses.asdict(base[key]) for role, key in roles.items()},
+        "tuned": {role: dataclasses.asdict(tuned[key]) for role, key in roles.items()},
+        "guard_tolerances": {name: guard_tolerances[name] for name in roles if name != "domain"},
+    }
+    ended_well = not problem and not forgotten.exceeded(scores)
     report = {
         "name": name,
         "command": command,
         "model": "best.nemo",
         "best_step": best_step,
         "steps": steps,
-        "selection": _selection(candidates, len(history), guard_tolerance=guard_tolerance),
+        "selection": _selection(
+            candidates,
+            len(history),
+            tolerances=scores["guard_tolerances"],
+            terms_weight=(terms or {}).get("weight", 0.0),
+        ),
         "problem": problem,
         "warnings": _warnings(sets, problem),
         "notes": _notes(history, run["effective"], ended_well=ended_well),
         "guard_tolerance": guard_tolerance,
-        "baseline": {role: dataclasses.asdict(base[key]) for role, key in roles.items()},
-        "tuned": {role: dataclasses.asdict(tuned[key]) for role, key in roles.items()},
+        **scores,
         "comparison": {
             role: _comparison(sets[key], before[key], after[key]) for role, key in roles.items()
         },
-        "history": [_start(base_watched), *history],
+        "terms": terms,
+        "history": [_start(base_watched) | (terms or {}).get("watched", {}), *history],
         "candidates": candidates,
         **_breakdowns(sets["test"], before["test"], after["test"]),
         "commit": run["commit"],
@@ -261,31 +282,57 @@ def _notes(
 
 
 def _selection(
-    candidates: Sequence[dict[str, Any]], validations: int, *, guard_tolerance: float | None
+    candidates: Sequence[dict[str, Any]],
+    validations: int,
+    *,
+    tolerances: Mapping[str, float | None],
+    terms_weight: float = 0.0,
 ) -> str:
     """Which weights were exported, and by what rule; the best candidate comes first."""
     best = candidates[0]
+    refused = sum(bool(row["judgement"]["refused"]) for row in candidates)
     if best["selection_score"] <= 0:
         return (
-            f"NOTHING was better than the checkpoint within the guard's tolerance; "
+            f"NOTHING was better than the checkpoint within {_whose(tolerances)} tolerance; "
             f"{best['description']} lost least."
         )
-    rule = "gain on the domain"
-    if "guard_wer" in best and guard_tolerance is not None:
-        rule += ", less the more of the guard's tolerance is used"
-    return (
+    rule = "the mean gain on the domain over draws of the sets"
+    if terms_weight:
+        rule += f", {100 * terms_weight:g} % of it the gain on terms"
+    if any(tolerance is not None for tolerance in tolerances.values()):
+        rule += f", less the more of {_whose(tolerances)} tolerance is used in them"
+    told = (
         f"Chosen: {best['description']}, the best of {validations} validations and "
         f"{len(candidates) - 1} interpolations and averages (score {best['selection_score']:.3f}: "
         f"{rule})."
     )
+    if len(tolerances) > 1:
+        told += f" Of the guards, {forgotten.worst_guard(best)} came nearest to its tolerance."
+    if not refused:
+        return told
+    reason = "they probably forget more than is tolerated"
+    return f"{told} {refused} were refused: {reason}{_by_guard(candidates, tolerances)}."
+
+
+def _whose(tolerances: Mapping[str, float | None]) -> str:
+    """Whose tolerance it is that weights must keep within."""
+    return "each guard's" if len(tolerances) > 1 else "the guard's"
+
+
+def _by_guard(candidates: Sequence[dict[str, Any]], tolerances: Mapping[str, float | None]) -> str:
+    """How many candidates each guard refused, where there are several."""
+    if len(tolerances) < 2:
+        return ""
+    refused = (row for row in candidates if row["judgement"]["refused"])
+    counts = collections.Counter(forgotten.worst_guard(row) for row in refused)
+    return f" ({', '.join(f'{name} {count}' for name, count in counts.items())})"
 
 
 def _start(base: dict[str, wer.Score]) -> dict[str, Any]:
     """The untouched checkpoint as the first point of the history."""
     start = {"step": 0, "val_wer": base["validation"].wer, "selection_score": 0.0}
-    if "guard_validation" in base:
-        start["guard_wer"] = base["guard_validation"].wer
-    return start
+    watched = guards.roles(base, "validation")
+    return start | forgotten.rates_of({name: base[key].wer for name, key in watched.items()})
 
 
 def _comparison(
@@ -323,6 +370,7 @@ def render_markdown(report: dict[str, Any]) -> str:
     lines = [f"# {plain(report['name'])}", "", plain(report["verdict"])]
     lines += [f"\n**{plain(warning)}**" for warning in report["warnings"]]
     lines += _sets_table(report)
+    lines += terms_of_report.markdown(report["terms"])
     if report["notes"]:
         lines += ["", "Notes:", ""]
         lines += [f"- {plain(note)}" for note in report["notes"]]
@@ -344,20 +392,39 @@ def render_markdown(report: dict[str, Any]) -> str:
 def _sets_table(report: dict[str, Any]) -> list[str]:
     """The table of the test sets before and after."""
     rows = [
-        _set_row(name, before, report["tuned"][name], report["comparison"][name])
+        _set_row(
+            plain(title_of(name)),
+            before,
+            report["tuned"][name],
+            report["comparison"][name],
+            tolerated=_tolerated(report, name),
+        )
         for name, before in report["baseline"].items()
     ]
     return [
         "",
         "| set | words | WER before | WER after | sub/del/ins after | normalised before | after | "
-        "CER before | after | change of WER [95 %] in points |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "CER before | after | change of WER [95 %] in points | tolerated |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
         *rows,
     ]
 
 
+def _tolerated(report: dict[str, Any], name: str) -> str:
+    """What a guard may lose in points, and whether it kept within that."""
+    tolerance = forgotten.tolerances(report).get(name)
+    if tolerance is None:
+        return "-"
+    return f"{forgotten.tolerance_words(tolerance)}: {forgotten.outcome(report, name)}"
+
+
 def _set_row(
-    name: str, before: dict[str, Any], after: dict[str, Any], comparison: dict[str, Any]
+    name: str,
+    before: dict[str, Any],
+    after: dict[str, Any],
+    comparison: dict[str, Any],
+    *,
+    tolerated: str,
 ) -> str:
     """A row of the table of test sets."""
     normalized = [percent(before["wer_normalized"]), percent(after["wer_normalized"])]
@@ -375,24 +442,36 @@ def _set_row(
             percent(before["cer"]),
             percent(after["cer"]),
             interval_words(comparison),
+            tolerated,
         ]
     )
 
 
-def _dev_table(title: str, rows: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:
+def _dev_table(heading: str, rows: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:
     """What each of the named weights scores on the validation sets."""
+    watched = list(dict.fromkeys(name for _, row in rows for name in forgotten.guard_wers(row)))
+    sets = ["domain", *(title_of(name) for name in watched or [SHORT])]
+    rates = [f"{plain(name)} WER (dev)" for name in sets]
+    if any("val_ker" in row for _, row in rows):
+        rates.append(TERMS_MISSED)
     return [
         "",
-        f"| {title} | domain WER (dev) | guard WER (dev) | score |",
-        "|---|---|---|---|",
-        *(_dev_row(name, row) for name, row in rows),
+        table_row([heading, *rates, "score"]),
+        "|---" * (len(rates) + 2) + "|",
+        *(
+            _dev_row(name, row, watched or [SHORT], terms=TERMS_MISSED in rates)
+            for name, row in rows
+        ),
     ]
 
 
-def _dev_row(name: str, row: dict[str, Any]) -> str:
+def _dev_row(name: str, row: dict[str, Any], watched: Sequence[str], *, terms: bool) -> str:
     """A row of the tables of validation scores."""
-    guard = percent(row["guard_wer"]) if "guard_wer" in row else "-"
-    return f"| {name} | {percent(row['val_wer'])} | {guard} | {row['selection_score']:.3f} |"
+    rates = forgotten.guard_wers(row)
+    cells = [percent(rates[guard]) if guard in rates else "-" for guard in watched]
+    if terms:
+        cells.append(percent(row["val_ker"]) if "val_ker" in row else "-")
+    return table_row([name, percent(row["val_wer"]), *cells, f"{row['selection_score']:.3f}"])
 
 
 def _groups_table(title: str, rows: Sequence[dict[str, Any]]) -> list[str]:

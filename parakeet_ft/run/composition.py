@@ -13,6 +13,7 @@ from typing import Any
 from parakeet_ft.errors import UserError
 from parakeet_ft.files import DEMO, project_folder
 from parakeet_ft.model.checkpoints import CHECKPOINTS, resolve
+from parakeet_ft.settings import guards
 from parakeet_ft.settings.rules import shown
 
 CONF = project_folder("conf")
@@ -77,10 +78,10 @@ def expand_shorthand(overrides: list[str]) -> list[str]:
 
     `model=path/to/x.nemo`, `model=org/name` and `model=NAME` become model.source=...;
     data.train=... without data= implies data=manifests, so that nothing of the demo is mixed into a
-    real job; a budget of hours or steps replaces that of epochs.
+    real job; a budget of hours or steps replaces that of epochs; guards have names of one's own.
     """
     given = _given(overrides)
-    out = [_model_by_source(override) for override in overrides]
+    out = [_guard_added(_model_by_source(override)) for override in overrides]
     if "data" not in given and ("data.train" in given or "data.validation" in given):
         out.insert(0, "data=manifests")
     return out + _budgets_replaced(given)
@@ -92,6 +93,19 @@ def _model_by_source(override: str) -> str:
     if key == "model" and value not in options_of("model"):
         return f"model.source='{_source(value)}'"
     return override
+
+
+def _guard_added(override: str) -> str:
+    """A setting; one of data.guards as one that adds its key where conf/ has none, and a replay by
+    its manifest, so that its ratio may be given beside it.
+    """
+    key, equals, value = override.partition("=")
+    plain = key.lstrip("+")
+    if not equals or not f"{plain}.".startswith("data.guards."):
+        return override
+    if plain.endswith(".replay") and value != "null" and not value.startswith("{"):
+        plain = f"{plain}.manifest"
+    return f"++{plain}={value}"
 
 
 def _budgets_replaced(given: dict[str, str]) -> list[str]:
@@ -143,6 +157,8 @@ def compose(name: str, overrides: list[str]) -> dict[str, Any]:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         keys = _keys(composed_of, options)
         names = [*keys, *groups(name)]
+        if "data.guards" in keys:
+            names += [f"data.guards.NAME.{key}" for key in guards.KEYS]
         for override in overrides:
             if not override.startswith("hydra") and override not in options:
                 _check_key(override, keys, names)
@@ -176,7 +192,9 @@ def _keys(composed_of: Callable[..., Any], options: list[str]) -> list[str]:
         known = keys_with([o for o in options if not o.startswith("experiment=")])
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(f"The configuration does not compose: {error}") from None
-    for key in set(keys) - set(known):
+    # The names of guards are one's own; settings check what stands below them.
+    named = {key for key in keys if key.startswith("data.guards.")}
+    for key in set(keys) - set(known) - named:
         raise UserError(f"conf/experiment sets the unknown key {key!r}. {_nearest(key, known)}")
     return keys
 
@@ -190,6 +208,12 @@ def _check_key(override: str, keys: list[str], names: list[str]) -> None:
             f"{override!r} is not a setting; expected key=value, such as budget.steps=100. "
             f"{_nearest(plain, names)}"
         )
+    if plain.startswith("data.guards.") and not key.startswith("~"):
+        guard, _, part = plain.removeprefix("data.guards.").partition(".")
+        guards.check_name(guard)
+        if part:
+            guards.check_key(guard, part)
+        return
     if plain not in keys and not any(known.startswith(f"{plain}.") for known in keys):
         raise UserError(f"Unknown key {plain!r}. {_nearest(plain, names)}")
 

@@ -17,13 +17,17 @@ from rich.table import Table
 
 from parakeet_ft.distributed import ranks
 from parakeet_ft.run import signals
+from parakeet_ft.scoring.forgotten import guard_wers, worst_guard
+from parakeet_ft.scoring.words import percent, shortened, summary_line
+from parakeet_ft.settings.guards import roles, title_of
 
-NAMES = {
-    "validation": "domain (dev)",
-    "test": "domain (test)",
-    "guard_validation": "guard (dev)",
-    "guard_test": "guard (test)",
-}
+
+def set_name(key: str) -> str:
+    """What a set that is scored is called."""
+    for kind, words in (("validation", "dev"), ("test", "test")):
+        for name in ["domain"] if key == kind else roles([key], kind):
+            return f"{title_of(name)} ({words})"
+    return key
 
 
 @contextlib.contextmanager
@@ -94,9 +98,11 @@ class Narrator:
 
     def scores(self, scores: dict[str, Any]) -> None:
         """One line of WER per set."""
+        names = {key: set_name(key) for key in scores}
+        width = max(14, *map(len, names.values()))
         self.lines(
             [
-                f"{NAMES[key]:<14} WER {100 * score.wer:5.1f} %   {score.words} words"
+                f"{names[key]:<{width}} WER {100 * score.wer:5.1f} %   {score.words} words"
                 for key, score in scores.items()
             ]
         )
@@ -132,9 +138,15 @@ class Narrator:
         for row in rows:
             mark = "->" if row is rows[0] else "  "
             line = f"{mark} {row['description']:<{width}}  domain {100 * row['val_wer']:5.1f} %"
-            if "guard_wer" in row:
-                line += f"  guard {100 * row['guard_wer']:5.1f} %"
-            lines.append(f"{line}  score {row['selection_score']:6.3f}")
+            if worst := worst_guard(row):
+                rates = guard_wers(row)
+                line += f"  guard {100 * rates[worst]:5.1f} %"
+                if len(rates) > 1:
+                    line += f" ({shortened(worst)}, the worst)"
+            if "val_ker" in row:
+                line += f"  terms missed {100 * row['val_ker']:5.1f} %"
+            score = "refused" if row["judgement"]["refused"] else f"{row['selection_score']:7.3f}"
+            lines.append(f"{line}  score {score}")
         self.lines(lines)
 
     def facts(self, effective: dict[str, Any]) -> None:
@@ -150,6 +162,7 @@ class Narrator:
             *begins_lines(effective["adaptation"]["begins_at_step"]),
             f"device     {devices_line(effective['trainer'])}",
         ]
+        lines += guards_lines(effective.get("guards") or {})
         if effective["loss"]:
             lines.append(f"loss       {effective['loss']}")
         if effective["distillation"]:
@@ -158,14 +171,12 @@ class Narrator:
 
     def finish(self, report: dict[str, Any], run_dir: Path) -> None:
         """The table before and after, the verdict, and the last line."""
-        from parakeet_ft.scoring.words import percent, summary_line
-
         head = ("set", "words", "WER before", "WER after", "CER before", "CER after")
         table = Table(*head, box=None, padding=(0, 2))
         for name, before in report["baseline"].items():
             after = report["tuned"][name]
             table.add_row(
-                name,
+                escape(title_of(name)),
                 str(before["words"]),
                 percent(before["wer"]),
                 percent(after["wer"]),
@@ -179,6 +190,7 @@ class Narrator:
                 *report["notes"],
                 f"best.nemo: {report['selection']}",
                 report["verdict"],
+                *([report["terms"]["verdict"]] if report.get("terms") else []),
                 f"report: {run_dir / 'report.html'}",
                 f"done in {time.monotonic() - self.started:.0f} s",
             ]
@@ -228,6 +240,20 @@ def optimizer_lines(optimizer: dict[str, Any]) -> list[str]:
         "weights"
         for group in optimizer["groups"]
     ]
+    return lines
+
+
+def guards_lines(guards: dict[str, Any]) -> list[str]:
+    """What each guard may lose, and how much speech like it is mixed in."""
+    lines: list[str] = []
+    for name, found in guards.items():
+        may = "may lose whatever it does"
+        if found["tolerance"] is not None:
+            may = f"may lose {100 * found['tolerance']:g} points"
+        mixed = "no speech like it is mixed in"
+        if ratio := found["replay_ratio"]:
+            mixed = f"{ratio:g} s of speech like it for each second of the domain"
+        lines.append(f"{'' if lines else 'guards':<10} {name}: {may}; {mixed}")
     return lines
 
 

@@ -141,20 +141,34 @@ def compare(
     replications: int = 2000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Paired bootstrap: is `after` really different from `before`?
-
-    Resamples utterances (Bisani and Ney 2004), or, where `speakers` names one for every utterance
-    and two or more in all, whole speakers, whose utterances are not independent. Returns the
-    difference of the WERs (after - before), its 95 % interval, the probability that `after` has
-    fewer errors, what was resampled and how many, and a verdict: better or worse if the interval is
-    on one side of 0, else not distinguishable.
+    """Paired bootstrap: is the WER of `after` really different from that of `before`? See
+    `compare_counts`.
     """
     first = word_errors(references, before)
     second = word_errors(references, after)
     values = np.stack([second[:, :3].sum(axis=1) - first[:, :3].sum(axis=1), first[:, 3]], axis=1)
+    return compare_counts(values, speakers=speakers, replications=replications, seed=seed)
+
+
+def compare_counts(
+    values: np.ndarray,
+    *,
+    speakers: Sequence[str | None] | None = None,
+    replications: int = 2000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Paired bootstrap of a rate's change, of the columns of values (N, 2): by utterance what the
+    errors rose, and what they are divided by.
+
+    Resamples utterances (Bisani and Ney 2004), or, where `speakers` names one for every utterance
+    and two or more in all, whole speakers, whose utterances are not independent. Returns the
+    difference of the rates (after - before), its 95 % interval, the probability that there are
+    fewer errors after, what was resampled and how many, and a verdict: better or worse if the
+    interval is on one side of 0, else not distinguishable.
+    """
     resampled = "utterances"
     named = [speaker for speaker in speakers or [] if speaker]
-    if len(named) == len(references) and len(set(named)) > 1:
+    if len(named) == len(values) and len(set(named)) > 1:
         resampled = "speakers"
         values = np.stack(list(sum_by(named, values).values()))
     count = len(values)
@@ -221,29 +235,3 @@ def word_diff(reference: str, hypothesis: str) -> list[tuple[str, str]]:
     return [
         (r or "", h or "") for r, h in kaldialign.align(reference.split(), hypothesis.split(), "")
     ]
-
-
-def selection_score(
-    *,
-    domain_wer: float,
-    guard_wer: float | None,
-    base_domain_wer: float,
-    base_guard_wer: float | None,
-    guard_tolerance: float | None,
-) -> float:
-    """How good a checkpoint is: its share of the domain's errors removed, less the closer the
-    guard's loss comes to the tolerance.
-
-    gain * max(0, 1 - (loss / tolerance)**2), with the guard's loss in absolute WER: arXiv
-    2210.03255 discounts by loss / tolerance, so that a tenth of the tolerance, far below the noise
-    of a small guard set, costs a tenth of the gain. A checkpoint that loses more than the
-    tolerance, or that gains nothing, scores at most 0; among such, the smaller loss is the better.
-    Without guard, or with guard_tolerance=None, the score is the gain.
-    """
-    gain = (base_domain_wer - domain_wer) / max(base_domain_wer, 1e-9)
-    if guard_wer is None or base_guard_wer is None or guard_tolerance is None:
-        return gain
-    loss = max(0.0, guard_wer - base_guard_wer)
-    if loss >= guard_tolerance:
-        return min(gain, 0.0) - loss
-    return gain * (1 - (loss / guard_tolerance) ** 2) if gain > 0 else gain

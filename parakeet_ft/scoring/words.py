@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from parakeet_ft.scoring import forgotten
+from parakeet_ft.settings.guards import title_of
+
 VERDICTS = {
     "better": "better",
     "worse": "worse",
@@ -30,14 +33,26 @@ def interval_words(comparison: dict[str, Any]) -> str:
 
 
 def summary_line(report: dict[str, Any], model: str) -> str:
-    """The last line on the terminal."""
+    """The last line on the terminal; of several guards the worst."""
+    names = {"domain": "domain"}
+    if worst := forgotten.worst(report):
+        count = len(forgotten.tolerances(report))
+        names[worst] = title_of(worst) + (f" (worst of {count})" if count > 1 else "")
     parts = [
-        f"{name} WER {100 * report['baseline'][name]['wer']:.1f}% -> "
+        f"{words} WER {100 * report['baseline'][name]['wer']:.1f}% -> "
         f"{100 * report['tuned'][name]['wer']:.1f}%"
-        for name in ("domain", "guard")
-        if name in report["baseline"]
+        for name, words in names.items()
     ]
+    if (terms := report.get("terms")) and terms["before"]["occurrences"]:
+        before, after = (100 * terms[when]["error_rate"] for when in ("before", "after"))
+        parts.append(f"terms missed {before:.1f}% -> {after:.1f}%")
     return " | ".join([*parts, model])
+
+
+def shortened(name: str | None, most: int = 12) -> str:
+    """A name of somebody's choice, where there is little room."""
+    name = name or ""
+    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def most_changed(rows: Sequence[dict[str, Any]], *, most: int) -> list[dict[str, Any]]:

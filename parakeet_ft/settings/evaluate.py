@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 from parakeet_ft.errors import UserError
 from parakeet_ft.settings.rules import (
     LANGUAGE,
+    LINES,
     PATH,
     TEXT,
     Group,
     Rule,
-    any_of,
     choice,
     either,
     listing,
@@ -22,8 +22,6 @@ from parakeet_ft.settings.rules import (
     setting,
     whole,
 )
-
-LINES = any_of(listing(TEXT, example="[squawk,flight level]"), PATH)
 
 
 def _are_sets(value: Any) -> bool:

@@ -9,9 +9,18 @@ import dataclasses
 from typing import Any, ClassVar
 
 from parakeet_ft.errors import UserError
+from parakeet_ft.settings.guards import GUARDS, RATIO, SHORT, Guard, Mixed, read_guards, role
+from parakeet_ft.settings.manifests import (
+    MANIFESTS,
+    NO_MANIFESTS,
+    WeightedManifest,
+    as_given,
+    weighted,
+)
 from parakeet_ft.settings.rules import (
     FLAG,
     LANGUAGE,
+    LINES,
     NAME,
     PATH,
     TEXT,
@@ -31,7 +40,7 @@ from parakeet_ft.settings.rules import (
 PRECISIONS = ("auto", "32", "32-true", "bf16-mixed", "bf16-true", "16-mixed")
 SCORING_PRECISIONS = ("auto", "32", "tf32", "bf16")
 LOGGERS = ("csv", "tensorboard", "wandb", "mlflow")
-# The keys of conf/data that name utterances, beside data.replay.manifest.
+# The keys of conf/data that name utterances, beside data.replay.manifest and data.guards.
 SETS = ("train", "validation", "test", "guard_validation", "guard_test")
 
 
@@ -107,73 +116,11 @@ class Model(Group):
         }
 
 
-@dataclasses.dataclass(frozen=True)
-class WeightedManifest:
-    """A name that stands for utterances (see data/sources.py), and how often each of them comes in
-    a pass: 2 twice, 0.5 in half of the passes.
-    """
-
-    manifest: str
-    weight: float = 1.0
-
-
-def _is_weighted(value: Any) -> bool:
-    """Whether an entry is a name, or one with its weight."""
-    if isinstance(value, WeightedManifest):
-        value = dataclasses.asdict(value)
-    if not isinstance(value, dict):
-        return PATH.fits(value)
-    return (
-        PATH.fits(value.get("manifest"))
-        and number(above=0, most=1000).fits(value.get("weight", 1.0))
-        and set(value) <= {"manifest", "weight"}
-    )
-
-
-def weighted(value: Any) -> tuple[WeightedManifest, ...]:
-    """What a setting names, each with its weight: nothing, one name, or several."""
-    if value is None:
-        return ()
-    return tuple(map(_weighted, value if isinstance(value, list | tuple) else [value]))
-
-
-def _weighted(entry: Any) -> WeightedManifest:
-    """One entry of a list, by its name or as a mapping."""
-    if isinstance(entry, WeightedManifest):
-        return entry
-    return WeightedManifest(**entry) if isinstance(entry, dict) else WeightedManifest(entry)
-
-
-def as_given(named: tuple[WeightedManifest, ...]) -> Any:
-    """The shortest value of a setting that `weighted` makes the same of."""
-    plain = [
-        one.manifest if one.weight == 1 else {"manifest": one.manifest, "weight": one.weight}
-        for one in named
-    ]
-    if not plain:
-        return None
-    return plain[0] if len(plain) == 1 and isinstance(plain[0], str) else plain
-
-
-MANIFESTS = Rule(
-    "a manifest or a folder of shards, several as [a.jsonl,b.jsonl], or with weights above 0 as "
-    "[{manifest: a.jsonl, weight: 2}, b.jsonl]",
-    lambda value: (
-        all(map(_is_weighted, value if isinstance(value, list | tuple) else [value]))
-        and value not in ([], ())
-    ),
-)
-# Optional ones: null is read as none, ().
-NO_MANIFESTS = Rule(
-    f"null or {MANIFESTS.expected}", lambda value: value in (None, (), []) or MANIFESTS.fits(value)
-)
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Replay(Group):
     KEY: ClassVar[str] = "data.replay"
     manifest: tuple[WeightedManifest, ...] = setting(NO_MANIFESTS, into=weighted)
-    ratio: float = setting(number(low=0, most=1000))
+    ratio: float = setting(RATIO)
 
     def as_config(self) -> dict[str, Any]:
         return super().as_config() | {"manifest": as_given(self.manifest)}
@@ -203,6 +150,8 @@ class Data(Group):
     guard_validation: tuple[WeightedManifest, ...] = setting(NO_MANIFESTS, into=weighted)
     guard_test: tuple[WeightedManifest, ...] = setting(NO_MANIFESTS, into=weighted)
     replay: Replay
+    # "guard" included, which guard_validation, guard_test and replay name.
+    guards: dict[str, Guard] = setting(GUARDS, into=read_guards)
     allow_overlap: bool = setting(FLAG)
     batch_seconds: float | str | None = setting(
         optional(either("auto", number(above=0, most=100_000)))
@@ -211,8 +160,42 @@ class Data(Group):
     num_workers: int | str = setting(either("auto", whole(low=0, most=1024)))
     augmentation: Augmentation
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        short = Guard(
+            name=SHORT,
+            validation=self.guard_validation,
+            test=self.guard_test,
+            tolerance=None,
+            replay=Mixed(self.replay.manifest, self.replay.ratio),
+        )
+        named = {name: guard for name, guard in self.guards.items() if name != SHORT}
+        first = {SHORT: short} if short.named_sets() else {}
+        object.__setattr__(self, "guards", first | named)
+
+    def named_sets(self) -> dict[str, tuple[WeightedManifest, ...]]:
+        """What conf/ names, by role."""
+        found = {key: getattr(self, key) for key in ("train", "validation", "test")}
+        for guard in self.guards.values():
+            found |= guard.named_sets()
+        return {key: manifests for key, manifests in found.items() if manifests}
+
+    def replay_ratios(self) -> dict[str, float]:
+        """Seconds of each replay for each second of the domain, by role."""
+        mixed = {name: guard.replay for name, guard in self.guards.items()}
+        return {
+            role(name, "replay"): self.replay.ratio if replay.ratio is None else replay.ratio
+            for name, replay in mixed.items()
+            if replay and replay.manifest
+        }
+
     def as_config(self) -> dict[str, Any]:
-        return super().as_config() | {key: as_given(getattr(self, key)) for key in SETS}
+        named = {name: guard for name, guard in self.guards.items() if name != SHORT}
+        return (
+            super().as_config()
+            | {key: as_given(getattr(self, key)) for key in SETS}
+            | {"guards": {name: guard.as_config() for name, guard in named.items()}}
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -368,6 +351,7 @@ class Evaluation(Group):
     KEY: ClassVar[str] = "evaluation"
     validations: int = setting(whole(most=100_000))
     guard_tolerance: float | None = setting(optional(SHARE))
+    guard_risk: float = setting(SHARE)
     alarm_after: int = setting(whole(most=100_000))
     patience: int | None = setting(optional(whole(most=100_000)))
     language: str = setting(LANGUAGE)
@@ -382,8 +366,19 @@ class Evaluation(Group):
     subset_hours: float | None = setting(optional(number(above=0, most=1_000_000)))
     examples: int = setting(whole(low=0, most=1_000_000))
     interpolation: list[float] = setting(listing(SHARE, example="[0.4,0.6,0.8]"))
+    interpolation_step: float | None = setting(optional(number(above=0, most=1)))
     average_last: int | None = setting(optional(whole(most=1000)))
     ema_decay: float | None = setting(optional(number(above=0, below=1)))
+    terms: list[str] | str | None = setting(optional(either("auto", LINES)))
+    terms_weight: float = setting(SHARE)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.terms is None and self.terms_weight:
+            raise UserError(
+                f"evaluation.terms_weight={self.terms_weight:g} weighs terms, and none are given. "
+                "Name them with evaluation.terms (a list, a file, or auto), or leave the weight 0."
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -420,6 +415,12 @@ class Finetune(Group):
         self._check_replaced_vocabulary()
         self._check_fsdp()
         self._check_batches()
+
+    def guard_tolerances(self) -> dict[str, float | None]:
+        """The absolute WER that each guard may lose; None: as much as it will."""
+        own = {name: guard.tolerance for name, guard in self.data.guards.items()}
+        general = self.evaluation.guard_tolerance
+        return {name: general if found is None else found for name, found in own.items()}
 
     def _check_accumulation(self) -> None:
         if self.data.effective_batch_seconds and self.optim.accumulate != 1:

@@ -155,6 +155,9 @@ def any_of(*rules: Rule) -> Rule:
     )
 
 
+LINES = any_of(listing(TEXT, example="[squawk,flight level]"), PATH)
+
+
 def setting(rule: Rule, *, into: Callable[[Any], Any] = lambda value: value) -> Any:
     """A field of a Group; `into` makes of a value that fits what the field holds, and leaves alone
     what it has made.
@@ -200,12 +203,16 @@ class Group:
             for name, value in values.items()
         }
 
+    def where(self) -> str:
+        """The key of the group itself, as messages name it."""
+        return self.KEY
+
     def refuse(self, name: str, rule: Rule) -> typing.NoReturn:
         """Raise the UserError for the value of a key."""
         value = getattr(self, name)
         nearest = rule.nearest(value)
         hint = "" if nearest is None else f" The nearest is {shown(nearest)}."
-        key = f"{self.KEY}.{name}" if self.KEY else name
+        key = f"{self.where()}.{name}" if self.where() else name
         raise UserError(f"{key}={shown(value)}: expected {rule.expected}.{hint}")
 
 

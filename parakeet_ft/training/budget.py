@@ -49,6 +49,7 @@ def describe(plan: Plan, *, num_steps: int, accumulate: int) -> dict[str, Any]:
         "batch_seconds": plan.batch_seconds,
         "accumulate": accumulate,
         "num_ranks": plan.num_ranks,
-        "replay_ratio": plan.replay_ratio if plan.num_domain < len(plan.utterances) else 0.0,
+        "replay_ratio": float(sum(plan.replay_ratios().values())),
+        "replay_ratios": plan.replay_ratios(),
         "seed": plan.seed,
     }

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import resource
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,10 @@ from parakeet_ft.files import atomic_path
 from parakeet_ft.model import parts
 from parakeet_ft.model.objective import compare_parts, parts_lines
 from parakeet_ft.run.console import Narrator
+from parakeet_ft.scoring.forgotten import worst_guard
+from parakeet_ft.scoring.wer import Score
+from parakeet_ft.scoring.words import shortened
+from parakeet_ft.settings.guards import roles
 from parakeet_ft.training import fine_tuner, states, watch
 from parakeet_ft.training.verdicts import Known
 
@@ -68,11 +72,12 @@ class ProgressBar(pl.Callback):
     """
 
     def __init__(self, narrator: Narrator, *, num_steps: int) -> None:
-        self.console, self.num_steps = narrator.console, num_steps
+        self.narrator, self.console, self.num_steps = narrator, narrator.console, num_steps
         self.progress: Progress | None = None
         self.loss, self.audio_seconds, self.samples, self.first_step = 0.0, 0.0, 0, 0
         self.started, self.validation_started, self.validating = 0.0, 0.0, 0.0
         self.tenths = 0
+        self.worst: str | None = None
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.started, self.first_step = time.monotonic(), trainer.global_step
@@ -132,20 +137,23 @@ class ProgressBar(pl.Callback):
         return self.audio_seconds / max(training, 1e-9)
 
     def _description(self, trainer: pl.Trainer) -> str:
-        shown = {
-            name: trainer.callback_metrics.get(key)
-            for name, key in (("domain WER", "val_wer"), ("guard", "guard_wer"))
-        }
-        scores = "  ".join(
-            f"{name} {100 * float(value):.1f} %"
-            for name, value in shown.items()
-            if value is not None
-        )
+        scores = self._scores(trainer.callback_metrics)
         padding = 1 - self.audio_seconds * self.rate_hz / max(self.samples, 1)
         return (
             f"loss {self.loss:.3f}  lr {trainer.optimizers[0].param_groups[0]['lr']:.1e}  {scores} "
             f" {self._speed():.0f} audio s/s  {self._waiting(trainer)}"
             f"padding {100 * padding:.0f} %  {memory_gb():.1f} GB"
+        )
+
+    def _scores(self, metrics: Mapping[str, Any]) -> str:
+        """Domain and guard; of several the worst, by its name."""
+        shown = {"domain WER": metrics.get("val_wer"), "guard": metrics.get("guard_wer")}
+        if f"guard_wer/{self.worst}" in metrics:
+            shown[f"worst guard {shortened(self.worst)}"] = metrics[f"guard_wer/{self.worst}"]
+        return "  ".join(
+            f"{name} {100 * float(value):.1f} %"
+            for name, value in shown.items()
+            if value is not None
         )
 
     def _waiting(self, trainer: pl.Trainer) -> str:
@@ -160,8 +168,10 @@ class ProgressBar(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.validating += time.monotonic() - self.validation_started
+        self.worst = worst_guard(module.history[-1]) if module.history else None
         if trainer.is_global_zero:
             self._tell(trainer)
+            self.narrator.lines(terms_lines(trainer.callback_metrics))
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if self.progress and self.console.is_terminal:
@@ -171,6 +181,16 @@ class ProgressBar(pl.Callback):
         self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException
     ) -> None:
         self.on_train_end(trainer, module)
+
+
+def terms_lines(metrics: Mapping[str, Any]) -> list[str]:
+    """What a validation found of the domain's terms, on a line; nothing without terms."""
+    if "val_ker" not in metrics:
+        return []
+    return [
+        f"terms missed {100 * float(metrics['val_ker']):.1f} %  "
+        f"heard where not said {100 * float(metrics['val_false_terms']):.1f} % of what was said"
+    ]
 
 
 def memory_gb() -> float:
@@ -185,11 +205,18 @@ class Watch(pl.Callback):
     where notable, on the console.
 
     `alarm_after` and `patience` count validations (see parakeet_ft.training.watch); patience=None
-    never stops. Every rank has the same history and so decides the same, also after a resume.
+    never stops. tolerances: the absolute WER that each guard may lose. Every rank has the same
+    history and so decides the same, also after a resume.
     """
 
     def __init__(
-        self, narrator: Narrator, *, alarm_after: int, patience: int | None, settling: bool
+        self,
+        narrator: Narrator,
+        *,
+        alarm_after: int,
+        patience: int | None,
+        settling: bool,
+        tolerances: Mapping[str, float | None],
     ) -> None:
         self.narrator, self.alarm_after, self.patience, self.settling = (
             narrator,
@@ -197,6 +224,7 @@ class Watch(pl.Callback):
             patience,
             settling,
         )
+        self.tolerances = tolerances
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if module.history and module.history[-1].get("stopped"):
@@ -211,12 +239,10 @@ class Watch(pl.Callback):
         point["phase"], words = watch.phase(
             point, num_steps=trainer.max_steps, settling=self.settling
         )
-        guard = module.base.get("guard_validation")
         found = watch.streaks(
             module.history,
             base_wer=module.base["validation"].wer,
-            base_guard_wer=guard and guard.wer,
-            guard_tolerance=module.guard_tolerance,
+            tolerated=self._tolerated(module.base),
         )
         reason = watch.stop_reason(found, patience=self.patience)
         point["stopped"] = reason is not None
@@ -226,6 +252,15 @@ class Watch(pl.Callback):
         trainer.should_stop = trainer.should_stop or point["stopped"]
         if trainer.is_global_zero:
             self.narrator.lines(point["remarks"])
+
+    def _tolerated(self, base: Mapping[str, Score]) -> dict[str, float]:
+        """The highest WER of each guard that is no trouble."""
+        found = {}
+        for name, key in roles(base, "validation").items():
+            tolerance = self.tolerances[name]
+            if tolerance is not None:
+                found[name] = base[key].wer + tolerance
+        return found
 
 
 class Hypotheses(pl.Callback):

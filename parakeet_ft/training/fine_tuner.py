@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
@@ -22,7 +23,10 @@ from parakeet_ft.model.objective import (
     training_loss,
 )
 from parakeet_ft.run import signals
-from parakeet_ft.scoring import wer
+from parakeet_ft.scoring import selection, wer
+from parakeet_ft.scoring.forgotten import guard_wers, rates_of
+from parakeet_ft.scoring.terms import validation_metrics
+from parakeet_ft.settings.guards import roles
 from parakeet_ft.training import bad_batches, budget, driver, lightning_2_4, watch
 from parakeet_ft.training.bad_batches import BadBatches
 from parakeet_ft.training.checkpoints import WholeFiles
@@ -166,8 +170,9 @@ class FineTuner(pl.LightningModule):
         settings: dict[str, Any],
         sets: Mapping[str, Sequence[Utterance]],
         base: dict[str, wer.Score],
-        guard_tolerance: float | None,
         batch_seconds: float,
+        judge: selection.Judge | None = None,
+        terms: Sequence[str] = (),
         teacher: Teacher | None = None,
         bad_batches: BadBatches | None = None,
         precision: str = "32-true",
@@ -182,11 +187,8 @@ class FineTuner(pl.LightningModule):
         self.verdicts.listeners.append(self._log)
         self.model, self.settings, self.sets, self.base = model, settings, sets, base
         self._whole = (model,)  # in a tuple, as Lightning would divide and save a second module too
-        self.guard_tolerance, self.batch_seconds, self.teacher = (
-            guard_tolerance,
-            batch_seconds,
-            teacher,
-        )
+        self.batch_seconds, self.teacher = batch_seconds, teacher
+        self.judge, self.terms = judge, terms
         self._build_optimizer()
         self.history: list[dict[str, Any]] = []
         self.validation_steps: list[int] = []
@@ -423,7 +425,7 @@ class FineTuner(pl.LightningModule):
             self.whole
         )  # DDP makes BatchNorm's statistics equal before a forward pass, not after
         metrics = self.evaluate()
-        self.log_dict(metrics)
+        self.log_dict(_plain(metrics))
         self.history.append({"step": self.global_step, **metrics})
 
     def _check_finite(self) -> None:
@@ -436,21 +438,23 @@ class FineTuner(pl.LightningModule):
                 "exported. Lower optim.lr, or look at optim.gradient_clip and the data."
             )
 
-    def evaluate(self) -> dict[str, float]:
-        """Score the model as it stands on the validation sets of domain and guard."""
+    def evaluate(self) -> dict[str, Any]:
+        """Score the model as it stands on the validation sets of domain and guards, and the
+        domain's terms; `judgement` is a selection.Judgement as a dict.
+        """
         domain, signs = self._score("validation")
-        metrics = {"val_wer": domain.wer, "val_cer": domain.cer, **signs}
-        guard = self._score("guard_validation")[0] if "guard_validation" in self.sets else None
-        if guard:
-            metrics["guard_wer"] = guard.wer
-        metrics["selection_score"] = wer.selection_score(
-            domain_wer=domain.wer,
-            base_domain_wer=self.base["validation"].wer,
-            guard_wer=guard.wer if guard else None,
-            base_guard_wer=self.base["guard_validation"].wer if guard else None,
-            guard_tolerance=self.guard_tolerance,
-        )
-        return metrics
+        metrics: dict[str, Any] = {"val_wer": domain.wer, "val_cer": domain.cer, **signs}
+        references = [u.text for u in self.sets["validation"]]
+        metrics |= validation_metrics(references, self.hypotheses["validation"], self.terms)
+        guards = roles(self.sets, "validation")
+        metrics |= rates_of({name: self._score(key)[0].wer for name, key in guards.items()})
+        assert self.judge is not None, "what is evaluated can be judged"
+        heard = {name: self.hypotheses[key] for name, key in guards.items()}
+        found = self.judge(self.hypotheses["validation"], heard)
+        return metrics | {
+            "selection_score": found.score,
+            "judgement": dataclasses.asdict(found),
+        }
 
     def _score(self, key: str) -> tuple[wer.Score, dict[str, float]]:
         """Score a set and look for signs of a collapse, divided over the ranks; every rank gets the
@@ -476,6 +480,14 @@ class FineTuner(pl.LightningModule):
         return wer.score(references, texts), watch.signs(
             references, texts, silent_frames=silent, frames=frames
         )
+
+
+def _plain(metrics: dict[str, Any]) -> dict[str, float]:
+    """What loggers take of a validation: of several guards each by its name."""
+    found = {key: value for key, value in metrics.items() if not isinstance(value, dict)}
+    if "guard_wer" not in metrics:
+        found |= {f"guard_wer/{name}": rate for name, rate in guard_wers(metrics).items()}
+    return found
 
 
 def _whole(norm: torch.Tensor) -> torch.Tensor:

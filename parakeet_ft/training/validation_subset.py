@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from parakeet_ft.data.manifest import Utterance
-
-KEYS = ("validation", "guard_validation")
+from parakeet_ft.settings.guards import roles
 
 
 def choose(
@@ -32,11 +31,18 @@ def choose(
     return sorted(ordered[int((begin + at) * len(ordered) / count)] for at in range(count))
 
 
+def texts(utterances: Sequence[Utterance], *, hours: float | None, seed: int) -> list[str]:
+    """The references of those that `choose` takes."""
+    taken = choose(utterances, hours=hours, seed=seed)
+    return [utterances[i].text for i in (range(len(utterances)) if taken is None else taken)]
+
+
 def choose_all(
     sets: Mapping[str, Sequence[Utterance]], *, hours: float | None, seed: int
 ) -> dict[str, Sequence[int] | None]:
-    """`choose` for each of KEYS that is there."""
-    return {key: choose(sets[key], hours=hours, seed=seed) for key in KEYS if key in sets}
+    """`choose` for the validation sets of domain and guards."""
+    keys = ["validation", *roles(sets, "validation").values()]
+    return {key: choose(sets[key], hours=hours, seed=seed) for key in keys}
 
 
 def facts(

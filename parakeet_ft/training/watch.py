@@ -4,8 +4,11 @@ silence, babble. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from parakeet_ft.scoring.forgotten import guard_wers
+from parakeet_ft.settings.guards import SHORT, title_of
 
 UNKNOWN = "⁇"  # how SentencePiece writes <unk>
 SILENCE, BABBLE = 0.3, 2.0  # words said for each word of the references: below, above
@@ -68,41 +71,41 @@ def streaks(
     history: Sequence[dict[str, Any]],
     *,
     base_wer: float,
-    base_guard_wer: float | None,
-    guard_tolerance: float | None,
+    tolerated: Mapping[str, float],
 ) -> dict[str, int]:
-    """For domain and guard, how many of the last validations in a row were worse than the
-    checkpoint (guard: by more than the tolerance).
+    """For the domain and each guard, how many of the last validations in a row were worse than the
+    checkpoint; a guard: above the WER that is tolerated of it.
 
     Validations of a phase in which that is expected do not count.
     """
-    limits = {"domain": ("val_wer", base_wer)}
-    if base_guard_wer is not None and guard_tolerance is not None:
-        limits["guard"] = ("guard_wer", base_guard_wer + guard_tolerance)
-    return {
-        role: next(
-            (
-                n
-                for n, point in enumerate(reversed(history))
-                if point[key] <= limit or point.get("phase") == "expected"
-            ),
-            len(history),
+    limits = {"domain": base_wer, **tolerated}
+    rates = [{"domain": point["val_wer"], **guard_wers(point)} for point in history]
+
+    def streak(role: str, limit: float) -> int:
+        for count, (point, rate) in enumerate(zip(reversed(history), reversed(rates), strict=True)):
+            if rate[role] <= limit or point.get("phase") == "expected":
+                return count
+        return len(history)
+
+    return {role: streak(role, limit) for role, limit in limits.items()}
+
+
+def trouble(role: str, length: int) -> str:
+    """A streak of the domain or of a guard in words, with what can be done."""
+    if role == "domain":
+        return (
+            f"domain WER is above the untouched checkpoint's for {length} validations in a row. If "
+            "it does not fall soon, stop: look at hypotheses.jsonl, try smoke=true on the same "
+            "data, or a lower optim.lr"
         )
-        for role, (key, limit) in limits.items()
-    }
-
-
-WORSE = {
-    "domain": "domain WER is above the untouched checkpoint's",
-    "guard": "guard WER is above the untouched checkpoint's by more than "
-    "evaluation.guard_tolerance",
-}
-ADVICE = {
-    "domain": "If it does not fall soon, stop: look at hypotheses.jsonl, try smoke=true on the "
-    "same data, or a lower optim.lr",
-    "guard": "best.nemo is chosen among mixtures with the checkpoint too, which often win it back; "
-    "else give more general speech (data.replay.ratio), or a lower optim.lr",
-}
+    tolerance, more = "evaluation.guard_tolerance", "more general speech (data.replay.ratio)"
+    if role != SHORT:
+        tolerance, more = "is tolerated", f"more speech like it (data.guards.{role}.replay)"
+    return (
+        f"{title_of(role)} WER is above the untouched checkpoint's by more than {tolerance} for "
+        f"{length} validations in a row. best.nemo is chosen among mixtures with the checkpoint "
+        f"too, which often win it back; else give {more}, or a lower optim.lr"
+    )
 
 
 def alarms(
@@ -113,7 +116,7 @@ def alarms(
     """
     told = {role for point in history for role in point.get("alarms", {})}
     return {
-        role: f"{WORSE[role]} for {length} validations in a row. {ADVICE[role]}"
+        role: trouble(role, length)
         for role, length in found.items()
         if length >= alarm_after and role not in told
     }

@@ -6,7 +6,8 @@ often forget less than they lose: WiSE-FT, arXiv 2109.01903), the mean of the la
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ import torch
 from parakeet_ft.training import states
 from parakeet_ft.training.states import State
 
+INTERPOLATED = "checkpoint and last, interpolated"
 # What it is called, its facts, and how to get it.
 Candidate = tuple[dict[str, Any], Callable[[], State]]
 
@@ -58,20 +60,18 @@ def average(found: Iterable[State]) -> State:
 
 def candidates(
     *,
-    base: State,
-    last: State,
-    last_step: int,
+    at: Callable[[float], Candidate],
     alphas: Sequence[float],
     best_step: int,
     recent_steps: Sequence[int],
     read: Callable[[int], State],
     moving_average: tuple[str, Callable[[], State]] | None,
 ) -> list[Candidate]:
-    """What may be exported: the best validation's weights; base + alpha (last - base); the mean of
+    """What may be exported: the best validation's weights; interpolations; the mean of
     recent_steps, if two or more; the moving average.
 
-    `read` gives the weights of a validated step. moving_average: a few words on it, and how to get
-    it.
+    at(alpha): an interpolation. `read` gives the weights of a validated step. moving_average: a few
+    words on it, and how to get it.
     """
     found: list[Candidate] = [
         (
@@ -83,18 +83,7 @@ def candidates(
             lambda: read(best_step),
         )
     ]
-    found += [
-        (
-            {
-                "weights": "checkpoint and last, interpolated",
-                "alpha": alpha,
-                "description": f"{alpha:g} of the way from the checkpoint to the last step "
-                f"({last_step})",
-            },
-            functools.partial(interpolate, base, last, alpha),
-        )
-        for alpha in alphas
-    ]
+    found += map(at, alphas)
     if len(recent_steps) > 1:
         found.append(
             (
@@ -123,18 +112,75 @@ def candidates(
     return found
 
 
-def choose_weights(
-    model: torch.nn.Module, found: Sequence[Candidate], *, evaluate: Callable[[], dict[str, float]]
-) -> list[dict[str, Any]]:
-    """Score every candidate and load the winner into the model; the earlier of equals wins.
+def interpolated(base: State, last: State, alpha: float, *, last_step: int) -> Candidate:
+    """base + alpha (last - base)."""
+    facts = {
+        "weights": INTERPOLATED,
+        "alpha": alpha,
+        "description": f"{alpha:g} of the way from the checkpoint to the last step ({last_step})",
+    }
+    return facts, functools.partial(interpolate, base, last, alpha)
 
-    `evaluate` scores the model as it stands and returns at least `selection_score`. Returns all
-    candidates' facts with their scores, the winner first.
+
+def alphas_beside(tried: Sequence[float], best: float, *, distance: float) -> list[float]:
+    """Alphas at a distance from the best, between 0 and 1, that were not tried."""
+    near = (round(best - distance, 4), round(best + distance, 4))
+    return [alpha for alpha in near if 0 < alpha <= 1 and alpha not in tried]
+
+
+def choose_weights(
+    model: torch.nn.Module,
+    found: Sequence[Candidate],
+    *,
+    evaluate: Callable[[], dict[str, Any]],
+    at: Callable[[float], Candidate] | None = None,
+    step: float | None = None,
+) -> list[dict[str, Any]]:
+    """Score every candidate and load the winner into the model; of equals the safer wins.
+
+    `evaluate` scores the model as it stands and returns at least `selection_score`. at(alpha): an
+    interpolation; beside the best of those in `found` others are tried, at half their distance and
+    so on, but none nearer than `step`. Returns all candidates' facts with their scores, the winner
+    first.
     """
-    rows = []
-    for index, (facts, state) in enumerate(found):
-        states.load(model, state())
-        rows.append(facts | {"index": index} | evaluate())
-    rows.sort(key=lambda row: (-row["selection_score"], row["index"]))
-    states.load(model, found[rows[0]["index"]][1]())
+    tried = list(found)
+    rows: list[dict[str, Any]] = []
+
+    def score(candidate: Candidate) -> None:
+        states.load(model, candidate[1]())
+        rows.append(candidate[0] | {"index": len(rows)} | evaluate())
+
+    for candidate in found:
+        score(candidate)
+    if at and step:
+        for alpha in _searched(rows, step):
+            tried.append(at(alpha))
+            score(tried[-1])
+    rows.sort(key=_safest_of_the_best)
+    states.load(model, tried[rows[0]["index"]][1]())
     return [{key: value for key, value in row.items() if key != "index"} for row in rows]
+
+
+def _searched(rows: Sequence[dict[str, Any]], step: float) -> Iterator[float]:
+    """Alphas to try next, by what `rows` have by then."""
+
+    def known() -> list[dict[str, Any]]:
+        return [row for row in rows if row["weights"] == INTERPOLATED]
+
+    alphas = sorted(row["alpha"] for row in known())
+    if len(alphas) < 2:
+        return
+    distance = min(b - a for a, b in itertools.pairwise(alphas)) / 2
+    while distance >= step * (1 - 1e-9):
+        best = min(known(), key=_safest_of_the_best)["alpha"]
+        yield from alphas_beside([row["alpha"] for row in known()], best, distance=distance)
+        distance /= 2
+
+
+def _safest_of_the_best(row: dict[str, Any]) -> tuple[float, float, int]:
+    """The order of choice: the higher score, of equals the smaller loss of the guard, the earlier.
+
+    A thousandth is less than the draws of the bootstrap can tell.
+    """
+    loss = (row.get("judgement") or {}).get("loss")
+    return -round(row["selection_score"], 3), loss or 0.0, row["index"]

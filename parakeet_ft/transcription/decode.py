@@ -17,6 +17,7 @@ from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.distributed import ranks
 from parakeet_ft.model import features, parts
 from parakeet_ft.model.attention import attention, reserve_positions, set_attention
+from parakeet_ft.settings.guards import scored
 from parakeet_ft.transcription.decoding import disable_cuda_graphs, fresh_cuda_graphs
 from parakeet_ft.transcription.encoding import Encoded, Encoder, float32_products
 from parakeet_ft.transcription.nemo_words import transcript_of
@@ -318,15 +319,13 @@ def transcribe_sets(
     model, sets: Mapping[str, Sequence[Utterance]], *, batch_seconds: float
 ) -> dict[str, list[str]]:
     """Transcripts of the sets that are scored: validation, test and, where given, those of the
-    guard. A set named twice is decoded once.
+    guards. A set named twice is decoded once.
 
     Where several ranks call it, each decodes its share of every set and gets all transcripts.
     """
     done: dict[int, list[str]] = {}
     texts: dict[str, list[str]] = {}
-    for key in ("validation", "test", "guard_validation", "guard_test"):
-        if key not in sets:
-            continue
+    for key in scored(sets):
         utterances = sets[key]
         if id(utterances) not in done:
             done[id(utterances)] = ranks.divide(

@@ -19,7 +19,7 @@ from parakeet_ft.data.audio_file import Member
 from parakeet_ft.data.corpora.folder import walk_audio
 from parakeet_ft.data.sources import read_all
 from parakeet_ft.errors import UserError
-from parakeet_ft.settings.finetune import weighted
+from parakeet_ft.settings.manifests import weighted
 
 
 @dataclasses.dataclass(frozen=True)

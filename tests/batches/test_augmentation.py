@@ -137,7 +137,6 @@ def heard(utterances, augment, *, num_ranks, start=0, stop=40):
     plan = Plan(
         utterances,
         num_domain=len(utterances),
-        replay_ratio=0,
         batch_seconds=4,
         seed=1,
         num_ranks=num_ranks,
@@ -163,7 +162,7 @@ def test_an_utterance_sounds_the_same_on_any_number_of_ranks_and_other_in_each_p
 
 def test_the_plan_counts_the_seconds_that_are_played(speech, noisy):
     found = read_manifest(speech(count=8))
-    plan = Plan(found, num_domain=8, replay_ratio=0, batch_seconds=4, seed=1, augmentation=noisy)
+    plan = Plan(found, num_domain=8, batch_seconds=4, seed=1, augmentation=noisy)
     dataset = BatchDataset(found, lambda text: [1], rate_hz=16000, augmentation=noisy)
     for number in (0, 1):
         durations = plan.durations_of_pass(number)
@@ -180,7 +179,6 @@ def test_the_loader_tells_what_its_live_data_set_does(tiny_model, speech, noisy)
     plan = Plan(
         read_manifest(speech(count=8)),
         num_domain=8,
-        replay_ratio=0,
         batch_seconds=4,
         seed=1,
         augmentation=noisy,

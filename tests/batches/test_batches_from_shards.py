@@ -13,7 +13,7 @@ from parakeet_ft.data.manifest import Utterance, read_manifest, write_manifest
 from parakeet_ft.data.parallel import InlineExecutor
 from parakeet_ft.data.shards import write_shards
 from parakeet_ft.data.sources import read_all
-from parakeet_ft.settings.finetune import weighted
+from parakeet_ft.settings.manifests import weighted
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def corpus(tmp_path_factory):
 
 
 def loader(model, utterances, *, start=0, **options):
-    plan = Plan(utterances, len(utterances), 0.0, batch_seconds=3.0, seed=1, **options)
+    plan = Plan(utterances, len(utterances), batch_seconds=3.0, seed=1, **options)
     num_batches = 2 * plan.steps_of_pass()
     return train_loader(plan, model, num_batches=num_batches, num_workers=0, start=start)
 
@@ -71,7 +71,7 @@ def test_workers_read_the_same_from_shards_that_they_opened_before_they_were_for
     corpus, tiny_model
 ):
     model, shards = tiny_model("ctc"), read_all(weighted(str(corpus / "nemo")))
-    plan = Plan(shards, len(shards), 0.0, batch_seconds=3.0, seed=1)
+    plan = Plan(shards, len(shards), batch_seconds=3.0, seed=1)
     count = plan.steps_of_pass()
     here = list(train_loader(plan, model, num_batches=count, num_workers=0))
     there = list(train_loader(plan, model, num_batches=count, num_workers=2))

@@ -11,7 +11,7 @@ import torch
 from parakeet_ft.batches import loaders
 from parakeet_ft.batches.loaders import BatchDataset, as_float, in_16_bits
 from parakeet_ft.batches.passes import draw_replay, plan_pass
-from parakeet_ft.batches.plan import Plan
+from parakeet_ft.batches.plan import Plan, Replayed
 from parakeet_ft.batches.sequence import BatchSequence
 from parakeet_ft.data.manifest import Utterance, read_manifest
 from parakeet_ft.errors import UserError
@@ -26,9 +26,10 @@ def utterances(count, seed=0):
     ]
 
 
-def plan(count=101, replay=0, **changes):
-    settings = {"replay_ratio": 1.0, "batch_seconds": 40.0, "seed": 3, "num_ranks": 1} | changes
-    return Plan(utterances(count + replay), num_domain=count, **settings)
+def plan(count=101, replays=(), **changes):
+    settings = {"batch_seconds": 40.0, "seed": 3, "num_ranks": 1} | changes
+    total = count + sum(replay.count for replay in replays)
+    return Plan(utterances(total), num_domain=count, replays=replays, **settings)
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 3, 4])
@@ -37,6 +38,33 @@ def test_a_pass_holds_every_utterance_once_in_equal_steps(num_ranks):
     batches = p.batches_of_pass(0)
     assert sorted(i for batch in batches for i in batch) == list(range(101))
     assert len(batches) % num_ranks == 0
+
+
+def test_each_replay_gives_its_own_share_in_its_own_order():
+    twice = [Replayed(40, 0.5), Replayed(50, 0.25, "guards.children.replay")]
+    p = plan(count=60, replays=twice)
+    durations = [u.duration for u in p.utterances]
+    found = [i for batch in p.batches_of_pass(0) for i in batch]
+    seconds = [
+        sum(durations[i] for i in found if start <= i < stop)
+        for start, stop in ((0, 60), (60, 100), (100, 150))
+    ]
+    assert sorted(i for i in found if i < 60) == list(range(60))
+    assert seconds[0] * 0.5 <= seconds[1] <= seconds[0] * 0.5 + 12
+    assert seconds[0] * 0.25 <= seconds[2] <= seconds[0] * 0.25 + 12
+    assert p.hours_of_pass == pytest.approx(1.75 * seconds[0] / 3600)
+    facts = describe(p, num_steps=3, accumulate=1)
+    assert facts["replay_ratio"] == 0.75
+    assert facts["replay_ratios"] == {"replay": 0.5, "guards.children.replay": 0.25}
+    # The first replay is drawn as if it were alone.
+    alone = plan(count=60, replays=twice[:1])
+    of_alone = {i for batch in alone.batches_of_pass(0) for i in batch}
+    assert {i for i in found if i < 100} == of_alone
+
+
+def test_a_plan_for_another_number_of_utterances_is_refused():
+    with pytest.raises(ValueError, match="60 utterances, and a plan for 70"):
+        Plan(utterances(60), num_domain=60, replays=[Replayed(10, 1)], batch_seconds=9, seed=1)
 
 
 def test_padding_stays_within_the_limit():
@@ -88,7 +116,7 @@ def test_replay_fills_its_share_and_repeats_only_when_it_runs_out():
 
 
 def test_a_pass_with_replay_holds_the_domain_once_and_as_many_seconds_of_replay():
-    p = plan(count=60, replay=40, replay_ratio=0.5)
+    p = plan(count=60, replays=[Replayed(40, 0.5)])
     indices = [i for batch in p.batches_of_pass(2) for i in batch]
     durations = [u.duration for u in p.utterances]
     domain, replay = (
@@ -112,7 +140,7 @@ def test_budgets_of_epochs_steps_and_hours_agree():
 
 
 def test_a_pass_is_described_by_what_its_batches_hold():
-    p = plan(count=60, replay=40, replay_ratio=0.5)
+    p = plan(count=60, replays=[Replayed(40, 0.5)])
     durations, batches = [u.duration for u in p.utterances], p.batches_of_pass(0)
     audio, padded = (
         sum(f(durations[i] for i in batch) * n for batch, f, n in rows)

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from parakeet_ft.batches.passes import Pass, Twister, draw_replay, plan_pass, weighted
-from parakeet_ft.batches.plan import Plan
+from parakeet_ft.batches.plan import Plan, Replayed
 from parakeet_ft.batches.sequence import BatchSequence
 from parakeet_ft.data.corpus import Corpus
 from parakeet_ft.data.manifest import Utterance
-from parakeet_ft.settings.finetune import WeightedManifest
+from parakeet_ft.settings.manifests import WeightedManifest
 
 
 def batches_of_plain_python(durations, indices, *, batch_seconds, seed, number):
@@ -128,8 +128,9 @@ def corpus_in_cache(tmp_path, monkeypatch, count=400):
 
 
 def plan_of(utterances, **settings):
-    given = dict(num_domain=300, replay_ratio=0.3, batch_seconds=60, seed=5) | settings
-    return Plan(utterances, **given)
+    given = dict(num_domain=300, batch_seconds=60, seed=5) | settings
+    rest = len(utterances) - given["num_domain"]
+    return Plan(utterances, **{"replays": [Replayed(rest, 0.3)] if rest else []} | given)
 
 
 def test_a_pass_in_the_cache_is_planned_once_and_is_that_of_a_list(tmp_path, monkeypatch):
@@ -202,7 +203,7 @@ def test_weights_of_manifests_and_of_replay_count_in_passes_and_hours(tmp_path):
         )
         named.append(WeightedManifest(str(path), weight))
     corpus = Corpus.open(named[:3]) + Corpus.open(named[3:])
-    plan = plan_of(corpus, num_domain=70, replay_ratio=0.5, batch_seconds=8)
+    plan = plan_of(corpus, num_domain=70, replays=[Replayed(30, 0.5)], batch_seconds=8)
     passes = [Counter(plan.batches_of_pass(number).order.tolist()) for number in range(2)]
     for found in passes:
         assert [found[i] for i in range(30)] == [1] * 20 + [2] * 10

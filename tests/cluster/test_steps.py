@@ -54,7 +54,6 @@ def train(cfg, manifest, *, strategy="ddp", twice=False, overrides=(), spoilt=No
     plan = Plan(
         utterances,
         num_domain=len(utterances),
-        replay_ratio=0,
         batch_seconds=3,
         seed=1,
         num_ranks=2,
@@ -70,7 +69,6 @@ def train(cfg, manifest, *, strategy="ddp", twice=False, overrides=(), spoilt=No
         settings=settings,
         sets={},
         base={},
-        guard_tolerance=None,
         batch_seconds=1,
         teacher=teacher,
         bad_batches=bad,

@@ -196,6 +196,16 @@ def test_kaldi_segments_cut_recordings(tmp_path):
     ]
 
 
+def test_a_tab_ends_a_kaldi_key_before_a_text_of_several_words(tmp_path):
+    write(tmp_path / "wav.scp", "u1\tWAVE/u 1.wav\nu2   b.wav\n")
+    write(tmp_path / "text", "u1\twe call it\tbear\nu2 \t bye\n")
+    write(tmp_path / "utt2spk", "u1\tann\nu2\tbob\n")
+    assert brief(read_kaldi(tmp_path, audio_root=tmp_path), tmp_path) == [
+        ("WAVE/u 1.wav", "we call it\tbear", "ann", 0.0, 0.0),
+        ("b.wav", "bye", "bob", 0.0, 0.0),
+    ]
+
+
 def test_kaldi_commands_run_only_when_allowed(tmp_path):
     from parakeet_ft.data.audio import decode
 

@@ -21,7 +21,7 @@ from parakeet_ft.data.manifest import (
     read_manifest,
     stream_manifest,
 )
-from parakeet_ft.settings.finetune import WeightedManifest
+from parakeet_ft.settings.manifests import WeightedManifest
 
 GOOD = [
     '{"audio_filepath": "a.wav", "duration": 1.5, "text": "one two"}',

@@ -17,7 +17,7 @@ from parakeet_ft.data.manifest import Utterance, write_manifest
 from parakeet_ft.data.parallel import InlineExecutor
 from parakeet_ft.data.shards import write_shards
 from parakeet_ft.errors import UserError
-from parakeet_ft.settings.finetune import weighted
+from parakeet_ft.settings.manifests import weighted
 
 WORDS = ("alfa", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel")
 

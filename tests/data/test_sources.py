@@ -22,7 +22,7 @@ from parakeet_ft.data.manifest import Utterance, read_manifest, write_manifest
 from parakeet_ft.data.parallel import InlineExecutor
 from parakeet_ft.data.shards import write_shards
 from parakeet_ft.errors import UserError
-from parakeet_ft.settings.finetune import WeightedManifest, weighted
+from parakeet_ft.settings.manifests import WeightedManifest, weighted
 
 
 @pytest.fixture(scope="module")

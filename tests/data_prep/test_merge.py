@@ -19,7 +19,7 @@ from parakeet_ft.data.parallel import InlineExecutor
 from parakeet_ft.data.shards import write_shards
 from parakeet_ft.errors import UserError
 from parakeet_ft.run import composition
-from parakeet_ft.settings.finetune import weighted
+from parakeet_ft.settings.manifests import weighted
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -137,6 +137,25 @@ def test_the_card_tells_data_use_and_notes_in_whole_tables(run_dir):
     assert "| domain | 644 | 60.0 % | **20.0 %** |" in text.replace("|\n|---", "")
 
 
+def test_the_card_has_a_row_for_every_guard(run_dir):
+    report = json.loads((run_dir / "report.json").read_text())
+    for part in ("baseline", "tuned", "comparison"):
+        report[part]["kids"] = report[part]["guard"]
+    (run_dir / "report.json").write_text(json.dumps(report))
+    run = json.loads((run_dir / "run.json").read_text())
+    gone = {"path": "gone.jsonl", "sha256": "1" * 64}
+    named = {"guards.kids.validation": gone, "guards.kids.replay": gone}
+    change(run_dir, "run.json", manifests=run["manifests"] | named)
+    text = (prepared(run_dir)[0] / "README.md").read_text()
+    assert "| guard kids | 644 | 10.0 % | **12.0 %** |" in text
+    assert "| guard kids, validation | not known" in text
+    assert "| guard kids, replay (speech like it mixed in) | not known" in text
+    names = {
+        r.dataset_name for r in ModelCard.load(run_dir / "publish/README.md").data.eval_results
+    }
+    assert "demo: guard kids test set" in names
+
+
 def test_the_card_begins_with_its_warnings_and_tells_limits_and_how_to_install(run_dir):
     text = (prepared(run_dir)[0] / "README.md").read_text()
     top, rest = text.split("## Use")

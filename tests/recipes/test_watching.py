@@ -83,6 +83,7 @@ def test_every_key_of_the_configuration_is_read_by_a_run(
         "budget.steps=2",
         "evaluation.validations=1",
         "evaluation.ema_decay=0.5",
+        "evaluation.terms=[the]",
     )
     settings = read_finetune(config)
     # What is stored whole is no use of a key.
@@ -92,13 +93,16 @@ def test_every_key_of_the_configuration_is_read_by_a_run(
     before_a_run = {
         key
         for key in composition.flatten(config)
-        if key.startswith("launcher.") or key in ("resume", "data.allow_overlap", "data.name")
+        if key.startswith(("launcher.", "data.guard_", "data.replay."))
+        or key in ("resume", "data.allow_overlap", "data.name")
     }
     assert set(composition.flatten(config)) - keys_read == before_a_run
     # Those are read before the run begins, or by the configuration itself.
     source = inspect.getsource(preflight)
     assert "settings.launcher" in source and "settings.resume" in source
     assert "data.allow_overlap" in source and config["name"] == config["data"]["name"]
+    # The short keys of a guard are the guard of that name, which the run reads.
+    assert settings.data.guards["guard"].validation == settings.data.guard_validation
     assert [row["weights"] for row in result["candidates"]].count("moving average") == 1
 
 

@@ -79,7 +79,13 @@ def test_reports_show_hostile_transcripts_speakers_and_names_as_text():
     }
     texts = {role: [bad + " more"] * len(found) for role, found in sets.items()}
     scores = {role: wer.score([u.text for u in found], texts[role]) for role, found in sets.items()}
-    candidate = {"description": bad, "val_wer": 0.1, "selection_score": 0.2}
+    judgement = {"gain": 0.1, "loss": None, "refused": False}
+    candidate = {
+        "description": bad,
+        "val_wer": 0.1,
+        "selection_score": 0.2,
+        "judgement": judgement,
+    }
     found = report.build_report(
         name=bad,
         command=bad,
@@ -95,6 +101,7 @@ def test_reports_show_hostile_transcripts_speakers_and_names_as_text():
         best_step=1,
         steps=1,
         guard_tolerance=None,
+        guard_tolerances={},
     )
     check_shown(report.render_markdown(found), bad)
     heard = {"texts": texts["test"], "levels_dbfs": [-20.0, -20.0], "seconds": 1.0, "rtfx": 1.0}

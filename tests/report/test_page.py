@@ -57,7 +57,19 @@ def written(tmp_path_factory):
         "val_wer": 0.2,
         "guard_wer": 0.31,
         "selection_score": 0.3,
+        "judgement": {
+            "score": 0.3,
+            "gain": 0.5,
+            "gain_low": 0.4,
+            "gain_high": 0.6,
+            "loss": 0.01,
+            "loss_low": -0.01,
+            "loss_high": 0.03,
+            "risk": 0.2,
+            "refused": False,
+        },
     }
+    refused = candidate["judgement"] | {"gain": 0.7, "loss": 0.04, "refused": True}
     found = report.build_report(
         name="example",
         command="python recipes/finetune.py",
@@ -74,10 +86,11 @@ def written(tmp_path_factory):
         base_watched=scores[0],
         tuned=scores[1],
         history=history,
-        candidates=[candidate, candidate | {"description": "the mean", "selection_score": 0.1}],
+        candidates=[candidate, candidate | {"description": "the mean", "judgement": refused}],
         best_step=30,
         steps=30,
         guard_tolerance=0.02,
+        guard_tolerances={"guard": 0.02},
     )
     report.write_report(found, folder, examples=30)
     assert dataclasses.asdict(scores[1]["test"]) == found["tuned"]["domain"]

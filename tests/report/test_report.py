@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 import re
 
 import numpy
@@ -50,6 +51,65 @@ def test_the_last_line_has_the_promised_form():
     assert words.summary_line(
         example(domain=(0.61, 0.123), guard=(0.241, 0.249)), "outputs/demo/latest/best.nemo"
     ) == ("domain WER 61.0% -> 12.3% | guard WER 24.1% -> 24.9% | outputs/demo/latest/best.nemo")
+
+
+def with_guards(**guards):
+    """A report of some guards: WER before and after, tolerance."""
+    result = example(guard=None) | {"guard_tolerances": {}}
+    for name, (before, after, tolerance) in guards.items():
+        result["guard_tolerances"][name] = tolerance
+        for when, rate in (("baseline", before), ("tuned", after)):
+            result[when][name] = {"wer": rate, "words": 100, "cer": 0.1, "wer_normalized": rate}
+        result["comparison"][name] = {"verdict": "worse", "low": 0.01, "high": 0.05}
+    return result
+
+
+def test_of_several_guards_each_has_its_sentence_by_its_own_tolerance():
+    text = report.verdict(with_guards(guard=(0.2, 0.21, 0.02), kids=(0.3, 0.33, 0.01)))
+    assert "; guard WER rose from 20.0 % to 21.0 % (worse, +1.0 points); guard kids WER " in text
+    assert text.endswith(": MORE THAN THE TOLERANCE of 1.0 points was forgotten.")
+    assert text.count("MORE THAN") == 1
+
+
+def test_the_last_line_names_the_guard_that_used_most_of_its_tolerance():
+    several = with_guards(guard=(0.2, 0.23, 0.1), kids=(0.3, 0.31, 0.01), free=(0.1, 0.9, None))
+    line = words.summary_line(several, "best.nemo")
+    assert line.endswith(" | guard kids (worst of 3) WER 30.0% -> 31.0% | best.nemo")
+    only = words.summary_line(with_guards(kids=(0.3, 0.31, 0.01)), "best.nemo")
+    assert only.endswith(" | guard kids WER 30.0% -> 31.0% | best.nemo")
+
+
+def test_the_rows_of_guards_tell_tolerance_and_outcome():
+    found = with_guards(guard=(0.2, 0.21, 0.02), kids=(0.3, 0.33, 0.01), free=(0.1, 0.9, None))
+    rows = {name: page.guard_row(found, name) for name in ("guard", "kids", "free")}
+    assert [row["outcome"] for row in rows.values()] == ["kept", "MORE THAN TOLERATED", "-"]
+    assert [row["tolerated"] for row in rows.values()] == ["2.0", "1.0", "-"]
+    assert rows["kids"]["name"] == "guard kids" and rows["kids"]["change"] == "+1.0 to +5.0: worse"
+
+
+def test_a_report_of_an_earlier_version_has_one_guard_and_its_tolerance():
+    assert page.guard_row(example(guard=(0.2, 0.3)), "guard")["outcome"] == "MORE THAN TOLERATED"
+    assert page.rates_of({"val_wer": 0.5, "guard_wer": 0.2}) == {"domain": 0.5, "guard": 0.2}
+
+
+def test_the_curve_has_a_line_for_each_guard_and_names_that_do_not_touch():
+    history = [
+        {"step": s, "val_wer": 0.5, "guard_wers": {"a<b": 0.2, "radio": 0.2, "kids": 0.21}}
+        for s in (0, 10)
+    ]
+    svg = page.learning_curve(history, best_step=-1)
+    assert svg.count("<polyline") == 4 and svg.count('<polyline class="guard"') == 3
+    assert "a&lt;b 20.0 %" in svg
+    names = re.findall(r'<text class="\w+ end" x="[\d.]+" y="([\d.]+)"', svg)
+    heights = sorted(map(float, names))
+    assert len(heights) == 4
+    assert min(b - a for a, b in itertools.pairwise(heights)) >= 17.9
+
+
+def test_names_stay_where_they_are_if_nothing_touches():
+    assert page.apart([10, 40, 90], least=18) == [10, 40, 90]
+    assert page.apart([40, 44], least=18) == [33, 51]
+    assert page.apart([40, 44, 60], least=18) == [30, 48, 66]
 
 
 def test_a_diff_marks_missed_invented_and_wrong_words_and_escapes_text():

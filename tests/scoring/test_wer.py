@@ -86,44 +86,6 @@ def test_a_clear_gain_is_better_and_its_reverse_worse_and_a_tie_neither():
     assert wer.compare(references, hypotheses, one_word)["verdict"] == "not distinguishable"
 
 
-BASE = {"base_domain_wer": 0.6, "base_guard_wer": 0.2, "guard_tolerance": 0.02}
-
-
-def test_selection_prefers_less_forgetting_at_equal_gain_and_more_gain_at_equal_forgetting():
-    def score(domain, guard):
-        return wer.selection_score(domain_wer=domain, guard_wer=guard, **BASE)
-
-    assert score(0.3, 0.2) > score(0.3, 0.21) > 0 > score(0.3, 0.23) > score(0.3, 0.3)
-    assert score(0.2, 0.21) > score(0.3, 0.21)
-    assert score(0.3, 0.1) == score(0.3, 0.2) == 0.5
-    assert score(0.3, 0.21) == pytest.approx(
-        0.75 * 0.5
-    )  # half of the tolerance costs a quarter of the gain
-
-
-def test_a_checkpoint_that_gained_nothing_never_scores_above_zero():
-    for guard in (0.1, 0.2, 0.21, 0.5):
-        assert wer.selection_score(domain_wer=0.6, guard_wer=guard, **BASE) <= 0
-    assert wer.selection_score(domain_wer=0.9, guard_wer=0.2, **BASE) < 0
-
-
-def test_without_guard_the_score_is_the_share_of_errors_removed():
-    assert (
-        wer.selection_score(
-            domain_wer=0.3,
-            guard_wer=None,
-            base_domain_wer=0.6,
-            base_guard_wer=None,
-            guard_tolerance=0.02,
-        )
-        == 0.5
-    )
-    assert (
-        wer.selection_score(domain_wer=0.3, guard_wer=0.9, **(BASE | {"guard_tolerance": None}))
-        == 0.5
-    )
-
-
 def test_sub_del_ins_agree_with_jiwer_where_only_one_kind_is_possible():
     references, heard = ["a b c d", "a b", "x y z"], ["a x c d", "a b q", "x z"]
     ours, theirs = wer.score(references, heard), jiwer.process_words(references, heard)

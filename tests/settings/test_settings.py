@@ -32,7 +32,7 @@ MEANT = {
 
 def leaves(config, prefix=""):
     for key, value in config.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

@@ -80,7 +80,6 @@ def fit(model, learning, *, steps=3, callbacks=(), start=0, resume_from=None, **
         settings=settings(model, **values),
         sets={},
         base={},
-        guard_tolerance=None,
         batch_seconds=1,
     )
     pl.Trainer(

@@ -75,7 +75,7 @@ def run(tiny_model, speech, tmp_path):
             num_new_pieces=0,
             **config["adaptation"] | {"freeze_batch_norm": not batch_norm_learns},
         )
-        plan = Plan(utterances, num_domain=8, replay_ratio=0, batch_seconds=3, seed=1)
+        plan = Plan(utterances, num_domain=8, batch_seconds=3, seed=1)
         said = []
         bad = BadBatches(tmp_path / "bad_batches.jsonl", plan, most=most, say=said.extend)
         tuner = Saboteur(
@@ -85,7 +85,6 @@ def run(tiny_model, speech, tmp_path):
             ),
             sets={},
             base={},
-            guard_tolerance=None,
             batch_seconds=1,
             bad_batches=bad,
         )

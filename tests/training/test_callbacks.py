@@ -16,6 +16,8 @@ from parakeet_ft.scoring import wer
 from parakeet_ft.training import callbacks
 from parakeet_ft.training.verdicts import Known, Verdicts
 
+MAY = {"tolerances": {"guard": 0.02}}
+
 
 def score(rate):
     return dataclasses.replace(wer.score(["a"], ["a"]), wer=rate)
@@ -47,7 +49,6 @@ def validate(watcher, points, *, rank=0):
     module = types.SimpleNamespace(
         history=[],
         base={"validation": score(0.5), "guard_validation": score(0.2)},
-        guard_tolerance=0.02,
     )
     trainer = fake_trainer(rank=rank)
     for found in points:
@@ -60,7 +61,7 @@ def validate(watcher, points, *, rank=0):
 
 def test_a_streak_is_told_once_in_history_and_on_the_console_and_stops_at_the_patience():
     say = narrator()
-    watcher = callbacks.Watch(say, alarm_after=2, patience=3, settling=False)
+    watcher = callbacks.Watch(say, alarm_after=2, patience=3, settling=False, **MAY)
     trainer, module = validate(
         watcher, [point(10, guard=0.3), point(20, guard=0.3), point(30, guard=0.3), point(40)]
     )
@@ -78,16 +79,16 @@ def test_a_streak_is_told_once_in_history_and_on_the_console_and_stops_at_the_pa
 def test_without_patience_nothing_stops_and_other_ranks_decide_alike_but_are_quiet():
     points = [point(step, wer=0.9) for step in range(10, 60, 10)]
     assert not validate(
-        callbacks.Watch(narrator(), alarm_after=2, patience=None, settling=False), points
+        callbacks.Watch(narrator(), alarm_after=2, patience=None, settling=False, **MAY), points
     )[0].should_stop
     say = narrator()
-    watcher = callbacks.Watch(say, alarm_after=1, patience=2, settling=False)
+    watcher = callbacks.Watch(say, alarm_after=1, patience=2, settling=False, **MAY)
     trainer, module = validate(watcher, points, rank=1)
     assert trainer.should_stop and len(module.history) == 2 and say.console.file.getvalue() == ""
 
 
 def test_silence_of_a_fresh_vocabulary_is_told_as_a_phase_and_then_as_collapse():
-    watcher = callbacks.Watch(narrator(), alarm_after=2, patience=2, settling=True)
+    watcher = callbacks.Watch(narrator(), alarm_after=2, patience=2, settling=True, **MAY)
     trainer, module = validate(
         watcher, [point(step, wer=1.0, length=0.0) for step in (10, 20, 30, 40)]
     )
@@ -104,7 +105,7 @@ def test_silence_of_a_fresh_vocabulary_is_told_as_a_phase_and_then_as_collapse()
 
 
 def test_a_run_that_continues_after_an_early_stop_stays_stopped_and_is_not_judged_twice():
-    watcher = callbacks.Watch(narrator(), alarm_after=1, patience=1, settling=False)
+    watcher = callbacks.Watch(narrator(), alarm_after=1, patience=1, settling=False, **MAY)
     _, module = validate(watcher, [point(10, wer=0.9)])
     trainer, before = fake_trainer(10), json.dumps(module.history)
     watcher.on_validation_end(trainer, module)
@@ -238,6 +239,7 @@ def test_a_line_at_each_validation_says_what_matters_and_a_skipped_batch_leaves_
     module = types.SimpleNamespace(
         model=types.SimpleNamespace(preprocessor=types.SimpleNamespace(_sample_rate=100)),
         verdicts=Verdicts(None),
+        history=[],
     )
     bar.on_exception(trainer, module, ValueError())  # before training began
     bar.on_train_start(trainer, module)
@@ -263,3 +265,11 @@ def test_a_line_at_each_validation_says_what_matters_and_a_skipped_batch_leaves_
         "s left",
     ):
         assert part in line, part
+
+
+def test_the_line_of_a_validation_names_the_worst_of_several_guards():
+    bar = callbacks.ProgressBar(narrator(), num_steps=10)
+    bar.worst = "children of the north"
+    scores = bar._scores({"val_wer": 0.25, f"guard_wer/{bar.worst}": 0.5, "guard_wer/radio": 0.9})
+    assert scores == "domain WER 25.0 %  worst guard children of… 50.0 %"
+    assert len(scores) <= 80

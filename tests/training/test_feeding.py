@@ -14,7 +14,7 @@ from parakeet_ft.training import feeding
 
 def plan_of(manifest):
     found = read_manifest(manifest)
-    return Plan(found, num_domain=len(found), replay_ratio=0, batch_seconds=4, seed=1)
+    return Plan(found, num_domain=len(found), batch_seconds=4, seed=1)
 
 
 def test_a_number_of_workers_stands_and_auto_is_measured(tiny_model, speech):

@@ -56,7 +56,7 @@ def fit(tiny_model, speech, tmp_path):
         if teacher:
             teacher.follow(model)
         fine_tuner.use_loss_for(model, device="cpu", precision=precision)
-        plan = Plan(utterances, num_domain=8, replay_ratio=0, batch_seconds=3, seed=1)
+        plan = Plan(utterances, num_domain=8, batch_seconds=3, seed=1)
         tuner = fine_tuner.FineTuner(
             model,
             settings=optim_settings(
@@ -64,7 +64,6 @@ def fit(tiny_model, speech, tmp_path):
             ),
             sets={},
             base={},
-            guard_tolerance=None,
             batch_seconds=1,
             teacher=teacher,
             bad_batches=BadBatches(tmp_path / "bad.jsonl", plan, most=9, say=lambda lines: None),

@@ -50,7 +50,7 @@ def test_babble_and_unknown_pieces_are_named():
     assert "cannot write" in watch.phase(point(9, unk=0.2), num_steps=10, settling=False)[1]
 
 
-LIMITS = {"base_wer": 0.5, "base_guard_wer": 0.2, "guard_tolerance": 0.02}
+LIMITS = {"base_wer": 0.5, "tolerated": {"guard": 0.22}}
 
 
 def test_a_streak_ends_at_the_last_validation_that_was_no_worse():
@@ -62,7 +62,17 @@ def test_a_streak_ends_at_the_last_validation_that_was_no_worse():
     ]
     assert watch.streaks(history, **LIMITS) == {"domain": 2, "guard": 1}
     assert watch.streaks([], **LIMITS) == {"domain": 0, "guard": 0}
-    assert watch.streaks(history, **LIMITS | {"guard_tolerance": None}) == {"domain": 2}
+    assert watch.streaks(history, **LIMITS | {"tolerated": {}}) == {"domain": 2}
+
+
+def test_each_guard_has_its_own_streak_and_alarm():
+    rates = [{"guard": 0.2, "kids": 0.3}, {"guard": 0.21, "kids": 0.4}, {"guard": 0.3, "kids": 0.4}]
+    history = [point(n) | {"guard_wers": found} for n, found in enumerate(rates)]
+    found = watch.streaks(history, base_wer=0.5, tolerated={"guard": 0.22, "kids": 0.35})
+    assert found == {"domain": 0, "guard": 1, "kids": 2}
+    (alarm,) = watch.alarms(found, [], alarm_after=2).values()
+    assert alarm.startswith("guard kids WER is above") and "data.guards.kids.replay" in alarm
+    assert watch.stop_reason(found, patience=2).startswith("stopped early: kids worse")
 
 
 def test_a_phase_that_is_expected_is_no_streak():

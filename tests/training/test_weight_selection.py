@@ -7,10 +7,12 @@ import torch
 
 from parakeet_ft.training.states import copy_state
 from parakeet_ft.training.weight_selection import (
+    alphas_beside,
     average,
     candidates,
     choose_weights,
     interpolate,
+    interpolated,
 )
 
 
@@ -36,11 +38,13 @@ def weights(value):
     return {"weight": torch.full((1, 1), float(value))}
 
 
+def at(alpha):
+    return interpolated(weights(0), weights(10), alpha, last_step=40)
+
+
 def offered(**changes):
     arguments = {
-        "base": weights(0),
-        "last": weights(10),
-        "last_step": 40,
+        "at": at,
         "alphas": [0.3, 0.7],
         "best_step": 20,
         "recent_steps": [20, 30, 40],
@@ -99,6 +103,39 @@ def test_the_average_is_the_mean_of_every_float_and_the_last_counter():
         average([])
     with pytest.raises(ValueError, match="same tensors"):
         average([weights(1), {"other": torch.zeros(1)}])
+
+
+def test_beside_the_best_alpha_others_are_tried_down_to_the_step():
+    model = torch.nn.Linear(1, 1, bias=False)
+    rows = choose_weights(
+        model,
+        offered(alphas=[0.2, 0.4, 0.6, 0.8]),
+        evaluate=lambda: {"selection_score": -abs(model.weight.item() - 4.6)},
+        at=at,
+        step=0.05,
+    )
+    tried = [row["alpha"] for row in rows if "interpolated" in row["weights"]]
+    assert sorted(tried) == [0.2, 0.3, 0.4, 0.45, 0.5, 0.55, 0.6, 0.8]
+    assert rows[0]["alpha"] == 0.45 and model.weight.item() == pytest.approx(4.5)
+
+
+def test_alphas_that_are_tried_lie_between_checkpoint_and_last():
+    assert alphas_beside([0.9, 1.0], 1.0, distance=0.05) == [0.95]
+    assert alphas_beside([0.05, 0.5], 0.05, distance=0.05) == [0.1]
+    assert alphas_beside([0.4, 0.45, 0.5], 0.45, distance=0.05) == []
+
+
+def test_of_equals_the_one_that_loses_least_of_the_guard_wins():
+    model = torch.nn.Linear(1, 1, bias=False)
+    rows = choose_weights(
+        model,
+        offered(),
+        evaluate=lambda: {
+            "selection_score": 0.5 + 1e-5 * model.weight.item(),
+            "judgement": {"loss": 0.001 * model.weight.item()},
+        },
+    )
+    assert rows[0]["alpha"] == 0.3 and model.weight.item() == pytest.approx(3)
 
 
 def test_a_tie_goes_to_the_checkpoint_itself():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -101,8 +102,10 @@ def _once_each(path: Path) -> dict[str, str]:
 
 
 def _pairs(path: Path) -> Iterator[tuple[str, str]]:
-    """(key, rest) of each line that is not blank."""
+    """(key, rest) of each line that is not blank. A space or a tab ends the key, whatever follows:
+    speechocean762 has tabs before texts of several words.
+    """
     with path.open(encoding="utf-8", errors="surrogateescape") as lines:
         for line in filter(None, map(str.strip, lines)):
-            key, _, value = line.partition(" " if " " in line else "\t")
-            yield key, value.strip()
+            key, *rest = re.split("[ \t]+", line, maxsplit=1)
+            yield key, "".join(rest)

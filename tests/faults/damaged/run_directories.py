@@ -25,7 +25,7 @@ from parakeet_ft.errors import UserError, refusal
 from parakeet_ft.evaluation.hypotheses import key_of, set_hash
 from parakeet_ft.files import DEMO, file_hash
 from parakeet_ft.run import directory
-from parakeet_ft.settings.finetune import weighted
+from parakeet_ft.settings.manifests import weighted
 
 SETTINGS = {"model": {"source": "tiny"}, "evaluation": {"language": "en"}, "optim": {"lr": 1e-4}}
 BASELINE = {"validation": ["one two", "three"], "test": ["four"]}
