@@ -153,6 +153,8 @@ def main() -> None:
     parser.add_argument("--sources", action="store_true", help="print pip's sources for uv")
     args = parser.parse_args()
     began = time.monotonic()
+    if not args.sources:
+        print(f"installing parakeet-ft into {VENV}", flush=True)
     pip = pip_settings(ask(sys.executable, "-m", "pip", "config", "list"))
     extra = uv_environment(pip, os.environ)
     if args.sources:
@@ -160,9 +162,9 @@ def main() -> None:
         return
     backend = torch_backend(args.torch, pip, os.environ)
     origin = f"for {backend}" if backend else "from the sources that are configured, else PyPI"
-    print(f"installing parakeet-ft into {VENV}, torch {origin}", flush=True)
+    print(f"torch {origin}", flush=True)
     if extra:
-        print(f"pip's configuration, for uv: {' '.join(sorted(extra))}", flush=True)
+        print(f"uv is told what pip's configuration says: {' '.join(sorted(extra))}", flush=True)
     uv = prepare_venv()
     run(
         *install_command(uv, backend, args.torch, pip),
