@@ -110,19 +110,21 @@ def new_enough(uv: str) -> bool:
     return bool(found) and tuple(map(int, found.groups())) >= FIRST_UV
 
 
-def run(*command: str, environment: Mapping[str, str] | None = None) -> None:
+def run(*command: str, environment: Mapping[str, str] | None = None, hint: str = "") -> None:
     done = subprocess.run(command, cwd=ROOT, env=environment)
     if done.returncode:
-        sys.exit(f"error: `{shlex.join(command)}` failed, see above. The same command goes on.")
+        again = "The same command goes on."
+        sys.exit(f"error: `{shlex.join(command)}` failed, see above. {hint or again}")
 
 
-def prepare_venv() -> str:
-    """Make .venv where there is none; the uv to use."""
+def prepare_venv(extra: Mapping[str, str]) -> str:
+    """Make .venv where there is none; the uv to use. `extra` tells uv of pip's sources."""
     uv = shutil.which("uv")
     if uv and new_enough(uv):
         if not PYTHON.exists():
             # --seed: pip in it too. uv finds, or fetches, a Python that pyproject.toml allows.
-            run(uv, "venv", "--quiet", "--seed", *this_python(), str(VENV))
+            seeded = (uv, "venv", "--quiet", "--seed", *this_python(), str(VENV))
+            run(*seeded, environment={**os.environ, **extra})
         return uv
     if not PYTHON.exists():
         if not this_python():
@@ -155,20 +157,24 @@ def main() -> None:
     began = time.monotonic()
     if not args.sources:
         print(f"installing parakeet-ft into {VENV}", flush=True)
+    # A system's Python may have no pip; `venv` then puts one into .venv.
     pip = pip_settings(ask(sys.executable, "-m", "pip", "config", "list"))
-    extra = uv_environment(pip, os.environ)
     if args.sources:
+        extra = uv_environment(pip, os.environ)
         print("\n".join(f"export {name}={shlex.quote(value)}" for name, value in extra.items()))
         return
+    uv = prepare_venv(uv_environment(pip, os.environ))
+    pip = pip or pip_settings(ask(str(PYTHON), "-m", "pip", "config", "list"))
+    extra = uv_environment(pip, os.environ)
     backend = torch_backend(args.torch, pip, os.environ)
     origin = f"for {backend}" if backend else "from the sources that are configured, else PyPI"
     print(f"torch {origin}", flush=True)
     if extra:
         print(f"uv is told what pip's configuration says: {' '.join(sorted(extra))}", flush=True)
-    uv = prepare_venv()
     run(
         *install_command(uv, backend, args.torch, pip),
         environment={**os.environ, **extra},
+        hint="`make install TORCH=pypi` takes torch from PyPI." if backend else "",
     )
     print(f"installed in {time.monotonic() - began:.0f} s")
 

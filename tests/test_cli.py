@@ -49,6 +49,11 @@ def test_a_package_that_is_missing_leads_to_the_doctor(tmp_path):
     assert "no_such_module" in done.stderr and "parakeet-ft doctor" in done.stderr
 
 
+def test_a_module_of_ours_that_is_missing_is_a_bug_and_keeps_its_traceback():
+    with pytest.raises(ImportError), exit_on_user_error():
+        import parakeet_ft.no_such_module  # noqa: F401
+
+
 def test_an_unknown_command_is_refused_with_the_nearest():
     with pytest.raises(UserError, match=r"'finetun'.*Did you mean finetune\?"):
         cli.find_script(["finetun"])
