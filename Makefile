@@ -1,25 +1,33 @@
 # make demo | test | lint | bench: each first makes .venv, and does so again only when pyproject.toml or constraints.txt changed.
+# TORCH: auto (what the GPU's driver can use, else the CPU's; with sources of pip's own, what they hold), cpu, cu126, cu130 ..., pypi.
 PYTHON ?= python3
+TORCH ?= auto
 BIN := .venv/bin
+INSTALLED := .venv/.installed-$(TORCH)
 
-.PHONY: demo test lint bench
+.PHONY: demo test lint bench install doctor
 .DEFAULT_GOAL := demo
 
-demo: .venv/.installed
+demo: install
 	$(BIN)/python recipes/finetune.py
 
-test: .venv/.installed
+test: install
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
-lint: .venv/.installed
+lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m mypy
 
-bench: .venv/.installed
+bench: install
 	$(BIN)/python benchmarks/run_all.py
 
-.venv/.installed: pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+doctor: install
+	$(BIN)/python recipes/doctor.py
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt install.py
+	$(PYTHON) install.py --torch $(TORCH)
+	rm -f .venv/.installed*
 	touch $@

@@ -24,6 +24,10 @@ def scripts(folder: str) -> dict[str, Path]:
     }
 
 
+# Another name of a command.
+ALIASES = {"demo": "finetune"}
+
+
 def first_sentence(path: Path) -> str:
     """What a script says that it does; the script is read, not run."""
     said = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
@@ -48,6 +52,7 @@ def find_script(words: list[str]) -> tuple[Path | None, list[str]]:
     """
     name, *rest = words or ["--help"]
     known = scripts("recipes")
+    known |= {alias: known[of] for alias, of in ALIASES.items()}
     if name == "data-prep":
         known = scripts("data_prep")
         name, *rest = rest or ["--help"]
@@ -68,10 +73,12 @@ def main() -> None:
         if script is None:
             print("parakeet-ft COMMAND [ARGUMENTS], or parakeet-ft COMMAND --help\n")
             print(listing("Commands:", scripts("recipes")))
+            print("  demo is finetune with the bundled model and data: minutes on a CPU")
             print(listing("\nparakeet-ft data-prep COMMAND [ARGUMENTS]:", scripts("data_prep")))
             return
     sys.argv = [str(script), *arguments]
-    runpy.run_path(str(script), run_name="__main__")
+    with exit_on_user_error():  # what a script imports may not be there
+        runpy.run_path(str(script), run_name="__main__")
 
 
 if __name__ == "__main__":

@@ -90,8 +90,9 @@ def disk_told(place: str | os.PathLike) -> Iterator[None]:
 
 @contextlib.contextmanager
 def exit_on_user_error() -> Iterator[None]:
-    """Print a UserError, what the disk refused, or that Ctrl-C stopped it, to stderr and exit with
-    its code, without a word where nobody reads any more; any other exception passes.
+    """Print a UserError, what the disk refused, a package that does not load, or that Ctrl-C
+    stopped it, to stderr and exit with its code, without a word where nobody reads any more; any
+    other exception passes.
     """
     try:
         try:
@@ -105,6 +106,15 @@ def exit_on_user_error() -> Iterator[None]:
     except KeyboardInterrupt:
         print("\nSIGINT: stopped. The same command may be given again.", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] == "parakeet_ft":
+            raise
+        print(
+            f"error: {error}. A package is missing or does not load: `parakeet-ft doctor` "
+            "(python recipes/doctor.py) says which, and what cures it.",
+            file=sys.stderr,
+        )
+        sys.exit(UserError.code)
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _reader_is_gone():
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is flushed at the very end

@@ -26,6 +26,34 @@ def test_a_script_may_be_named_as_its_file():
     assert found.name == "from_table.py" and rest == ["x.csv"]
 
 
+def test_the_demo_is_finetune_as_it_is_bundled():
+    assert cli.find_script(["demo", "budget.steps=1"]) == (
+        ROOT / "recipes/finetune.py",
+        ["budget.steps=1"],
+    )
+
+
+def test_a_package_that_is_missing_leads_to_the_doctor(tmp_path):
+    package = tmp_path / "hydra"
+    package.mkdir()
+    (package / "__init__.py").write_text("import no_such_module\n")
+    path = f"{tmp_path}{os.pathsep}{ROOT}"
+    done = subprocess.run(
+        [sys.executable, "-m", "parakeet_ft.cli", "demo"],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "no_such_module" in done.stderr and "parakeet-ft doctor" in done.stderr
+
+
+def test_a_module_of_ours_that_is_missing_is_a_bug_and_keeps_its_traceback():
+    with pytest.raises(ImportError), exit_on_user_error():
+        import parakeet_ft.no_such_module  # noqa: F401
+
+
 def test_an_unknown_command_is_refused_with_the_nearest():
     with pytest.raises(UserError, match=r"'finetun'.*Did you mean finetune\?"):
         cli.find_script(["finetun"])

@@ -60,6 +60,7 @@ ROOMS = (
     "api",
     "stages",
     "preflight",
+    "doctor",
     "publishing",
     "evaluation",
     "training",

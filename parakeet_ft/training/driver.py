@@ -34,7 +34,10 @@ def torch_build() -> tuple[str, str | None] | None:
     found = importlib.util.find_spec("torch")
     if not found or not found.origin:
         return None
-    text = (Path(found.origin).parent / "version.py").read_text(encoding="utf-8")
+    file = Path(found.origin).with_name("version.py")
+    if not file.is_file():  # a part of an installation
+        return None
+    text = file.read_text(encoding="utf-8")
     version = re.search(r"^__version__ = ['\"]([^'\"]+)", text, re.MULTILINE)
     cuda = re.search(r"^cuda\b[^=\n]*= ['\"]([^'\"]+)", text, re.MULTILINE)
     return (version[1], cuda and cuda[1]) if version else None
@@ -53,7 +56,7 @@ def check(accelerator: str, *, cpu: str = "to train on the CPU, give trainer=cpu
         _refuse(
             driver,
             f"torch {version}, which is built without CUDA",
-            "install torch from PyPI (pip install torch==" + version.partition("+")[0] + ")",
+            "install a torch for its CUDA (`parakeet-ft doctor` says which)",
             cpu,
         )
         return
@@ -62,7 +65,8 @@ def check(accelerator: str, *, cpu: str = "to train on the CPU, give trainer=cpu
         _refuse(
             driver,
             f"torch {version} for CUDA {cuda}, which needs driver {needed} or later",
-            "update the driver, or install a torch for an older CUDA",
+            "update the driver, or install a torch for an older CUDA "
+            "(`parakeet-ft doctor` says which)",
             cpu,
         )
 
@@ -77,7 +81,7 @@ def check_seen(accelerator: str, *, cpu: str = "to train on the CPU, give traine
         _refuse(
             driver,
             f"torch {torch.__version__} for CUDA {torch.version.cuda}, which cannot use it",
-            "see what `python -c 'import torch; torch.cuda.init()'` says",
+            "see what `python -c 'import torch; torch.cuda.init()'` and `parakeet-ft doctor` say",
             cpu,
         )
 

@@ -125,5 +125,8 @@ def check(found: Sequence[Need]) -> list[str]:
     """A line on the disk. Raises UserError for the first need that is not met."""
     for need in found:
         if not need.fits:
-            raise UserError(f"This run does not fit: {need.line()}. {need.cure}")
+            raise UserError(
+                f"This run does not fit: {need.line()}. {need.cure} "
+                "`parakeet-ft doctor` looks at the whole machine."
+            )
     return [f"disk: {need.line()}" for need in found if need.what.startswith("checkpoints")]
