@@ -184,6 +184,7 @@ class Narrator:
                 percent(after["cer"]),
             )
         self.console.print(table)
+        folder = run_dir if report["problem"] else latest_or(run_dir)
         self.lines(
             [
                 *report["warnings"],
@@ -192,12 +193,10 @@ class Narrator:
                 report["verdict"],
                 *([report["terms"]["verdict"]] if report.get("terms") else []),
                 f"report: {run_dir / 'report.html'}",
-                f"done in {time.monotonic() - self.started:.0f} s",
+                f"done in {time.monotonic() - self.started:.0f} s: {folder / report['model']}",
             ]
         )
-        folder = run_dir if report["problem"] else latest_or(run_dir)
-        line = summary_line(report, str(folder / report["model"]))
-        self.console.print(line, markup=False)
+        self.console.print(summary_line(report), markup=False)
 
 
 def model_line(model: dict[str, Any], learning: dict[str, Any]) -> str:

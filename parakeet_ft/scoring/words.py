@@ -32,21 +32,28 @@ def interval_words(comparison: dict[str, Any]) -> str:
     return f"{100 * comparison['low']:+.1f} to {100 * comparison['high']:+.1f}: {words}"
 
 
-def summary_line(report: dict[str, Any], model: str) -> str:
-    """The last line on the terminal; of several guards the worst."""
-    names = {"domain": "domain"}
+def summary_line(report: dict[str, Any]) -> str:
+    """The last line on the terminal, each change with its 95 % interval in points; of several
+    guards the worst.
+    """
+    names = {"domain": "domain WER"}
     if worst := forgotten.worst(report):
         count = len(forgotten.tolerances(report))
         names[worst] = title_of(worst) + (f" (worst of {count})" if count > 1 else "")
-    parts = [
-        f"{words} WER {100 * report['baseline'][name]['wer']:.1f}% -> "
-        f"{100 * report['tuned'][name]['wer']:.1f}%"
-        for name, words in names.items()
-    ]
+    parts = [f"{words} {_change(report, name)}" for name, words in names.items()]
     if (terms := report.get("terms")) and terms["before"]["occurrences"]:
         before, after = (100 * terms[when]["error_rate"] for when in ("before", "after"))
-        parts.append(f"terms missed {before:.1f}% -> {after:.1f}%")
-    return " | ".join([*parts, model])
+        parts.append(f"terms missed {before:.1f} -> {after:.1f} %")
+    return " | ".join(parts)
+
+
+def _change(report: dict[str, Any], name: str) -> str:
+    before, after = (100 * report[when][name]["wer"] for when in ("baseline", "tuned"))
+    words = f"{before:.1f} -> {after:.1f} %"
+    found = report["comparison"].get(name) or {}
+    if found.get("low") is None:
+        return words
+    return f"{words} [{100 * found['low']:+.1f}, {100 * found['high']:+.1f}]"
 
 
 def shortened(name: str | None, most: int = 12) -> str:

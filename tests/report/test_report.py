@@ -47,10 +47,14 @@ def test_without_guard_the_verdict_says_that_forgetting_is_unknown():
     assert "not known" in report.verdict(example(guard=None))
 
 
-def test_the_last_line_has_the_promised_form():
-    assert words.summary_line(
-        example(domain=(0.61, 0.123), guard=(0.241, 0.249)), "outputs/demo/latest/best.nemo"
-    ) == ("domain WER 61.0% -> 12.3% | guard WER 24.1% -> 24.9% | outputs/demo/latest/best.nemo")
+def test_the_last_line_has_both_changes_with_their_intervals_in_80_columns():
+    found = example(domain=(0.61, 0.123), guard=(0.241, 0.249))
+    assert words.summary_line(found) == "domain WER 61.0 -> 12.3 % | guard 24.1 -> 24.9 %"
+    found["comparison"]["domain"] |= {"low": -0.512, "high": -0.461}
+    found["comparison"]["guard"] |= {"low": -0.0004, "high": 0.0173}
+    line = words.summary_line(found)
+    assert line == ("domain WER 61.0 -> 12.3 % [-51.2, -46.1] | guard 24.1 -> 24.9 % [-0.0, +1.7]")
+    assert len(line) <= 80
 
 
 def with_guards(**guards):
@@ -73,10 +77,10 @@ def test_of_several_guards_each_has_its_sentence_by_its_own_tolerance():
 
 def test_the_last_line_names_the_guard_that_used_most_of_its_tolerance():
     several = with_guards(guard=(0.2, 0.23, 0.1), kids=(0.3, 0.31, 0.01), free=(0.1, 0.9, None))
-    line = words.summary_line(several, "best.nemo")
-    assert line.endswith(" | guard kids (worst of 3) WER 30.0% -> 31.0% | best.nemo")
-    only = words.summary_line(with_guards(kids=(0.3, 0.31, 0.01)), "best.nemo")
-    assert only.endswith(" | guard kids WER 30.0% -> 31.0% | best.nemo")
+    line = words.summary_line(several)
+    assert line.endswith(" | guard kids (worst of 3) 30.0 -> 31.0 % [+1.0, +5.0]")
+    only = words.summary_line(with_guards(kids=(0.3, 0.31, 0.01)))
+    assert only.endswith(" | guard kids 30.0 -> 31.0 % [+1.0, +5.0]")
 
 
 def test_the_rows_of_guards_tell_tolerance_and_outcome():
