@@ -13,13 +13,26 @@ from parakeet_ft.data.manifest import read_manifest
 from parakeet_ft.files import DEMO
 
 SETS = {path.stem: read_manifest(path) for path in sorted(DEMO.glob("*.jsonl"))}
-MINUTES = {"train": 15, "dev": 4, "test": 4, "guard_dev": 2, "guard": 3, "replay": 15}
+MINUTES = {
+    "train": 15,
+    "dev": 6.8,
+    "test": 6.8,
+    "guard_dev": 12.5,
+    "guard": 12.5,
+    "replay": 15,
+}
+WORDS = {"dev": 1000, "test": 1000, "guard_dev": 2000, "guard": 2000}
 
 
 @pytest.mark.parametrize("name", MINUTES)
 def test_every_set_is_whole_and_as_long_as_stated(name):
     assert quick_check(SETS[name], sample=1000) == []
     assert sum(u.duration for u in SETS[name]) / 60 == pytest.approx(MINUTES[name], abs=0.2)
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_a_point_of_a_set_that_is_scored_is_ten_words_or_more(name):
+    assert sum(len(u.text.split()) for u in SETS[name]) >= WORDS[name]
 
 
 def test_train_dev_and_test_share_neither_speaker_nor_sentence():
@@ -61,7 +74,7 @@ def test_sizes_stay_within_what_a_clone_should_cost():
     def megabytes(files):
         return sum(Path(f).stat().st_size for f in files) / 1e6
 
-    assert megabytes((DEMO / "audio").rglob("*.opus")) < 6 and megabytes([DEMO / "tiny.nemo"]) < 8
+    assert megabytes((DEMO / "audio").rglob("*.opus")) < 8 and megabytes([DEMO / "tiny.nemo"]) < 8
 
 
 def test_grammars_write_lower_case_words_and_the_same_ones_for_a_seed():
