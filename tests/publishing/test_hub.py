@@ -129,9 +129,11 @@ def test_the_card_tells_data_use_and_notes_in_whole_tables(run_dir):
         'from_pretrained("me/parakeet-mine")' in text
         and "-50.0 to -30.0: better (for this one speaker" in text
     )
-    voices = len({u.speaker for u in read_manifest(DEMO / "dev.jsonl")})
+    dev = read_manifest(DEMO / "dev.jsonl")
+    hours, voices = sum(u.duration for u in dev) / 3600, len({u.speaker for u in dev})
     assert (
-        f"| training | 57 | 0.07 | {voices} | `{manifest_hash(DEMO / 'dev.jsonl')}` |\n"
+        f"| training | {len(dev)} | {hours:.2f} | {voices} | "
+        f"`{manifest_hash(DEMO / 'dev.jsonl')}` |\n"
         f"| test | not known | not known | not known | `{'0' * 64}` |" in text
     )
     assert "| domain | 644 | 60.0 % | **20.0 %** |" in text.replace("|\n|---", "")

@@ -197,6 +197,7 @@ def test_the_demo_in_short_runs_from_the_command_line(tmp_path):
             "budget.steps=2",
             "evaluation.validations=1",
             "evaluation.interpolation=[]",
+            "evaluation.subset_hours=0.02",
         ],
         capture_output=True,
         text=True,
@@ -205,7 +206,8 @@ def test_the_demo_in_short_runs_from_the_command_line(tmp_path):
     assert done.returncode == 0, done.stderr
     *before, last = done.stdout.splitlines()
     assert last.startswith("domain WER ") and " % [" in last and " | guard " in last
-    assert before[-1].endswith(" s: outputs/demo/latest/best.nemo")
+    assert before[-1].startswith("  done in ")
+    assert before[-1].endswith("/outputs/demo/latest/best.nemo")
     assert "NeMo W" not in done.stdout + done.stderr and "warning" not in done.stderr.lower()
     report = json.loads((tmp_path / "outputs" / "demo" / "latest" / "report.json").read_text())
     assert (
@@ -213,7 +215,8 @@ def test_the_demo_in_short_runs_from_the_command_line(tmp_path):
         and report["comparison"]["domain"]["resampled"] == "speakers"
     )
     assert report["command"].endswith(
-        "finetune.py budget.steps=2 evaluation.validations=1 'evaluation.interpolation=[]'"
+        "finetune.py budget.steps=2 evaluation.validations=1 'evaluation.interpolation=[]' "
+        "evaluation.subset_hours=0.02"
     )  # as it was typed
     assert {p.name for p in (tmp_path / "outputs" / "demo" / "latest" / ".hydra").iterdir()} == {
         "config.yaml",
