@@ -1,11 +1,11 @@
-# make demo | test | lint | bench: each first makes .venv, and does so again only when pyproject.toml or constraints.txt changed.
+# make demo | test | test-long | lint | bench: each first makes .venv, and does so again only when pyproject.toml or constraints.txt changed.
 # TORCH: auto (what the GPU's driver can use, else the CPU's; with sources of pip's own, what they hold), cpu, cu126, cu130 ..., pypi.
 PYTHON ?= python3
 TORCH ?= auto
 BIN := .venv/bin
 INSTALLED := .venv/.installed-$(TORCH)
 
-.PHONY: demo test lint bench install doctor
+.PHONY: demo test test-long lint bench install doctor
 .DEFAULT_GOAL := demo
 
 demo: install
@@ -13,6 +13,9 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
+test-long: install
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m long
 
 lint: install
 	$(BIN)/ruff check .

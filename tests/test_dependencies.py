@@ -1,6 +1,7 @@
 """What is imported is declared, what is declared is needed, and all of it is pinned."""
 
 import ast
+import functools
 import re
 import sys
 from importlib.metadata import packages_distributions
@@ -21,6 +22,7 @@ def normal(requirement):
     return re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", requirement)[0]).lower()
 
 
+@functools.cache
 def imported():
     """{module: one file that imports it} of all that is neither ours nor Python's."""
     found = {}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("kills", "options"), [(1, []), (1, ["--shards", "nemo", "--seed", "3"])])
 def test_runs_killed_at_random_moments_end_with_the_weights_of_the_uninterrupted_run(
     kills, options

@@ -15,7 +15,7 @@ from parakeet_ft.run.console import Narrator
 from tests.faults.signals import stop
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("number", "phase"), [(signal.SIGTERM, "training"), (signal.SIGINT, "scoring")]
 )
