@@ -15,7 +15,7 @@ from parakeet_ft.training import checkpoints
 from tests.cluster import ranks
 from tests.cluster.test_slurm import wait_for
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 HOSTS = ("10.77.0.1", "10.77.0.2")
 
 

@@ -23,6 +23,7 @@ RECIPE = str(ranks.ROOT / "recipes" / "finetune.py")
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_rank_ends_torchrun_and_the_plain_command_continues_on_its_own_ranks(tmp_path):
     run_dir, environment = tmp_path / "run", os.environ | {"OMP_NUM_THREADS": "1"}
     settings = [

@@ -108,6 +108,7 @@ def start_again(environment, number, run_dir, restarts):
     slurm.ask(environment, "scontrol", "update", f"JobId={number}", "StartTime=now+5")
 
 
+@pytest.mark.long
 def test_a_job_requeued_by_hand_and_by_its_time_limit_ends_as_the_run_that_was_never_stopped(
     slurm_environment, settings, reference, tmp_path
 ):

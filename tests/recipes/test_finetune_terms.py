@@ -77,7 +77,7 @@ def test_every_validation_tells_and_logs_the_keyword_error_rate(run):
         f"terms missed {100 * float(rate):.1f} %" in line
         for rate, line in zip(logged, told, strict=True)
     ] == [True, True]
-    assert "terms missed 100.0% -> 0.0%" in printed.splitlines()[-1]
+    assert "terms missed 100.0 -> 0.0 %" in printed.splitlines()[-1]
 
 
 def test_run_json_holds_the_terms_and_their_weight(run):
