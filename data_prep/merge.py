@@ -26,9 +26,10 @@ KEYS = {"train": "data.train", "dev": "data.validation", "test": "data.test"}
 def show(found: Merged, out: Path) -> None:
     """The table of hours and utterances, what is shared, and the command of a run."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=f"{' '.join(found.names)} -> {out}", title_justify="left")
+    table = Table(title=escape(f"{' '.join(found.names)} -> {out}"), title_justify="left")
     table.add_column("", overflow="fold")
     table.add_column("")
     for column in ("hours", "utterances"):
@@ -37,7 +38,7 @@ def show(found: Merged, out: Path) -> None:
         for split in SPLITS:
             if count := found.count[number, split]:
                 hours = f"{found.seconds[number, split] / 3600:.3f}"
-                table.add_row(name, split, hours, f"{count:,}")
+                table.add_row(escape(name), split, hours, f"{count:,}")
     table.add_section()
     hours = f"{sum(found.seconds.values()) / 3600:.3f}"
     table.add_row("all", "", hours, f"{sum(found.count.values()):,}")

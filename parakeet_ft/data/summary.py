@@ -139,10 +139,11 @@ def print_summary(summary: Summary, *, title: str) -> None:
     by split.
     """
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console()
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(title=escape(title), title_justify="left", title_style="bold")
     table.add_column("")
     for column in ("hours", "utterances", "words", "speakers"):
         table.add_column(column, justify="right")
@@ -159,7 +160,7 @@ def print_summary(summary: Summary, *, title: str) -> None:
         key=lambda s: ("train", "dev", "test").index(s) if s in ("train", "dev", "test") else 9,
     ):
         table.add_row(
-            split,
+            escape(split),
             f"{summary.seconds[split] / 3600:.3f}",
             f"{summary.count[split]:,}",
             f"{summary.words[split]:,}",
@@ -174,4 +175,4 @@ def print_summary(summary: Summary, *, title: str) -> None:
         table.add_row("dropped", "0", "0", "", "")
     console.print(table)
     for note in summary.notes:
-        console.print(f"[yellow]note:[/] {note}", highlight=False)
+        console.print(f"[yellow]note:[/] {escape(note)}", highlight=False)

@@ -76,6 +76,11 @@ def test_all_utterances_are_there_with_paths_that_lead_to_their_audio(two, tmp_p
     assert [i["utterances"] for i in inputs] == [{"train": 2, "test": 1}, {"train": 1, "dev": 1}]
 
 
+def test_names_that_look_like_markup_are_shown_as_they_are(two, tmp_path):
+    done = call("merge.py", *two, "--out", tmp_path / "m[/b]x")
+    assert done.returncode == 0 and "[/b]x" in "".join(done.stdout.split()), done.stderr
+
+
 def test_shards_stay_where_they_are_and_the_shown_command_reads_all(two, tmp_path):
     a, b = two
     write_shards(b / "train.jsonl", out=tmp_path / "s" / "train", executor=InlineExecutor)
