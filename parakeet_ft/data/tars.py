@@ -156,8 +156,10 @@ def _walk(tar: str) -> list[int]:
             tarfile.open(fileobj=file, mode="r|" if storage.is_remote(tar) else "r:") as archive,
         ):
             for member in archive:
+                if not member.isreg():
+                    continue  # "./", for one, which has no name
                 sample = PurePosixPath(member.name).with_suffix("")
-                if member.isreg() and sample != previous:
+                if sample != previous:
                     previous = sample
                     offsets.append(member.offset)
             closed = archive.offset

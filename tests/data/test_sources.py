@@ -346,3 +346,13 @@ def test_a_member_of_a_file_that_is_gone_is_an_error_of_its_audio(tmp_path):
     with pytest.raises(audio.AudioError, match="No such file") as error:
         audio.read_audio(Member(str(tmp_path / "gone.tar"), "a.flac", 512, 10))
     assert error.value.reason == "missing"
+
+
+def test_a_folder_in_a_tar_is_no_sample(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.wav").write_bytes(b"a")
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        archive.add(tmp_path / "in", ".")
+    with tarfile.open(tmp_path / "x.tar") as archive:
+        expected = [member.offset for member in archive if member.isreg()]
+    assert tars.index_of(str(tmp_path / "x.tar"))[:-1].tolist() == expected
