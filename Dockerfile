@@ -20,27 +20,27 @@ ENV UV_PYTHON_INSTALL_DIR=/opt/python \
     UV_COMPILE_BYTECODE=1 \
     VIRTUAL_ENV=/opt/venv \
     PATH=/opt/venv/bin:${PATH} \
-    HF_HOME=/work/.cache/huggingface \
-    XDG_CACHE_HOME=/work/.cache
+    HF_HOME=/parakeet/.cache/huggingface \
+    XDG_CACHE_HOME=/parakeet/.cache
 
 # What changes seldom first: a change of the sources installs nothing anew.
 WORKDIR /opt/parakeet-ft
 COPY pyproject.toml constraints.txt ./
-RUN --mount=type=cache,target=/root/.cache/uv \
-    XDG_CACHE_HOME=/root/.cache uv venv --python 3.11 /opt/venv \
-    && XDG_CACHE_HOME=/root/.cache uv pip install --torch-backend "${TORCH}" --constraints constraints.txt \
+RUN --mount=type=cache,target=/var/cache/uv \
+    UV_CACHE_DIR=/var/cache/uv uv venv --python 3.11 /opt/venv \
+    && UV_CACHE_DIR=/var/cache/uv uv pip install --torch-backend "${TORCH}" --constraints constraints.txt \
        --requirements pyproject.toml --extra export --extra storage --extra ui
 COPY README.md LICENSE ./
 COPY conf conf
 COPY data_prep data_prep
 COPY recipes recipes
 COPY parakeet_ft parakeet_ft
-RUN --mount=type=cache,target=/root/.cache/uv \
-    XDG_CACHE_HOME=/root/.cache uv pip install --no-deps .
+RUN --mount=type=cache,target=/var/cache/uv \
+    UV_CACHE_DIR=/var/cache/uv uv pip install --no-deps .
 
 # Runs, data and caches lie here: mount a folder of yours. Any user may write.
-RUN useradd --uid 10001 --create-home parakeet && mkdir -p /work && chmod 1777 /work
-WORKDIR /work
+RUN useradd --uid 10001 --create-home parakeet && mkdir -p /parakeet && chmod 1777 /parakeet
+WORKDIR /parakeet
 USER 10001
 ENTRYPOINT ["parakeet-ft"]
 CMD ["--help"]

@@ -106,11 +106,13 @@ def ask(*command: str) -> str:
 
 
 def new_enough(uv: str) -> bool:
+    """Whether this uv is there, and knows the options that are used."""
     found = re.match(r"uv (\d+)\.(\d+)\.(\d+)", ask(uv, "--version"))
     return bool(found) and tuple(map(int, found.groups())) >= FIRST_UV
 
 
 def run(*command: str, environment: Mapping[str, str] | None = None, hint: str = "") -> None:
+    """Run a command in sight; ends with what to do if it fails."""
     done = subprocess.run(command, cwd=ROOT, env=environment)
     if done.returncode:
         again = "The same command goes on."

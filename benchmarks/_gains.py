@@ -44,6 +44,7 @@ class Scored:
 
     @property
     def base_wer(self) -> float:
+        """WER of the base."""
         return float(self.base.sum() / self.words.sum())
 
     @property
@@ -52,6 +53,7 @@ class Scored:
         return None not in self.speakers and len(set(self.speakers)) >= LEAST_SPEAKERS
 
     def describe(self) -> str:
+        """Its size, and what is drawn of it."""
         unit = "speakers" if self.by_speaker else "utterances"
         return f"{len(self.words)} utterances, {self.words.sum()} words, {unit} drawn"
 
@@ -67,6 +69,7 @@ class Change:
 
     @property
     def mean(self) -> float:
+        """WER, mean of the seeds."""
         return sum(self.wers) / len(self.wers)
 
 

@@ -158,6 +158,7 @@ def train(
         )
     )
     trainer.fit(model)
+    # This process has just written it; Lightning keeps more than tensors in it.
     best = torch.load(
         trainer.checkpoint_callback.best_model_path, map_location="cpu", weights_only=False
     )["state_dict"]

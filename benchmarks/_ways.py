@@ -71,6 +71,7 @@ class Job:
     python: str
 
     def run_dir(self, way: str) -> Path:
+        """Where a way leaves its files."""
         return self.out / way / f"seed{self.seed}"
 
     def key(self, way: str) -> str:

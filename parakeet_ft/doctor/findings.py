@@ -49,6 +49,7 @@ def _install(facts: Facts, torch: str = "") -> str:
 
 
 def python(facts: Facts) -> Line:
+    """Whether the package allows this Python."""
     found = f"{'.'.join(map(str, facts.python))} ({facts.executable})"
     if (3, 10) <= facts.python[:2] < (3, 13):
         return Line("Python", OK, found)
@@ -59,6 +60,7 @@ def python(facts: Facts) -> Line:
 
 
 def packages(facts: Facts) -> Line:
+    """Whether all packages are there, in the versions of constraints.txt."""
     missing = [name for name in facts.needed if name not in facts.installed]
     if missing:
         return Line("packages", WRONG, f"missing: {', '.join(missing)}", _install(facts))
@@ -126,6 +128,7 @@ def _loads(name: str, probe: str, what: str) -> Callable[[Facts], Line]:
 
 
 def memory(facts: Facts) -> Line:
+    """Host memory that is free."""
     found = f"{facts.memory_free / GB:.1f} GB free"
     if facts.memory_free < MEMORY_DEMO:
         return Line("memory", WRONG, found, "end what else runs here, or give a container more")
@@ -136,6 +139,7 @@ def memory(facts: Facts) -> Line:
 
 
 def shared_memory(facts: Facts) -> Line:
+    """Room in /dev/shm, through which batches travel."""
     cure = "docker run --shm-size=8g"
     if facts.shared_memory is None:
         return Line("/dev/shm", WARNING, "is not there", cure)
@@ -169,6 +173,7 @@ def _folder(name: str, of: Callable[[Facts], Place], cure: str) -> Callable[[Fac
 
 
 def hub(facts: Facts) -> Line:
+    """Whether the hub of checkpoints answers."""
     if "hub" not in facts.probes:
         return Line("hub", OK, "not asked (--offline)")
     tried = facts.probes["hub"]

@@ -29,11 +29,13 @@ class Frame:
     floor = height - 46
 
     def x(self, loss: float) -> float:
+        """Where a rise of the guard's WER lies; beyond the axis, at its end."""
         low, high = self.losses
         share = (min(max(loss, low), high) - low) / (high - low)
         return self.left + (self.right - self.left) * share
 
     def y(self, gain: float) -> float:
+        """Where a share of removed errors lies; beyond the axis, at its end."""
         low, high = self.gains
         share = (min(max(gain, low), high) - low) / (high - low)
         return self.floor - (self.floor - self.top) * share

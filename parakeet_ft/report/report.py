@@ -20,8 +20,6 @@ from parakeet_ft.settings.guards import SHORT, title_of
 # With fewer speakers an interval over them is wide, and one over their utterances is blind to what
 # other voices would do.
 FEW_SPEAKERS = 5
-
-
 TERMS_MISSED = "terms missed (dev)"
 
 

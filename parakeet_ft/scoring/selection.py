@@ -64,6 +64,7 @@ class WithTerms(Counts):
         return (1 - self.weight) * super().gain(seed) + self.weight * self.terms.gain(seed)
 
     def gain_as_it_is(self) -> float:
+        """The mean of both gains on the set as it is."""
         words, terms = super().gain_as_it_is(), self.terms.gain_as_it_is()
         return (1 - self.weight) * words + self.weight * terms
 

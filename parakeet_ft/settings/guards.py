@@ -112,6 +112,7 @@ class Guard(Group):
     replay: Mixed | None = setting(MIXED, into=_mixed)
 
     def where(self) -> str:
+        """Its key in messages."""
         return f"{self.KEY}.{self.name}"
 
     def named_sets(self) -> dict[str, tuple[WeightedManifest, ...]]:
@@ -124,6 +125,7 @@ class Guard(Group):
         return {key: manifests for key, manifests in found.items() if manifests}
 
     def as_config(self) -> dict[str, Any]:
+        """As it would be given on the command line, for the record."""
         replay = self.replay and {
             "manifest": as_given(self.replay.manifest),
             "ratio": self.replay.ratio,

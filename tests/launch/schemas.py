@@ -2,6 +2,13 @@
 SkyPilot (task YAML): the part that they use, and nothing else.
 """
 
+import jsonschema
+
+
+def faults(document, schema):
+    """What a document holds against its schema; nothing if it fits."""
+    return [e.message for e in jsonschema.Draft202012Validator(schema).iter_errors(document)]
+
 
 def thing(required=(), **properties):
     """An object with these properties only."""
