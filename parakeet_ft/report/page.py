@@ -15,7 +15,7 @@ from typing import Any
 
 from parakeet_ft.data import audio
 from parakeet_ft.data.audio_file import Member
-from parakeet_ft.report import terms
+from parakeet_ft.report import headline, terms
 from parakeet_ft.report.frontier import frontier
 from parakeet_ft.scoring import forgotten, wer
 from parakeet_ft.scoring.words import interval_words, most_changed, percent, shortened
@@ -26,6 +26,8 @@ from parakeet_ft.settings.guards import title_of
 MP3_COMPRESSION = 0.8
 PLAYER_SECONDS = 30.0
 PLAYERS_BYTES = 6_000_000
+# Of each list of utterances so many are open; a click shows the rest.
+OPEN_UTTERANCES = 5
 MEASURES = (("wer", "WER"), ("wer_normalized", "WER, normalised"), ("cer", "CER"))
 KINDS = (
     ("substitutions", "words substituted"),
@@ -340,8 +342,8 @@ def _end(group: Sequence[float], least: float) -> float:
 
 
 def render_page(report: dict[str, Any], *, examples: int) -> str:
-    """The page: at most `examples` of the worst and as many of the most changed utterances, each
-    with its audio as far as there is room.
+    """The page: at most `examples` of the most changed utterances and as many of the worst among
+    the others, each with its audio as far as there is room.
     """
     import jinja2
 
@@ -356,14 +358,16 @@ def render_page(report: dict[str, Any], *, examples: int) -> str:
     environment.filters["worst_guard"] = forgotten.worst_guard
     environment.filters["title_of"] = title_of
     players = Players()
-    rows = report["utterances"]
-    worst = [row for row in rows if row["errors_after"]][:examples]
+    changed, worst = listened_to(report["utterances"], examples=examples)
     candidates = report["candidates"]
     chosen = candidates[0]
     return environment.get_template("report.html.jinja").render(
         report=report,
+        headline=headline.headline(report),
+        first=headline.figures(report),
+        open=OPEN_UTTERANCES,
+        changed=[_shown(row, players) for row in changed],
         worst=[_shown(row, players) for row in worst],
-        changed=[_shown(row, players) for row in most_changed(rows, most=examples)],
         titles={role: title_of(role) for role in report["baseline"]},
         guards=[guard_row(report, name) for name in forgotten.tolerances(report)],
         watched=list(dict.fromkeys(n for row in candidates for n in forgotten.guard_wers(row))),
@@ -382,6 +386,16 @@ def render_page(report: dict[str, Any], *, examples: int) -> str:
             chosen=chosen,
         ),
     )
+
+
+def listened_to(
+    rows: Sequence[dict[str, Any]], *, examples: int
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Of utterance_rows, the most changed, then the worst that are not among them."""
+    changed = most_changed(rows, most=examples)
+    shown = {id(row) for row in changed}
+    others = [row for row in rows if row["errors_after"] and id(row) not in shown]
+    return changed, others[:examples]
 
 
 def _shown(row: dict[str, Any], players: Players) -> dict[str, Any]:

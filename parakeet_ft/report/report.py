@@ -11,6 +11,7 @@ from typing import Any
 from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.files import atomic_path, write_json
 from parakeet_ft.report import terms as terms_of_report
+from parakeet_ft.report.headline import size_of_change
 from parakeet_ft.report.markdown import code, plain, table_row
 from parakeet_ft.scoring import breakdown, forgotten, wer
 from parakeet_ft.scoring.words import interval_words, percent
@@ -156,7 +157,7 @@ def num_speakers(speakers: Sequence[str | None]) -> int | None:
 
 
 def few_speakers(speakers: Sequence[str | None]) -> list[str]:
-    """A warning if all of a test set's speakers are known and they are few."""
+    """What to know if all of a test set's speakers are known and they are few."""
     count = num_speakers(speakers)
     if count is None or count >= FEW_SPEAKERS:
         return []
@@ -231,7 +232,12 @@ def build_report(
         ),
         "problem": problem,
         "warnings": _warnings(sets, problem),
-        "notes": _notes(history, run["effective"], ended_well=ended_well),
+        "notes": _notes(
+            history,
+            run["effective"],
+            ended_well=ended_well,
+            speakers=[u.speaker for u in sets["test"]],
+        ),
         "guard_tolerance": guard_tolerance,
         **scores,
         "comparison": {
@@ -250,22 +256,25 @@ def build_report(
 
 
 def _warnings(sets: Mapping[str, Sequence[Utterance]], problem: str | None) -> list[str]:
-    """Why the figures, or the model, should be taken with care."""
+    """What is wrong, each with what is to be done."""
     warnings = [problem] if problem else []
-    warnings += few_speakers([u.speaker for u in sets["test"]])
     if sets["test"] is sets["validation"]:
         warnings.append(
             "No test set was given: these figures are of the validation set, which also chose the "
-            "checkpoint, so they flatter."
+            "checkpoint, so they flatter. Give data.test."
         )
     return warnings
 
 
 def _notes(
-    history: Sequence[dict[str, Any]], effective: dict[str, Any], *, ended_well: bool
+    history: Sequence[dict[str, Any]],
+    effective: dict[str, Any],
+    *,
+    ended_well: bool,
+    speakers: Sequence[str | None],
 ) -> list[str]:
-    """The remarks, and how much of the weights has moved."""
-    notes = remarks(history, effective, ended_well=ended_well)
+    """What the figures are of, of which `speakers`, and the remarks."""
+    notes = few_speakers(speakers) + remarks(history, effective, ended_well=ended_well)
     if subset := (effective.get("evaluation") or {}).get("subset"):
         shares = (f"{row['hours']:.2f} of {row['of_hours']:.2f} h" for row in subset.values())
         notes.append(
@@ -273,9 +282,6 @@ def _notes(
             "of the validation sets (evaluation.subset_hours); the figures before and after are "
             "of all."
         )
-    if learned := effective.get("learned"):
-        share = learned["moved_share_of_weights"]
-        notes.append(f"{share:.1%} of the weights that learn have moved.")
     return notes
 
 
@@ -374,6 +380,8 @@ def render_markdown(report: dict[str, Any]) -> str:
         lines += [f"- {plain(note)}" for note in report["notes"]]
     lines += ["", code(report["command"])]
     lines += ["", f"{report['model']}: {plain(report['selection'])}"]
+    if changed := size_of_change(report):
+        lines += ["", f"Weights that learned: {plain('; '.join(changed))}."]
     lines += _dev_table("step", [(str(p["step"]), p) for p in report["history"]])
     lines += _dev_table("weights", [(plain(c["description"]), c) for c in report["candidates"]])
     lines += _groups_table("duration", report["durations"])

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from parakeet_ft.data.manifest import Utterance
-from parakeet_ft.report import report
+from parakeet_ft.report import headline, report
 from parakeet_ft.scoring import wer
 
 TEXTS = ["descend flight level one niner zero", "cleared to land", "say again", "good morning"]
@@ -77,7 +77,10 @@ def written(tmp_path_factory):
             "commit": "abc",
             "manifests": {"train": {"sha256": "0" * 64, "path": "x.jsonl"}},
             "config": {"a": 1},
-            "effective": {},
+            "effective": {
+                "adaptation": {"learning": 90_000, "frozen": 2_910_000},
+                "learned": {"moved_share_of_weights": 0.5},
+            },
         },
         sets=sets,
         before=dict.fromkeys(sets, BEFORE),
@@ -111,7 +114,7 @@ def test_the_page_fits_the_screen_complains_of_nothing_and_asks_nobody(
         .map(text => text.textContent)""")
         == []
     )
-    assert page.inner_text(".verdict") == found["verdict"]
+    assert page.inner_text(".verdict") == headline.headline(found)
     for words in (
         "not distinguishable from before",
         "95 % interval",
@@ -123,10 +126,51 @@ def test_the_page_fits_the_screen_complains_of_nothing_and_asks_nobody(
         "niner",
         "000000",
         "Commit abc",
+        "The test set has 2 speakers",
     ):
-        assert words in page.inner_text("body"), words
+        assert words in page.text_content("body"), words
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, background[4:-1].split(","))) < 200) == dark
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_verdict_figures_picture_and_sound_come_in_this_order(width, written, open_page):
+    page, *_ = open_page(f"file://{written[0]}/report.html", width=width)
+    tops = page.evaluate("""[".verdict", ".first", ".frontier", ".utterance", "#figures table"].map(
+        what => document.querySelector(what).getBoundingClientRect().top)""")
+    assert tops == sorted(tops) and len(set(tops)) == 5
+    titles = page.eval_on_selector_all(".first dt", "all => all.map(e => e.textContent)")
+    assert titles == ["Domain WER", "Guard WER", "Weights that learned"]
+    last = page.eval_on_selector(".first > :last-child", "e => e.getBoundingClientRect().bottom")
+    assert last < 850, "the three figures are on the first screen"
+
+
+def test_what_needs_nothing_done_is_no_alarm(written, tmp_path, open_page):
+    _, found = written
+    page, *_ = open_page(f"file://{written[0]}/report.html")
+    assert page.inner_text(".alarms").strip() == found["warnings"][0]
+    assert "Give data.test" in found["warnings"][0] and "speakers" not in found["warnings"][0]
+    report.write_report(found | {"warnings": []}, tmp_path, examples=30)
+    page, *_ = open_page(f"file://{tmp_path}/report.html")
+    assert page.query_selector(".alarms") is None
+    assert "The test set has 2 speakers" in page.inner_text("#figures .notes")
+
+
+def test_an_utterance_is_shown_once_and_those_beyond_five_on_a_click(written, tmp_path, open_page):
+    _, found = written
+    rows = [
+        row | {"reference": f"{row['reference']} {n}"}
+        for n in range(4)
+        for row in found["utterances"]
+    ]
+    report.write_report(found | {"utterances": rows}, tmp_path, examples=7)
+    page, *_ = open_page(f"file://{tmp_path}/report.html")
+    said = "all => all.map(e => e.querySelector('dd').textContent)"
+    shown = page.eval_on_selector_all(".utterance", said)
+    assert len(shown) == len(set(shown)) == 7 + 5
+    assert page.locator("#changed .utterance:visible").count() == 5
+    page.click("#changed summary")
+    assert page.locator("#changed .utterance:visible").count() == 7
 
 
 def test_what_was_heard_wrong_stands_out_in_colour(written, open_page):
@@ -134,21 +178,21 @@ def test_what_was_heard_wrong_stands_out_in_colour(written, open_page):
 
     def colour(selector):
         return page.eval_on_selector(
-            f"#worst .utterance {selector}", "e => getComputedStyle(e).color"
+            f"#changed .utterance {selector}", "e => getComputedStyle(e).color"
         )
 
     colours = {colour(selector) for selector in ("dd", "ins", "del", ".sub")}
     assert len(colours) == 4
-    assert page.inner_text("#worst .utterance >> nth=0").count("<again>") == 1
+    assert page.inner_text("#changed").count("<again>") == 1
 
 
 def test_a_player_holds_the_utterance_and_what_has_none_says_why(written, open_page):
     page, *_ = open_page(f"file://{written[0]}/report.html")
     assert page.eval_on_selector_all(
-        "#worst audio", "all => all.length"
-    ) == 2 and "No audio at" in page.inner_text("#worst")
+        ".utterance audio", "all => all.length"
+    ) == 2 and "No audio at" in page.inner_text("#changed")
     seconds = page.eval_on_selector(
-        "#worst audio",
+        "#changed audio",
         """player => new Promise((done, fail) => {
         player.onloadedmetadata = () => done(player.duration);
         player.onerror = () => fail(player.error.message);
@@ -176,6 +220,6 @@ def test_a_run_without_guard_speakers_or_errors_has_its_page_too(written, tmp_pa
     page, complaints, _ = open_page(f"file://{tmp_path}/report.html")
     assert (
         complaints == []
-        and "None has an error." in page.inner_text("#worst")
+        and "No other has an error." in page.inner_text("#worst")
         and "Guard:" not in page.inner_text("#figures")
     )
