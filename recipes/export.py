@@ -14,7 +14,7 @@ transformers  OUT/transformers/: ParakeetForCTC, processor and tokenizer, for
 
 Of a hybrid, each format holds the head that --head names. Every clip's text
 must be the model's own: a format that fails is not written, and the exit code
-is 1.
+is 1. OUT/exports.json says of which model the exports are.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from pathlib import Path
 
 from parakeet_ft.data.manifest import Utterance, missing_audio
 from parakeet_ft.errors import UserError, exit_on_user_error
-from parakeet_ft.export import parity
+from parakeet_ft.export import parity, record
 from parakeet_ft.export.formats import TARGETS, check_formats
 from parakeet_ft.model.source import check_source, fetch
 
@@ -51,6 +51,8 @@ def export(args: argparse.Namespace, clips: list[Utterance], heads: dict[str, st
                 max_wer_rise=args.max_wer_rise,
             )
             print(*found.lines(), sep="\n", file=terminal)
+            if found.accepted:
+                record.note(args.out, target, found.where, source=fetch(args.model), head=head)
             code = code if found.accepted else 1
     return code
 

@@ -1,12 +1,16 @@
 """Publish a run on the Hugging Face Hub: best.nemo and a model card with what
 was measured. Without --push, only shows what would be uploaded.
 
-    python recipes/publish.py outputs/demo/latest --repo me/parakeet-atc
+    python recipes/publish.py outputs/demo/latest --repo me/parakeet-atc \\
+        --exports exported --space me/parakeet-atc-demo
     python recipes/publish.py outputs/mine/latest --repo me/parakeet-mine \\
         --push --public
 
 Writes RUN_DIR/publish/: README.md (the card), the model under the repository's
-name, and files.json. The report stays here: it holds your audio.
+name, frontier.svg (what was gained against what was forgotten), the formats
+that recipes/export.py wrote, and files.json. The report stays here: it holds
+your audio. --space writes RUN_DIR/space/ too: the page of recipes/demo_ui.py as
+a Hugging Face Space, which runs here as well (python app.py).
 """
 
 import argparse
@@ -14,7 +18,7 @@ import sys
 from pathlib import Path
 
 from parakeet_ft.errors import exit_on_user_error
-from parakeet_ft.publishing.hub import prepare, push
+from parakeet_ft.publishing.hub import Folder, prepare, push
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -31,6 +35,23 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--language", help="language code such as en; default: the run's evaluation.language"
     )
     parser.add_argument(
+        "--exports",
+        type=Path,
+        metavar="DIR",
+        help="the --out of recipes/export.py: its formats of this model are published too",
+    )
+    parser.add_argument(
+        "--example",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a recording that anybody may hear, for the widget; may be repeated",
+    )
+    parser.add_argument(
+        "--space", metavar="NAME", help="a Space to show it: organisation/name; default: none"
+    )
+    parser.add_argument(
         "--push", action="store_true", help="upload; without it nothing leaves this machine"
     )
     parser.add_argument(
@@ -43,24 +64,43 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def main(argv: list[str]) -> None:
     arguments = parse(argv)
-    folder, files, warnings = prepare(
+    model, space = prepare(
         arguments.run_dir,
         repo=arguments.repo,
         licence=arguments.licence,
         base_model=arguments.base_model,
         language=arguments.language,
+        exports=arguments.exports,
+        examples=arguments.example,
+        space=arguments.space,
     )
-    for warning in warnings:
+    for warning in model.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    print(f"{'Uploading' if arguments.push else 'Would upload'} to {arguments.repo}:")
-    for name, size in files.items():
+    show(model, arguments.repo, push=arguments.push)
+    if space:
+        show(space, f"the Space {arguments.space}", push=arguments.push)
+    if not arguments.push:
+        print(f"Nothing was uploaded. Read {model.path / 'README.md'}, then add --push.")
+        return
+    print(f"done: {push(model, repo=arguments.repo, public=arguments.public)}")
+    if space:
+        url = push(space, repo=arguments.space, public=arguments.public, kind="space")
+        print(f"done: {url}")
+
+
+def show(folder: Folder, where: str, *, push: bool) -> None:
+    """What is, or would be, uploaded; of the package in a Space only the sum."""
+    print(f"{'Uploading' if push else 'Would upload'} to {where}:")
+    sizes = dict.fromkeys((_shown(name) for name in folder.files), 0)
+    for name, size in folder.files.items():
+        sizes[_shown(name)] += size
+    for name, size in sizes.items():
         print(f"  {name:<40} {size / 1e6:10.3f} MB")
-    if arguments.push:
-        print(
-            f"done: {push(folder, repo=arguments.repo, files=list(files), public=arguments.public)}"
-        )
-    else:
-        print(f"Nothing was uploaded. Read {folder / 'README.md'}, then add --push.")
+
+
+def _shown(name: str) -> str:
+    """A file, or the package's folder for what is in it."""
+    return "parakeet_ft/" if name.startswith("parakeet_ft/") else name
 
 
 if __name__ == "__main__":

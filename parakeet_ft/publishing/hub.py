@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
+import re
 import shlex
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from parakeet_ft.errors import UserError
+from parakeet_ft.export.record import exports_of
 from parakeet_ft.files import (
     atomic_path,
     broken_seal,
@@ -27,7 +31,12 @@ from parakeet_ft.publishing.model_card import (
     model_card,
     private_paths,
 )
+from parakeet_ft.publishing.space import check_name, write_space
+from parakeet_ft.report.frontier import frontier, standalone
+from parakeet_ft.scoring import forgotten
 from parakeet_ft.scoring.words import VERDICTS
+
+PICTURE = "frontier.svg"
 
 NUMBER = (int, float)
 SCORE = {"wer": NUMBER, "wer_normalized": NUMBER, "cer": NUMBER, "words": int}
@@ -52,11 +61,30 @@ RUN = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class Folder:
+    """What is for upload: its files with their bytes, and what to know before that."""
+
+    path: Path
+    files: dict[str, int]
+    warnings: tuple[str, ...] = ()
+
+
 def prepare(
-    run_dir: Path, *, repo: str, licence: str | None, base_model: str | None, language: str | None
-) -> tuple[Path, dict[str, int], list[str]]:
-    """Write run_dir/publish/ and return it, the bytes of each file that is for upload, and what to
-    know before that.
+    run_dir: Path,
+    *,
+    repo: str,
+    licence: str | None,
+    base_model: str | None,
+    language: str | None,
+    exports: Path | None = None,
+    examples: Sequence[Path] = (),
+    space: str | None = None,
+) -> tuple[Folder, Folder | None]:
+    """Write run_dir/publish/ and, if `space` names one, run_dir/space/.
+
+    exports: the OUT of recipes/export.py, whose formats are published too; examples: recordings
+    that anybody may hear.
 
     The model gets the repository's name, under which NeMo's from_pretrained looks for it. Raises
     UserError if the run is not finished, the licence or language is not known, or the card would
@@ -76,9 +104,25 @@ def prepare(
         )
     _check_unchanged(run_dir, run.get("files"))
     _check_report(report, run_dir / "report.json")
+    if space is not None:
+        check_name(space, repo)
     config = check_archive(model)
     check_weights(model)
-    card = _card(report, run, repo=repo, licence=licence, base_model=base_model, language=language)
+    formats = [e for e in exports_of(exports, model) if e.target != "nemo"] if exports else []
+    recordings = _recordings(examples)
+    picture = _picture(report)
+    card = _card(
+        report,
+        run,
+        repo=repo,
+        licence=licence,
+        base_model=base_model,
+        language=language,
+        exports=formats,
+        examples=list(recordings),
+        space=space,
+        picture=PICTURE if picture else None,
+    )
     warnings = [
         f"The configuration inside best.nemo has {key}={value}, a place of the machine that made "
         f"it, which nothing reads. If that must not be public: restore best.nemo in NeMo, set "
@@ -88,13 +132,67 @@ def prepare(
     ]
     folder = run_dir / "publish"
     shutil.rmtree(folder, ignore_errors=True)
-    with atomic_path(folder / "README.md") as path:
-        path.write_text(card, encoding="utf-8")
-    name = f"{repo.rpartition('/')[2]}.nemo"
-    _link(model, folder / name)
-    files = {name: (folder / name).stat().st_size for name in ("README.md", name)}
+    for file, text in (("README.md", card), (PICTURE, picture)):
+        if text:
+            with atomic_path(folder / file) as path:
+                path.write_text(text, encoding="utf-8")
+    linked = {f"{repo.rpartition('/')[2]}.nemo": model} | recordings
+    if exports:
+        linked |= {name: exports / name for export in formats for name in export.files}
+    for name, source in linked.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        _link(source, folder / name)
+    names = ["README.md", *([PICTURE] if picture else []), *linked]
+    files = {name: (folder / name).stat().st_size for name in names}
     write_json(folder / "files.json", {"repo": repo, "bytes": files})
-    return folder, files, warnings
+    published = Folder(folder, files, tuple(warnings))
+    return published, _space(run_dir, run, space, repo, licence, base_model)
+
+
+def _space(
+    run_dir: Path,
+    run: dict[str, Any],
+    space: str | None,
+    repo: str,
+    licence: str | None,
+    base_model: str | None,
+) -> Folder | None:
+    """The folder of the Space, if there is to be one."""
+    if space is None:
+        return None
+    source = run["config"]["model"]["source"]
+    folder = run_dir / "space"
+    files = write_space(
+        folder,
+        space=space,
+        repo=repo,
+        base_model=base_model_of(source, base_model),
+        licence=licence_of(source, licence),
+    )
+    return Folder(folder, files)
+
+
+def _picture(report: dict[str, Any]) -> str:
+    """The frontier as an SVG file; "" for a run without guards."""
+    drawn = frontier(report.get("candidates") or [], tolerances=forgotten.tolerances(report))
+    return standalone(drawn) if drawn else ""
+
+
+def _recordings(examples: Sequence[Path]) -> dict[str, Path]:
+    """Recordings by the name that they are published under. Raises UserError for what is none."""
+    from parakeet_ft.data import audio
+
+    found = {f"examples/{path.name}": path for path in examples}
+    if len(found) < len(examples):
+        raise UserError("Two files given with --example have the same name: rename one.")
+    for path in examples:
+        if not re.fullmatch(r"[\w.-]+", path.name):
+            raise UserError(f"--example {path}: expected a name of letters, digits, '-', '_', '.'.")
+        try:
+            audio.probe(path)
+        except audio.AudioError as error:
+            raise UserError(f"--example {path}: {error}") from None
+    return found
 
 
 def _card(
@@ -105,8 +203,11 @@ def _card(
     licence: str | None,
     base_model: str | None,
     language: str | None,
+    **parts: Any,
 ) -> str:
-    """The card. Raises UserError if language or licence are not known, or it would name a path."""
+    """The card, with further `parts` of model_card. Raises UserError if language or licence are
+    not known, or it would name a path.
+    """
     language = language or run["config"].get("evaluation", {}).get("language")
     if not language:
         raise UserError(
@@ -121,6 +222,7 @@ def _card(
         base_model=base_model_of(source, base_model),
         language=language,
         data=data_facts(run["manifests"]),
+        **parts,
     )
     if leaks := private_paths(card):
         raise UserError(
@@ -213,23 +315,26 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, temporary)
 
 
-def push(folder: Path, *, repo: str, files: list[str], public: bool) -> str:
-    """Make the repository, private unless `public`, if it does not exist, and upload `files` in one
-    commit; returns its address.
+def push(folder: Folder, *, repo: str, public: bool, kind: str = "model") -> str:
+    """Make the repository, private unless `public`, if it does not exist, and upload the files in
+    one commit; returns its address. kind: model or space.
 
     Raises UserError if the Hub refuses or cannot be reached.
     """
     from huggingface_hub import HfApi
 
+    sdk = {"space_sdk": "gradio"} if kind == "space" else {}
     try:
         api = HfApi()
-        url = api.create_repo(repo_id=repo, repo_type="model", private=not public, exist_ok=True)
+        url = api.create_repo(
+            repo_id=repo, repo_type=kind, private=not public, exist_ok=True, **sdk
+        )
         api.upload_folder(
             repo_id=repo,
-            repo_type="model",
-            folder_path=str(folder),
-            allow_patterns=files,
-            commit_message="Model and card by parakeet-ft",
+            repo_type=kind,
+            folder_path=str(folder.path),
+            allow_patterns=list(folder.files),
+            commit_message=f"{kind.capitalize()} by parakeet-ft",
         )
     # huggingface_hub raises its own, httpx's and OSError; all mean that nothing, or not all, is
     # there

@@ -6,18 +6,22 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from parakeet_ft.data import sources
 from parakeet_ft.data.corpus import Corpus
 from parakeet_ft.errors import UserError
+from parakeet_ft.export.record import Exported
 from parakeet_ft.model import checkpoints
 from parakeet_ft.model.checkpoints import BUNDLED, CHECKPOINTS, PUBLISHED
 from parakeet_ft.model.source import HUB_ID
+from parakeet_ft.publishing.ways import ways
+from parakeet_ft.report.headline import size_of_change
 from parakeet_ft.report.markdown import code, plain
 from parakeet_ft.report.report import num_speakers
-from parakeet_ft.scoring.forgotten import tolerances
+from parakeet_ft.scoring import forgotten
 from parakeet_ft.scoring.wer import joined
 from parakeet_ft.scoring.words import interval_words, percent
 from parakeet_ft.settings.guards import roles, title_of
@@ -130,7 +134,7 @@ def limits(report: dict[str, Any], data: list[dict[str, Any]]) -> list[str]:
         "channels, noise, rooms and subjects were not tested, nor any other language: measure on "
         "your own recordings first."
     ]
-    if not tolerances(report):
+    if not forgotten.tolerances(report):
         found.append("No general speech was tested: what was forgotten is not known.")
     return found
 
@@ -151,9 +155,16 @@ def model_card(
     base_model: str | None,
     language: str,
     data: list[dict[str, Any]],
+    exports: Sequence[Exported] = (),
+    examples: Sequence[str] = (),
+    space: str | None = None,
+    picture: str | None = None,
 ) -> str:
     """README.md of the repository `repo`: front matter with the measured error rates in percent as
     model-index, then the card.
+
+    exports: what lies in the repository beside the .nemo; examples: recordings in it, which the
+    Hub's widget plays; space: the Space that shows it; picture: the file of the frontier.
     """
     from huggingface_hub import ModelCard, ModelCardData
 
@@ -164,10 +175,11 @@ def model_card(
         pipeline_tag="automatic-speech-recognition",
         base_model=base_model,
         base_model_relation="finetune" if base_model else None,
-        tags=["automatic-speech-recognition", "nemo", "parakeet", "parakeet-ft"],
+        tags=["automatic-speech-recognition", "nemo", "parakeet", "parakeet-ft", *_tags(exports)],
         metrics=["wer", "cer"],
         model_name=repo.rpartition("/")[2],
         eval_results=_eval_results(report),
+        widget=_widget(repo, examples) or None,
     )
     card = ModelCard.from_template(
         metadata,
@@ -186,8 +198,32 @@ def model_card(
         model=run["effective"]["model"],
         versions=run["versions"],
         normalizer=plain(report["tuned"]["domain"].get("normalizer") or ""),
+        language=plain(language),
+        licence=plain(licence),
+        ways=ways(repo, exports, run["versions"]),
+        space=space,
+        picture=picture,
+        changed=plain("; ".join(size_of_change(report | {"model": "this model"}))),
     )
     return str(card)
+
+
+def _tags(exports: Sequence[Exported]) -> list[str]:
+    """The libraries by which the Hub finds what is exported."""
+    targets = {export.target for export in exports}
+    found = ["onnx"] if targets & {"onnx", "onnx-int8"} else []
+    return found + (["transformers"] if "transformers" in targets else [])
+
+
+def _widget(repo: str, examples: Sequence[str]) -> list[dict[str, str]]:
+    """The recordings that the Hub's widget offers."""
+    return [
+        {
+            "example_title": Path(example).stem,
+            "src": f"https://huggingface.co/{repo}/resolve/main/{example}",
+        }
+        for example in examples
+    ]
 
 
 def _eval_results(report: dict[str, Any]) -> list[EvalResult]:
@@ -225,6 +261,7 @@ def _row(report: dict[str, Any], role: str) -> dict[str, Any]:
         "set": plain(title_of(role)),
         "words": after["words"],
         "interval": interval_words(report["comparison"][role]),
+        "tolerated": _tolerated(report, role),
     }
     for key in ("wer", "wer_normalized", "cer"):
         row[f"{key}_before"] = percent(before[key])
@@ -232,6 +269,14 @@ def _row(report: dict[str, Any], role: str) -> dict[str, Any]:
     if reason := joined(after):
         row |= {"wer_normalized_before": reason, "wer_normalized_after": "-"}
     return row
+
+
+def _tolerated(report: dict[str, Any], role: str) -> str:
+    """What a guard might lose in points, and whether it kept within that."""
+    tolerance = forgotten.tolerances(report).get(role)
+    if tolerance is None:
+        return "-"
+    return f"{forgotten.tolerance_words(tolerance)}: {forgotten.outcome(report, role)}"
 
 
 def _base_in_words(source: str, base_model: str | None) -> str:

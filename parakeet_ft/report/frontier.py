@@ -13,6 +13,22 @@ from typing import Any
 from parakeet_ft.scoring import forgotten
 from parakeet_ft.settings.guards import SHORT
 
+# Of the picture outside report.html, whose style has the same colours.
+STYLE = """
+svg { font: 12px system-ui, sans-serif; fill: #5d6670; background: #fdfdfc; }
+.grid { stroke: #e2e4e7; } line.guard { stroke: #b4540a; stroke-dasharray: 6 4; }
+text.guard { fill: #b4540a; } .candidate line { stroke: #5d6670; opacity: .35; }
+.kept circle { fill: #0a6b5c; } .refused circle { fill: #fdfdfc; stroke: #b4540a; }
+.chosen path { fill: #0a6b5c; stroke: #1d2126; } .chosen line { stroke: #1d2126; opacity: .7; }
+"""
+
+
+def standalone(picture: str) -> str:
+    """A frontier as a file of its own, which needs no page."""
+    return picture.replace(
+        "<svg ", '<svg xmlns="http://www.w3.org/2000/svg" width="810" height="480" ', 1
+    ).replace(">", f"><style>{STYLE}</style>", 1)
+
 
 @dataclasses.dataclass(frozen=True)
 class Frame:

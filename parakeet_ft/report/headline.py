@@ -95,7 +95,7 @@ def _change(report: dict[str, Any], name: str) -> tuple[str, ...]:
 
 def size_of_change(report: dict[str, Any]) -> tuple[str, ...]:
     """How many weights learned, and lines on how far; () where the run did not record it."""
-    effective = report["effective"]
+    effective = report.get("effective") or {}
     weights = effective.get("adaptation") or {}
     if not {"learning", "frozen"} <= weights.keys():
         return ()

@@ -4,6 +4,8 @@
 
 import html
 import json
+from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import yaml
@@ -14,7 +16,7 @@ from parakeet_ft.data.manifest import manifest_hash, read_manifest
 from parakeet_ft.errors import UserError
 from parakeet_ft.files import DEMO
 from parakeet_ft.model.checkpoints import CHECKPOINTS, resolve
-from parakeet_ft.publishing.hub import places, prepare, push
+from parakeet_ft.publishing.hub import Folder, places, prepare, push
 from parakeet_ft.publishing.model_card import (
     base_model_of,
     data_facts,
@@ -91,11 +93,13 @@ def change(run_dir, name, **changes):
 
 
 def prepared(run_dir, **more):
-    return prepare(
+    """The folder, the bytes of its files, and the warnings."""
+    model, _ = prepare(
         run_dir,
         repo="me/parakeet-mine",
         **({"licence": None, "base_model": None, "language": None} | more),
     )
+    return model.path, model.files, model.warnings
 
 
 def test_the_front_matter_holds_the_measured_rates_as_the_hub_reads_them(run_dir):
@@ -255,6 +259,48 @@ def test_hours_are_of_the_very_manifest_or_not_known(tmp_path):
     assert data_facts(known)[0]["hours"] is None
 
 
+def judged(**changes):
+    """A candidate of a report."""
+    known = {"gain": 0.5, "gain_low": 0.4, "gain_high": 0.6, "loss": 0.01, "refused": False}
+    known |= {"loss_low": -0.01, "loss_high": 0.03, "worst_guard": "guard"}
+    return {"weights": "x", "description": "a <b>", "judgement": known | changes}
+
+
+def test_the_picture_of_the_choice_is_a_file_that_stands_alone(run_dir):
+    change(run_dir, "report.json", candidates=[judged(), judged(refused=True)])
+    folder, files, _ = prepared(run_dir)
+    assert "](frontier.svg)" in (folder / "README.md").read_text() and "frontier.svg" in files
+    picture = ElementTree.parse(folder / "frontier.svg").getroot()
+    assert picture.tag == "{http://www.w3.org/2000/svg}svg"
+    kinds = [group.get("class") for group in picture.iter("{http://www.w3.org/2000/svg}g")]
+    assert kinds == ["candidate refused", "candidate chosen"]
+
+
+def test_a_widget_plays_the_recordings_that_are_given_and_no_other(run_dir):
+    (utterance, *_) = read_manifest(DEMO / "guard.jsonl")
+    recording = Path(utterance.audio_filepath)
+    folder, files, _ = prepared(run_dir, examples=[recording])
+    (shown,) = ModelCard.load(folder / "README.md").data.to_dict()["widget"]
+    name = f"examples/{recording.name}"
+    assert shown["src"] == f"https://huggingface.co/me/parakeet-mine/resolve/main/{name}"
+    assert (folder / name).read_bytes() == recording.read_bytes() and name in files
+    assert "widget" not in (prepared(run_dir)[0] / "README.md").read_text()
+    with pytest.raises(UserError, match="--example"):
+        prepared(run_dir, examples=[DEMO / "tiny.nemo"])
+
+
+def test_a_space_is_written_beside_and_named_in_the_card(run_dir, calls, capsys):
+    command = [str(run_dir), "--repo", "me/parakeet-mine", "--space", "me/demo"]
+    publish.main(command)
+    assert calls == [] and "Would upload to the Space me/demo" in capsys.readouterr().out
+    assert "(https://huggingface.co/spaces/me/demo)" in (run_dir / "publish/README.md").read_text()
+    assert (run_dir / "space" / "app.py").is_file()
+    publish.main([*command, "--push"])
+    assert [given["repo_id"] for _, given in calls] == ["me/parakeet-mine"] * 2 + ["me/demo"] * 2
+    with pytest.raises(UserError, match="--space"):
+        prepared(run_dir, space="no name")
+
+
 class Calls(list):
     def record(self, name, returned=None):
         return lambda api, **arguments: self.append((name, arguments)) or returned
@@ -314,7 +360,7 @@ def test_a_refusal_of_the_hub_is_told_in_words(run_dir, monkeypatch):
     with pytest.raises(
         UserError, match=r"was not published \(OSError: 403 Forbidden: you may not write here\)"
     ):
-        push(run_dir, repo="me/x", files=[], public=False)
+        push(Folder(run_dir, {}), repo="me/x", public=False)
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,7 @@ def test_each_format_of_a_ctc_model_is_checked_and_written(
     )
     assert tree(tmp_path) == {
         "export.log",
+        "exports.json",
         "tiny_ctc.nemo",
         *(f"onnx/{name}" for name in ("model.onnx", "vocab.txt", "config.json")),
         *(f"onnx-int8/{name}" for name in ("model.int8.onnx", "vocab.txt", "config.json")),

@@ -1,0 +1,108 @@
+"""The code in a model card runs as it stands, and only what was exported is claimed."""
+
+import contextlib
+import io
+import re
+import shutil
+
+import pytest
+import soundfile
+
+from parakeet_ft.data.audio import read_audio
+from parakeet_ft.data.manifest import read_manifest
+from parakeet_ft.errors import UserError
+from parakeet_ft.export import parity
+from parakeet_ft.export.record import NAME, Exported, exports_of, note
+from parakeet_ft.files import DEMO
+from parakeet_ft.publishing.ways import ways
+
+UTTERANCE = read_manifest(DEMO / "guard.jsonl")[2]
+MODEL = DEMO / "tiny.nemo"
+VERSIONS = {"nemo_toolkit": "3.0.0"}
+
+
+def test_only_what_was_exported_is_claimed():
+    onnx = Exported("onnx", "transducer", "", {})
+    assert [way.title for way in ways("me/x", [], VERSIONS)] == ["NeMo"]
+    assert [way.title for way in ways("me/x", [onnx], VERSIONS)] == ["NeMo", "onnx-asr"]
+    assert ways("me/x", [onnx], VERSIONS)[1].note == "The transducer."
+
+
+@pytest.fixture
+def exported(tmp_path):
+    """A folder with a file that was noted as the export of a model."""
+    model, out = tmp_path / "best.nemo", tmp_path / "out"
+    model.write_bytes(b"weights")
+    (out / "onnx").mkdir(parents=True)
+    (out / "onnx" / "model.onnx").write_bytes(b"network")
+    note(out, "onnx", out / "onnx", source=model, head="ctc")
+    return out, model
+
+
+def test_an_export_is_of_this_model_and_as_it_was_written(exported):
+    out, model = exported
+    (found,) = exports_of(out, model)
+    assert (found.target, found.head) == ("onnx", "ctc") and list(found.files) == [
+        "onnx/model.onnx"
+    ]
+    (out / "onnx" / "model.onnx").write_bytes(b"another")
+    with pytest.raises(UserError, match="is not what recipes/export.py wrote"):
+        exports_of(out, model)
+    model.write_bytes(b"trained again")
+    with pytest.raises(UserError, match="from another model"):
+        exports_of(out, model)
+
+
+def test_a_record_that_names_files_elsewhere_or_is_missing_is_refused(exported, tmp_path):
+    out, model = exported
+    text = (out / NAME).read_text()
+    (tmp_path / "secret").write_bytes(b"network")
+    (out / NAME).write_text(text.replace("onnx/model.onnx", "../secret"))
+    with pytest.raises(UserError, match="secret is not what"):
+        exports_of(out, model)
+    (out / NAME).write_text('{"onnx": {}}')
+    with pytest.raises(UserError, match="no record of exports"):
+        exports_of(out, model)
+    with pytest.raises(UserError, match="recipes/export.py .* --to onnx"):
+        exports_of(tmp_path, model)
+
+
+@pytest.mark.slow
+def test_the_code_of_every_section_prints_what_the_model_hears(tmp_path, monkeypatch):
+    for package in ("onnx", "onnxruntime", "onnx_asr"):
+        pytest.importorskip(package)
+    import huggingface_hub
+    from nemo.collections.asr.models import ASRModel
+
+    out, folder = tmp_path / "out", tmp_path / "published"
+    out.mkdir()
+    model, _ = parity.greedy_model(str(MODEL), head="ctc")
+    expected = parity.transcribe_clips(model, [UTTERANCE])
+    for target in ("onnx", "onnx-int8", "transformers"):
+        found = parity.export_checked(
+            str(MODEL),
+            target,
+            out,
+            clips=[UTTERANCE],
+            expected=expected,
+            head="ctc",
+            name="x",
+            max_wer_rise=1.0,
+        )
+        note(out, target, found.where, source=MODEL, head="ctc")
+    exports = exports_of(out, MODEL)
+    shutil.copytree(out, folder)
+    samples = read_audio(UTTERANCE.audio_filepath)
+    soundfile.write(tmp_path / "speech.wav", samples, 16000)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo, **_: str(folder))
+    monkeypatch.setattr(ASRModel, "from_pretrained", lambda _: ASRModel.restore_from(str(MODEL)))
+    printed = {}
+    for way in ways("me/x", exports, VERSIONS):
+        with contextlib.redirect_stdout(io.StringIO()) as shown:
+            exec(way.code, {})
+        printed[way.title] = shown.getvalue().splitlines()[-1].split()
+        assert re.match(r"pip install \S", way.install)
+    eight_bits = printed.pop("onnx-asr, 8-bit weights")
+    assert eight_bits and list(printed) == ["NeMo", "onnx-asr", "transformers"]
+    assert all(words == expected[0].split() != [] for words in printed.values()), printed
