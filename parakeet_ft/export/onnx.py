@@ -98,7 +98,8 @@ def write_onnx(model: Any, folder: Path, *, head: str) -> str:
     model.eval()
     model.export(str(work / "model.onnx"), verbose=False)
     for name in NETWORKS[kind]:
-        move_network(work / f"{name}.onnx", folder / f"{name}.onnx")
+        facts = sherpa_facts(model) if kind == "ctc" else {}
+        move_network(work / f"{name}.onnx", folder / f"{name}.onnx", facts=facts)
     shutil.rmtree(work)
     (folder / "vocab.txt").write_text(
         "".join(
@@ -117,9 +118,24 @@ def write_onnx(model: Any, folder: Path, *, head: str) -> str:
     return kind
 
 
-def move_network(source: Path, target: Path, *, max_bytes: int = MAX_SINGLE_FILE_BYTES) -> None:
-    """Write an ONNX file to `target`: with all its weights in it, or, above `max_bytes`, with all
-    of them in one file beside it.
+def sherpa_facts(model: Any) -> dict[str, str]:
+    """What sherpa-onnx reads in a CTC network's metadata (offline-nemo-enc-dec-ctc-model.cc)."""
+    return {
+        "vocab_size": str(len(parts.pieces(model)) + 1),
+        "subsampling_factor": str(int(model.encoder.subsampling_factor)),
+        "normalize_type": str(model.cfg.preprocessor.normalize),
+    }
+
+
+def move_network(
+    source: Path,
+    target: Path,
+    *,
+    max_bytes: int = MAX_SINGLE_FILE_BYTES,
+    facts: Mapping[str, str] | None = None,
+) -> None:
+    """Write an ONNX file to `target`, with `facts` as metadata: with all its weights in it, or,
+    above `max_bytes`, with all of them in one file beside it.
 
     Above 2 GiB, PyTorch writes a file for each tensor. `model.onnx.data` is the name that onnx-asr
     looks for.
@@ -127,6 +143,8 @@ def move_network(source: Path, target: Path, *, max_bytes: int = MAX_SINGLE_FILE
     import onnx
 
     network = onnx.load(str(source))
+    for key, value in (facts or {}).items():
+        network.metadata_props.add(key=key, value=value)
     data = target.with_name(f"{target.name}.data")
     if sum(len(tensor.raw_data) for tensor in network.graph.initializer) > max_bytes:
         onnx.save_model(

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import os
 import re
-import shlex
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,14 +13,7 @@ from typing import Any
 
 from parakeet_ft.errors import UserError
 from parakeet_ft.export.record import exports_of
-from parakeet_ft.files import (
-    atomic_path,
-    broken_seal,
-    file_hash,
-    misfit,
-    read_json,
-    write_json,
-)
+from parakeet_ft.files import atomic_path, write_json
 from parakeet_ft.model.archive import check_archive, check_weights
 from parakeet_ft.model.source import HUB_ID
 from parakeet_ft.publishing.model_card import (
@@ -31,34 +23,12 @@ from parakeet_ft.publishing.model_card import (
     model_card,
     private_paths,
 )
+from parakeet_ft.publishing.records import REPORT, RUN, check_report, check_unchanged, read
 from parakeet_ft.publishing.space import check_name, write_space
 from parakeet_ft.report.frontier import frontier, standalone
 from parakeet_ft.scoring import forgotten
-from parakeet_ft.scoring.words import VERDICTS
 
 PICTURE = "frontier.svg"
-
-NUMBER = (int, float)
-SCORE = {"wer": NUMBER, "wer_normalized": NUMBER, "cer": NUMBER, "words": int}
-REPORT = {
-    "name": str,
-    "command": str,
-    "verdict": str,
-    "notes": list,
-    "selection": str,
-    "steps": int,
-    "tuned": {"*": SCORE, "domain": SCORE},
-    "baseline": {"domain": dict},
-    "comparison": {"domain": dict},
-}
-RUN = {
-    "config": {"model": {"source": str}},
-    "effective": {
-        "model": {"rate_hz": int, "class": str, "num_weights": int, "vocab_size": int},
-    },
-    "versions": {"*": str},
-    "manifests": {"*": {"path": (str, list), "sha256": str}},
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,8 +62,8 @@ def prepare(
     """
     if not HUB_ID.fullmatch(repo):
         raise UserError(f"--repo {repo!r}: expected organisation/name, such as me/parakeet-mine.")
-    report = _read(run_dir / "report.json", REPORT)
-    run = _read(run_dir / "run.json", RUN)
+    report = read(run_dir / "report.json", REPORT)
+    run = read(run_dir / "run.json", RUN)
     if run.get("finished") is False:
         raise UserError(f"The run in {run_dir} is not finished: give its command again.")
     model = run_dir / "best.nemo"
@@ -102,8 +72,8 @@ def prepare(
             f"No best.nemo in {run_dir}: expected the folder of a finished run, such as "
             f"outputs/demo/latest."
         )
-    _check_unchanged(run_dir, run.get("files"))
-    _check_report(report, run_dir / "report.json")
+    check_unchanged(run_dir, run.get("files"))
+    check_report(report, run_dir / "report.json")
     if space is not None:
         check_name(space, repo)
     config = check_archive(model)
@@ -244,66 +214,6 @@ def places(config: Any, key: str = "") -> dict[str, str]:
     elif isinstance(config, str) and private_paths(config):
         found[key] = config
     return found
-
-
-def _read(path: Path, shape: dict[str, Any]) -> dict[str, Any]:
-    """A record of a run. Raises UserError if it is not there, or lacks what a card needs."""
-    if not path.exists():
-        raise UserError(
-            f"No {path.name} in {path.parent}: expected the folder of a finished run, such as "
-            f"outputs/demo/latest."
-        )
-    try:
-        content = read_json(path)
-        problem = misfit(content, shape) or broken_seal(content)
-    except ValueError as error:
-        problem = str(error)
-    if problem:
-        raise UserError(f"{path} is no record of a finished run: {problem}. Is it whole?")
-    return content
-
-
-def _check_report(report: dict[str, Any], path: Path) -> None:
-    """Raise UserError unless each set was scored before and after, and compared."""
-    roles = list(report["tuned"])
-    shape = {
-        "baseline": {role: SCORE for role in roles},
-        "comparison": {role: {"verdict": str} for role in roles},
-    }
-    problem = misfit(report, shape)
-    if not problem:
-        problems = [_problem_of_comparison(found) for found in report["comparison"].values()]
-        problem = next(filter(None, problems), None)
-    try:
-        shlex.split(report["command"])
-    except ValueError as error:
-        problem = problem or f"command: {error}"
-    if problem:
-        raise UserError(f"{path} is no report of a finished run: {problem}. Is it whole?")
-
-
-def _problem_of_comparison(compared: dict[str, Any]) -> str | None:
-    """What is wrong with the comparison of a set; None if nothing is."""
-    if compared["verdict"] not in VERDICTS:
-        return f"{compared['verdict']!r} is none of {', '.join(VERDICTS)}"
-    if compared.get("low") is None:
-        return None
-    return misfit(compared, {"low": NUMBER, "high": NUMBER})
-
-
-def _check_unchanged(run_dir: Path, hashes: Any) -> None:
-    """Raise UserError if a file is not what the run wrote; runs of earlier versions do not tell."""
-    if hashes is None:
-        return
-    if problem := misfit(hashes, {"*": str}, "files"):
-        raise UserError(f"{run_dir / 'run.json'} is damaged: {problem}.")
-    for name, expected in hashes.items():
-        path = run_dir / name
-        if not path.is_file() or file_hash(path) != expected:
-            raise UserError(
-                f"{path} is not what the run wrote: its checksum is another than in run.json. Put "
-                "the original back, or train again; what was changed is not published."
-            )
 
 
 def _link(source: Path, target: Path) -> None:

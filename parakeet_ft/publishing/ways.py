@@ -32,7 +32,15 @@ def ways(repo: str, exports: Sequence[Exported], versions: Mapping[str, str]) ->
             found.append(_transformers(repo))
         elif export.target in TITLES:
             found.append(_onnx(repo, export))
+            if sherpa_reads(export):
+                found.append(_sherpa(repo, export))
     return found
+
+
+def sherpa_reads(export: Exported) -> bool:
+    """Whether sherpa-onnx loads an ONNX export: CTC heads, all weights in the file."""
+    beside = any(name.endswith(".onnx.data") for name in export.files)
+    return export.head == "ctc" and not beside
 
 
 def _nemo(repo: str, version: str) -> Way:
@@ -83,4 +91,29 @@ kind = json.load(open(folder + "/config.json"))["model_type"]
 model = onnx_asr.load_model(kind, folder{quantized})
 print(model.recognize("speech.wav"))""",
         "The CTC head." if export.head == "ctc" else "The transducer.",
+    )
+
+
+def _sherpa(repo: str, export: Exported) -> Way:
+    eight_bits = export.target == "onnx-int8"
+    network = "model.int8.onnx" if eight_bits else "model.onnx"
+    return Way(
+        "sherpa-onnx, 8-bit weights" if eight_bits else "sherpa-onnx",
+        "pip install sherpa-onnx soundfile huggingface_hub",
+        f"""import json
+
+import sherpa_onnx
+import soundfile
+{_download(repo, export.target)}
+recognizer = sherpa_onnx.OfflineRecognizer.from_nemo_ctc(
+    model=folder + "/{network}",
+    tokens=folder + "/vocab.txt",
+    feature_dim=json.load(open(folder + "/config.json"))["features_size"],
+)
+samples, rate_hz = soundfile.read("speech.wav", dtype="float32")
+stream = recognizer.create_stream()
+stream.accept_waveform(rate_hz, samples)
+recognizer.decode_stream(stream)
+print(stream.result.text)""",
+        "The CTC head; its own features, so that single words may differ.",
     )

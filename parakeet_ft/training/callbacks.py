@@ -122,11 +122,12 @@ class ProgressBar(pl.Callback):
         if (batch_index + 1) % trainer.val_check_batch:  # a validation has a line of its own
             self._tell(trainer)
 
-    def _tell(self, trainer: pl.Trainer) -> None:
+    def _tell(self, trainer: pl.Trainer, scores: str = "") -> None:
+        """A line on this step; `scores` are of a validation that was just now."""
         done = max(trainer.global_step - self.first_step, 1)
         left = (time.monotonic() - self.started) / done * (self.num_steps - trainer.global_step)
         self.console.print(
-            f"  step {trainer.global_step}/{self.num_steps}  {self._description(trainer)}  "
+            f"  step {trainer.global_step}/{self.num_steps}  {self._description(trainer, scores)}  "
             f"{left:.0f} s left",
             highlight=False,
         )
@@ -136,12 +137,12 @@ class ProgressBar(pl.Callback):
         training = time.monotonic() - self.started - self.validating
         return self.audio_seconds / max(training, 1e-9)
 
-    def _description(self, trainer: pl.Trainer) -> str:
-        scores = self._scores(trainer.callback_metrics)
+    def _description(self, trainer: pl.Trainer, scores: str) -> str:
         padding = 1 - self.audio_seconds * self.rate_hz / max(self.samples, 1)
         return (
-            f"loss {self.loss:.3f}  lr {trainer.optimizers[0].param_groups[0]['lr']:.1e}  {scores} "
-            f" {self._speed():.0f} audio s/s  {self._waiting(trainer)}"
+            f"loss {self.loss:.3f}  lr {trainer.optimizers[0].param_groups[0]['lr']:.1e}  "
+            f"{scores + '  ' if scores else ''}{self._speed():.0f} audio s/s  "
+            f"{self._waiting(trainer)}"
             f"padding {100 * padding:.0f} %  {memory_gb():.1f} GB"
         )
 
@@ -170,7 +171,7 @@ class ProgressBar(pl.Callback):
         self.validating += time.monotonic() - self.validation_started
         self.worst = worst_guard(module.history[-1]) if module.history else None
         if trainer.is_global_zero:
-            self._tell(trainer)
+            self._tell(trainer, self._scores(trainer.callback_metrics))
             self.narrator.lines(terms_lines(trainer.callback_metrics))
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:

@@ -64,6 +64,21 @@ def test_int8_weights_are_smaller_and_loaded_by_their_own_name(tiny_model, paths
     assert isinstance(onnx_recognizer(small, int8=True)(read_audio(paths[0])), str)
 
 
+def test_a_ctc_network_names_what_sherpa_onnx_asks_for(tiny_model, tmp_path):
+    model = tiny_model("ctc")
+    write_onnx(model, tmp_path, head="ctc")
+    network = onnx.load(str(tmp_path / "model.onnx"), load_external_data=False)
+    facts = {entry.key: entry.value for entry in network.metadata_props}
+    pieces = len((tmp_path / "vocab.txt").read_text().splitlines())
+    assert facts["vocab_size"] == str(pieces) and facts["normalize_type"] == "per_feature"
+    assert facts["subsampling_factor"] == str(model.encoder.subsampling_factor)
+    small = tmp_path / "int8"
+    small.mkdir()
+    write_int8(tmp_path, small)
+    kept = onnx.load(str(small / "model.int8.onnx")).metadata_props
+    assert facts.items() <= {entry.key: entry.value for entry in kept}.items()
+
+
 def test_a_large_networks_weights_are_one_file_that_onnx_asr_finds(tiny_model, paths, tmp_path):
     whole, loose, gathered = (tmp_path / name for name in ("whole", "loose", "gathered"))
     for folder in (whole, loose, gathered):

@@ -274,6 +274,9 @@ def test_the_picture_of_the_choice_is_a_file_that_stands_alone(run_dir):
     assert picture.tag == "{http://www.w3.org/2000/svg}svg"
     kinds = [group.get("class") for group in picture.iter("{http://www.w3.org/2000/svg}g")]
     assert kinds == ["candidate refused", "candidate chosen"]
+    change(run_dir, "report.json", candidates=[judged(gain="much")])
+    with pytest.raises(UserError, match="candidates.judgement.gain is str"):
+        prepared(run_dir)
 
 
 def test_a_widget_plays_the_recordings_that_are_given_and_no_other(run_dir):

@@ -251,8 +251,11 @@ def test_a_line_at_each_validation_says_what_matters_and_a_skipped_batch_leaves_
     trainer.global_step = 5
     bar.on_validation_start(trainer, module)
     bar.on_validation_end(trainer, module)
+    trainer.global_step, trainer.val_check_batch = 7, 3
+    bar.on_train_batch_end(trainer, module, None, batch, 0)
     bar.on_train_end(trainer, module)
-    [line] = say.console.file.getvalue().splitlines()
+    [line, later] = say.console.file.getvalue().splitlines()
+    assert "step 7/10" in later and "WER" not in later, "figures of step 5 are not those of 7"
     for part in (
         "step 5/10",
         "loss 2.000",
