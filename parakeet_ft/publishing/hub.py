@@ -159,7 +159,7 @@ def _recordings(examples: Sequence[Path]) -> dict[str, Path]:
         if not re.fullmatch(r"[\w.-]+", path.name):
             raise UserError(f"--example {path}: expected a name of letters, digits, '-', '_', '.'.")
         try:
-            audio.probe(path)
+            audio.probe(str(path))
         except audio.AudioError as error:
             raise UserError(f"--example {path}: {error}") from None
     return found
@@ -233,11 +233,14 @@ def push(folder: Folder, *, repo: str, public: bool, kind: str = "model") -> str
     """
     from huggingface_hub import HfApi
 
-    sdk = {"space_sdk": "gradio"} if kind == "space" else {}
     try:
         api = HfApi()
         url = api.create_repo(
-            repo_id=repo, repo_type=kind, private=not public, exist_ok=True, **sdk
+            repo_id=repo,
+            repo_type=kind,
+            private=not public,
+            exist_ok=True,
+            space_sdk="gradio" if kind == "space" else None,
         )
         api.upload_folder(
             repo_id=repo,

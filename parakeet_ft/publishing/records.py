@@ -23,6 +23,23 @@ REPORT = {
     "baseline": {"domain": dict},
     "comparison": {"domain": dict},
 }
+# What a report of an earlier version may lack.
+MAYBE = (*NUMBER, type(None))
+LATER = {
+    "candidates": list,
+    "guard_tolerance": MAYBE,
+    "guard_tolerances": {"*": MAYBE},
+    "effective": {"*": object},
+}
+EFFECTIVE = {
+    "adaptation": {"learning": int, "frozen": int},
+    "learned": {"moved_share_of_weights": NUMBER},
+    "vocabulary": {"new": list},
+}
+CANDIDATE = {"description": str, "guard_wers": dict, "judgement": dict, "alpha": NUMBER}
+JUDGEMENT: dict[str, Any] = dict.fromkeys(
+    ("gain", "gain_low", "gain_high", "loss", "loss_low", "loss_high"), NUMBER
+) | {"refused": bool}
 RUN = {
     "config": {"model": {"source": str}},
     "effective": {
@@ -57,7 +74,7 @@ def check_report(report: dict[str, Any], path: Path) -> None:
         "baseline": {role: SCORE for role in roles},
         "comparison": {role: {"verdict": str} for role in roles},
     }
-    problem = misfit(report, shape)
+    problem = misfit(report, shape) or _problem_of_later(report)
     if not problem:
         problems = [_problem_of_comparison(found) for found in report["comparison"].values()]
         problems += [_problem_of_candidate(row) for row in report.get("candidates", [])]
@@ -70,6 +87,14 @@ def check_report(report: dict[str, Any], path: Path) -> None:
         raise UserError(f"{path} is no report of a finished run: {problem}. Is it whole?")
 
 
+def _problem_of_later(report: dict[str, Any]) -> str | None:
+    """What is wrong with the parts that earlier versions did not write; None if nothing is."""
+    problem = misfit(report, {key: shape for key, shape in LATER.items() if key in report})
+    effective = report.get("effective", {})
+    known = {key: shape for key, shape in EFFECTIVE.items() if not problem and effective.get(key)}
+    return problem or misfit(effective, known, "effective")
+
+
 def _problem_of_comparison(compared: dict[str, Any]) -> str | None:
     """What is wrong with the comparison of a set; None if nothing is."""
     if compared["verdict"] not in VERDICTS:
@@ -79,12 +104,15 @@ def _problem_of_comparison(compared: dict[str, Any]) -> str | None:
     return misfit(compared, {"low": NUMBER, "high": NUMBER})
 
 
-def _problem_of_candidate(row: dict[str, Any]) -> str | None:
+def _problem_of_candidate(row: Any) -> str | None:
     """What is wrong with a candidate, as far as its place in the picture; None if nothing is."""
-    if (row.get("judgement") or {}).get("loss") is None:
-        return None
-    places = dict.fromkeys(("gain", "gain_low", "gain_high", "loss_low", "loss_high"), NUMBER)
-    return misfit(row, {"weights": str, "judgement": places | {"refused": bool}}, "candidates")
+    if problem := misfit(row, {"*": object}, "candidates"):
+        return problem
+    shape = {key: kind for key, kind in CANDIDATE.items() if row.get(key)}
+    problem = misfit(row, shape, "candidates")
+    if problem or (row.get("judgement") or {}).get("loss") is None:
+        return problem
+    return misfit(row, {"weights": str, "judgement": JUDGEMENT}, "candidates")
 
 
 def check_unchanged(run_dir: Path, hashes: Any) -> None:

@@ -103,7 +103,8 @@ def size_of_change(report: dict[str, Any]) -> tuple[str, ...]:
     lines = [f"{_millions(weights['learning'])} of {_millions(total)} M"]
     if learned := effective.get("learned"):
         lines.append(f"{learned['moved_share_of_weights']:.1%} of them moved")
-    if (alpha := report["candidates"][0].get("alpha", 1.0)) != 1.0:
+    chosen = report["candidates"][0] if report.get("candidates") else {}
+    if (alpha := chosen.get("alpha", 1.0)) != 1.0:
         lines.append(f"{report['model']} holds {alpha:g} of the way that they went")
     if added := (effective.get("vocabulary") or {}).get("new"):
         lines.append(f"{len(added)} pieces are new")

@@ -347,6 +347,7 @@ def test_push_makes_the_repository_and_uploads_card_and_model_only(public, run_d
         "repo_type": "model",
         "private": not public,
         "exist_ok": True,
+        "space_sdk": None,
     }
     assert sent["repo_id"] == "me/parakeet-mine" and sent["folder_path"] == str(run_dir / "publish")
     assert (

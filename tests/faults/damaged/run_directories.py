@@ -281,11 +281,11 @@ def _heard(run_dir: Path) -> Found:
 def _publish(run_dir: Path) -> Found:
     from parakeet_ft.publishing.hub import prepare
 
-    folder, files, _ = prepare(
+    model, _ = prepare(
         run_dir, repo="me/parakeet-mine", licence="mit", base_model=None, language=None
     )
-    card = (folder / "README.md").read_text()
-    return (card, files, file_hash(folder / "parakeet-mine.nemo")), []
+    card = (model.path / "README.md").read_text()
+    return (card, model.files, file_hash(model.path / "parakeet-mine.nemo")), []
 
 
 def _publish_earlier(run_dir: Path) -> Found:
