@@ -115,5 +115,5 @@ stream = recognizer.create_stream()
 stream.accept_waveform(rate_hz, samples)
 recognizer.decode_stream(stream)
 print(stream.result.text)""",
-        "The CTC head. It computes features of its own: its texts are not those that were measured.",
+        "The CTC head. Its features are its own: its texts are not those that were measured.",
     )
