@@ -72,7 +72,7 @@ def normal(name):
     return re.match(r"[\w.-]+", name)[0].lower().replace("_", "-")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_folder_alone_transcribes_with_what_requirements_name(space):
     pytest.importorskip("gradio")
     folder, _ = space
