@@ -201,7 +201,7 @@ def test_what_a_killed_export_left_is_gone_after_the_next_one(
         arguments = ("--to", "nemo", "--out", tmp_path / "out", "--check", speech(count=1))
         assert start(monkeypatch, tiny_nemo("ctc"), *arguments) == 0
         assert not left.exists() and (alive / "growing.nemo").is_file()
-    assert tree(tmp_path / "out") == {"export.log", "tiny_ctc.nemo"}
+    assert tree(tmp_path / "out") == {"export.log", "exports.json", "tiny_ctc.nemo"}
 
 
 @pytest.mark.parametrize("target", ["nemo", "onnx", "transformers"])
