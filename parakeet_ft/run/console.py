@@ -6,8 +6,9 @@ import contextlib
 import logging
 import os
 import sys
+import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -20,6 +21,9 @@ from parakeet_ft.run import signals
 from parakeet_ft.scoring.forgotten import guard_wers, worst_guard
 from parakeet_ft.scoring.words import percent, shortened, summary_line
 from parakeet_ft.settings.guards import roles, title_of
+
+# Of a terminal that nobody made wider.
+COLUMNS = 80
 
 
 def set_name(key: str) -> str:
@@ -65,6 +69,31 @@ def libraries_to(path: Path) -> Iterator[TextIO]:
         for descriptor, original in zip((1, 2), saved, strict=True):
             os.dup2(original, descriptor)
             os.close(original)
+
+
+def fitted(parts: Sequence[str], *, width: int = COLUMNS) -> list[str]:
+    """Parts of a line, two spaces between them, on as many lines of `width` columns as they need;
+    the further ones are indented.
+    """
+    lines = [parts[0]]
+    for part in parts[1:]:
+        # Two columns more are the indentation of `Narrator.lines`.
+        if 2 + len(lines[-1]) + 2 + len(part) <= width:
+            lines[-1] += f"  {part}"
+        else:
+            lines.append(f"  {part}")
+    return lines
+
+
+def wrapped(line: str) -> list[str]:
+    """A fact behind its name on lines that `Narrator.lines` indents to COLUMNS."""
+    return textwrap.wrap(
+        line,
+        COLUMNS - 2,
+        subsequent_indent=" " * 11,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 class Narrator:
@@ -167,7 +196,7 @@ class Narrator:
             lines.append(f"loss       {effective['loss']}")
         if effective["distillation"]:
             lines.append(distillation_line(effective["distillation"]))
-        self.lines(lines)
+        self.lines([part for line in lines for part in wrapped(line)])
 
     def finish(self, report: dict[str, Any], run_dir: Path) -> None:
         """The table before and after, the verdict, and the last line."""
@@ -234,9 +263,8 @@ def optimizer_lines(optimizer: dict[str, Any]) -> list[str]:
         f"{optimizer['warmup_steps']} warm-up steps, cosine"
     ]
     lines += [
-        f"           {group['name']:<28} lr {group['lr']:.1e}  weight decay "
-        f"{group['weight_decay']:g}  {group['tensors']:4} tensors {group['weights'] / 1e6:8.3f} M "
-        "weights"
+        f"           {group['name']:<18} lr {group['lr']:.1e}  decay {group['weight_decay']:<5g} "
+        f"{group['tensors']:4} tensors {group['weights'] / 1e6:8.3f} M"
         for group in optimizer["groups"]
     ]
     return lines
