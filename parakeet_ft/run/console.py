@@ -6,9 +6,8 @@ import contextlib
 import logging
 import os
 import sys
-import textwrap
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -18,12 +17,9 @@ from rich.table import Table
 
 from parakeet_ft.distributed import ranks
 from parakeet_ft.run import signals
-from parakeet_ft.scoring.forgotten import guard_wers, worst_guard
+from parakeet_ft.run.columns import candidate_lines, wrapped
 from parakeet_ft.scoring.words import percent, shortened, summary_line
 from parakeet_ft.settings.guards import roles, title_of
-
-# Of a terminal that nobody made wider.
-COLUMNS = 80
 
 
 def set_name(key: str) -> str:
@@ -69,31 +65,6 @@ def libraries_to(path: Path) -> Iterator[TextIO]:
         for descriptor, original in zip((1, 2), saved, strict=True):
             os.dup2(original, descriptor)
             os.close(original)
-
-
-def fitted(parts: Sequence[str], *, width: int = COLUMNS) -> list[str]:
-    """Parts of a line, two spaces between them, on as many lines of `width` columns as they need;
-    the further ones are indented.
-    """
-    lines = [parts[0]]
-    for part in parts[1:]:
-        # Two columns more are the indentation of `Narrator.lines`.
-        if 2 + len(lines[-1]) + 2 + len(part) <= width:
-            lines[-1] += f"  {part}"
-        else:
-            lines.append(f"  {part}")
-    return lines
-
-
-def wrapped(line: str) -> list[str]:
-    """A fact behind its name on lines that `Narrator.lines` indents to COLUMNS."""
-    return textwrap.wrap(
-        line,
-        COLUMNS - 2,
-        subsequent_indent=" " * 11,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
 
 
 class Narrator:
@@ -161,22 +132,8 @@ class Narrator:
             console.print(table)
 
     def candidates(self, rows: list[dict[str, Any]]) -> None:
-        """What was tried for best.nemo, the winner first."""
-        width = max(len(row["description"]) for row in rows)
-        lines = []
-        for row in rows:
-            mark = "->" if row is rows[0] else "  "
-            line = f"{mark} {row['description']:<{width}}  domain {100 * row['val_wer']:5.1f} %"
-            if worst := worst_guard(row):
-                rates = guard_wers(row)
-                line += f"  guard {100 * rates[worst]:5.1f} %"
-                if len(rates) > 1:
-                    line += f" ({shortened(worst)}, the worst)"
-            if "val_ker" in row:
-                line += f"  terms missed {100 * row['val_ker']:5.1f} %"
-            score = "refused" if row["judgement"]["refused"] else f"{row['selection_score']:7.3f}"
-            lines.append(f"{line}  score {score}")
-        self.lines(lines)
+        """The table of what was tried for best.nemo, the winner first."""
+        self.lines(candidate_lines(rows))
 
     def facts(self, effective: dict[str, Any]) -> None:
         """The effective settings that decide a run, as read back from the live objects."""
@@ -201,11 +158,11 @@ class Narrator:
     def finish(self, report: dict[str, Any], run_dir: Path) -> None:
         """The table before and after, the verdict, and the last line."""
         head = ("set", "words", "WER before", "WER after", "CER before", "CER after")
-        table = Table(*head, box=None, padding=(0, 2))
+        table = Table(*head, box=None, padding=(0, 1))
         for name, before in report["baseline"].items():
             after = report["tuned"][name]
             table.add_row(
-                escape(title_of(name)),
+                escape(shortened(title_of(name), 22)),
                 str(before["words"]),
                 percent(before["wer"]),
                 percent(after["wer"]),

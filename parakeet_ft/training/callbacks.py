@@ -26,7 +26,8 @@ from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.files import atomic_path
 from parakeet_ft.model import parts
 from parakeet_ft.model.objective import compare_parts, parts_lines
-from parakeet_ft.run.console import Narrator, fitted
+from parakeet_ft.run.columns import fitted
+from parakeet_ft.run.console import Narrator
 from parakeet_ft.scoring.forgotten import worst_guard
 from parakeet_ft.scoring.wer import Score
 from parakeet_ft.scoring.words import shortened

@@ -243,10 +243,13 @@ def test_a_signature_is_used_and_is_in_no_name(corpus, serve, monkeypatch):
     server = serve(corpus)
     server.closed = True
     monkeypatch.setenv(urls.TAKEN, "{}")
-    found = read(f"{server.url}/m.jsonl?X-Amz-Signature=5ec2e7")
-    assert len(found) == len(WORDS)
-    assert {u.audio_filepath for u in found} == {f"{server.url}/{i}.flac" for i in range(8)}
-    assert "5ec2e7" not in told(lambda: audio.read_utterance(found[0]))
+    given = f"{server.url}/m.jsonl?X-Amz-Signature=5ec2e7"
+    (named,) = weighted(given)
+    assert named.manifest == f"{server.url}/m.jsonl"
+    assert storage.read(named.manifest) == (corpus / "m.jsonl").read_bytes()
+    # What is signed is the manifest alone.
+    message = told(lambda: read(given))
+    assert f"No right to read {server.url}/0.flac" in message and "5ec2e7" not in message
 
 
 def test_nobody_at_an_address_is_told():
