@@ -32,6 +32,7 @@ from parakeet_ft.data.report import write_report
 from parakeet_ft.data.storage import is_remote
 from parakeet_ft.data.summary import print_summary
 from parakeet_ft.errors import UserError, exit_on_user_error
+from parakeet_ft.urls import without_secrets
 
 
 def count_lines(paths: list[str]) -> int:
@@ -89,7 +90,7 @@ def check(args: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = make_parser(__doc__, splits=False)
-    parser.add_argument("manifests", nargs="+")
+    parser.add_argument("manifests", nargs="+", type=without_secrets)
     parser.add_argument(
         "--quick",
         action="store_true",

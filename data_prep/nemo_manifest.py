@@ -12,11 +12,12 @@ from pathlib import Path
 from parakeet_ft.data.command import absolute, make_parser, run
 from parakeet_ft.data.corpora.nemo_manifest import read_manifests
 from parakeet_ft.errors import exit_on_user_error
+from parakeet_ft.urls import without_secrets
 
 
 def main() -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("manifests", nargs="+")
+    parser.add_argument("manifests", nargs="+", type=without_secrets)
     with exit_on_user_error():
         args = parser.parse_args()
         run(

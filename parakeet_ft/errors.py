@@ -13,6 +13,8 @@ import signal
 import sys
 from collections.abc import Iterator
 
+from parakeet_ft.urls import masked
+
 
 class UserError(Exception):
     """Bad input. The message is shown as it stands, without a traceback."""
@@ -101,7 +103,7 @@ def exit_on_user_error() -> Iterator[None]:
             sys.stdout.flush()
     except UserError as error:
         label = "" if isinstance(error, Stopped) else "error: "
-        print(f"{label}{error}", file=sys.stderr)
+        print(f"{label}{masked(str(error))}", file=sys.stderr)
         sys.exit(error.code)
     except KeyboardInterrupt:
         print("\nSIGINT: stopped. The same command may be given again.", file=sys.stderr)

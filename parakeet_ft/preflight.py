@@ -11,10 +11,12 @@ import itertools
 import operator
 import os
 import sys
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from parakeet_ft.data import cache, sources
+from parakeet_ft.data import cache, sources, storage
 from parakeet_ft.data.corpus import Corpus
 from parakeet_ft.distributed import launcher, ranks
 from parakeet_ft.errors import UserError
@@ -22,7 +24,7 @@ from parakeet_ft.files import file_hash, json_hash
 from parakeet_ft.run import terms
 from parakeet_ft.run.composition import compose, expand_shorthand, show_help, split_options
 from parakeet_ft.settings.finetune import Data, Finetune, read_finetune
-from parakeet_ft.settings.guards import role, roles
+from parakeet_ft.settings.guards import key_of, role, roles
 from parakeet_ft.settings.manifests import WeightedManifest
 from parakeet_ft.training import driver, host, memory, validation_subset
 
@@ -130,7 +132,8 @@ def check_data(data: Data, sets: dict[str, Corpus]) -> None:
         for warning in quick_check(sets[key], where=sources.describe(named)):
             print(f"warning: {warning}", file=sys.stderr)
     overlap = known_overlap(sets, allowed=data.allow_overlap)
-    for warning in [*overlap, *check_replay(data), *check_choice(sets)]:
+    doubled = check_doubles(data.named_sets())
+    for warning in [*doubled, *overlap, *check_replay(data), *check_choice(sets)]:
         print(f"warning: {warning}", file=sys.stderr)
 
 
@@ -172,6 +175,40 @@ def check_checkpoint(settings: Finetune, sets: dict[str, Corpus]) -> None:
     if tokenizer:
         texts = sets["train"].spoken()
         plan_tokenizer(tokenizer, texts=texts, **settings.tokenizer.arguments())
+
+
+def check_doubles(named: dict[str, tuple[WeightedManifest, ...]]) -> list[str]:
+    """What is named twice: a manifest in a set that is learnt, the same for validation and test."""
+    found = []
+    for key in ("train", *roles(named, "replay").values()):
+        again = Counter(map(_file_of, named[key]))
+        found += [
+            f"{key_of(key)} names {manifest} {count} times: each of its utterances is learnt as "
+            "often. A weight says the same, as in {manifest: a.jsonl, weight: 2}."
+            for manifest, count in again.items()
+            if count > 1
+        ]
+    tests = {"validation": "test"}
+    tests |= {role(name, "validation"): role(name, "test") for name in roles(named, "validation")}
+    for chosen_by, test in tests.items():
+        both = (chosen_by, test)
+        if all(key in named for key in both) and same_content(*(named[key] for key in both)):
+            found.append(
+                f"data.{test} is the same as data.{chosen_by}, by which best.nemo is chosen: its "
+                "figure says nothing new, and is too good. Give a set that nothing was chosen by, "
+                f"or leave data.{test} out."
+            )
+    return found
+
+
+def _file_of(one: WeightedManifest) -> str:
+    """What tells a name from another for the same file or folder."""
+    return one.manifest if storage.is_remote(one.manifest) else os.path.realpath(one.manifest)
+
+
+def same_content(one: Sequence[WeightedManifest], other: Sequence[WeightedManifest]) -> bool:
+    """Whether two settings stand for the same lines."""
+    return list(one) == list(other) or sources.identity(one) == sources.identity(other)
 
 
 def check_replay(data: Data) -> list[str]:

@@ -25,6 +25,7 @@ from parakeet_ft.report import report
 from parakeet_ft.report.terms import compare_terms
 from parakeet_ft.run import terms
 from parakeet_ft.run.console import Narrator, link_latest
+from parakeet_ft.run.directory import hide_secrets
 from parakeet_ft.run.provenance import Run
 from parakeet_ft.scoring import normalization, selection, wer
 from parakeet_ft.scoring.terms import validation_metrics
@@ -52,6 +53,7 @@ from parakeet_ft.training import (
     weight_selection,
 )
 from parakeet_ft.transcription import decode, encoding
+from parakeet_ft.urls import masked
 
 if TYPE_CHECKING:
     from nemo.collections.asr.models import ASRModel
@@ -156,13 +158,14 @@ class Chosen:
 def begin(settings: Finetune, *, run_dir: Path, command: list[str], say: Narrator) -> Job:
     """The run's record, and the checkpoint that it continues from, if there is one."""
     ranks.on_first(lambda: checkpoints.clear_half_written(run_dir))
+    ranks.on_first(lambda: hide_secrets(run_dir))
     resume_from, damaged = ranks.on_first(
         lambda: checkpoints.newest(run_dir / "checkpoints"), patient=True
     )
     say.lines(damaged)
     run = Run(
         run_dir,
-        command=command,
+        command=list(map(masked, command)),
         config=settings.as_config(),
         manifests=preflight.set_facts(settings.data),
         identity=preflight.identity_of(settings),
@@ -220,13 +223,14 @@ def prepare_student(job: Job, student: Student, sets: Sets) -> Prepared:
     settings, model = job.settings, student.model
     job.say.phase(f"preparing: tokenizer {settings.tokenizer.mode}, what learns, data")
     teacher = distillation.build_teacher(model, **settings.distillation.arguments())
+    texts = sets["train"].spoken()
     change = vocabulary.adapt_vocabulary(
         model,
-        texts=sets["train"].spoken(),
+        texts=texts,
         workdir=job.own_dir,
         **settings.tokenizer.arguments(),
     )
-    job.say.lines(change.lines())
+    job.say.lines(change.lines(texts=texts))
     learning = adaptation.set_learning(
         model, num_new_pieces=len(change.new), **settings.adaptation.arguments()
     )

@@ -26,6 +26,8 @@ import hydra
 
 from parakeet_ft.errors import disk_told, exit_on_user_error
 from parakeet_ft.evaluation import request
+from parakeet_ft.run.directory import hide_secrets
+from parakeet_ft.urls import masked
 
 if TYPE_CHECKING:
     from parakeet_ft.data.manifest import Utterance
@@ -51,11 +53,11 @@ def evaluate(cfg: dict[str, Any], *, run_dir: Path, command: list[str]) -> dict[
             digests[model] = recognizer.digest
             transcribed[model] = transcribe_sets(recognizer, asked.sets, run_dir=run_dir)
         result = {
-            "command": shlex.join(["python", *command]),
+            "command": shlex.join(["python", *map(masked, command)]),
             "commit": git_commit(),
             "versions": versions(),
             "hardware": hardware(),
-            "config": cfg,
+            "config": cfg | {"manifests": list(map(masked, cfg["manifests"]))},
             "benchmark": cfg["benchmark"]["name"],
             "models": {
                 model: {"source": source, "sha256": digests[model]}
@@ -137,6 +139,7 @@ def main(cfg) -> None:
 
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     with exit_on_user_error(), disk_told(run_dir):
+        hide_secrets(run_dir)
         evaluate(OmegaConf.to_container(cfg, resolve=True), run_dir=run_dir, command=sys.argv)
 
 

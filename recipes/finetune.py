@@ -25,7 +25,7 @@ from parakeet_ft.distributed import ranks
 from parakeet_ft.errors import NotBetter, exit_on_user_error
 from parakeet_ft.run import signals
 from parakeet_ft.run.console import Narrator, libraries_to
-from parakeet_ft.run.directory import what_is_kept
+from parakeet_ft.run.directory import lost_audio_told, what_is_kept
 from parakeet_ft.settings.finetune import Finetune, read_finetune
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ def finetune(
 
     callbacks: Lightning callbacks that look on while it trains.
     """
-    with libraries_to(ranks.own_directory(run_dir) / "run.log") as terminal:
+    log = ranks.own_directory(run_dir) / "run.log"
+    with libraries_to(log) as terminal, lost_audio_told(run_dir):
         say = Narrator(terminal)
         say.phase("importing NeMo and torch")
         from parakeet_ft import stages

@@ -78,6 +78,7 @@ ROOMS = (
     "memory",
     "files",
     "errors",
+    "urls",
 )
 
 

@@ -13,6 +13,7 @@ from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.errors import UserError
 from parakeet_ft.model.checkpoints import CHECKPOINTS
 from parakeet_ft.run import composition
+from parakeet_ft.settings.manifests import weighted
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -130,6 +131,7 @@ GOOD = {"audio_filepath": "a.wav", "duration": 1.0, "text": "a"}
         ([], "no utterance"),
         ([GOOD, "{not json"], "line 2 is not JSON"),
         ([GOOD, {"text": "x"}], "line 2 lacks audio_filepath, duration"),
+        ([GOOD, GOOD | {"duration": 1e9}], "line 2: duration is 1000000000.0, which is 11574 days"),
         ([GOOD | {"duration": -1}], "duration is -1"),
         ([GOOD | {"text": 3}], "text is 3"),
         ([[1, 2]], "expected a JSON object"),
@@ -185,6 +187,28 @@ def test_a_run_without_guard_or_with_few_words_to_choose_by_is_warned():
     assert preflight.check_choice({"validation": many, "guard_validation": many}) == []
     alone, blind = preflight.check_choice({"validation": few})
     assert "no guard set" in alone and "holds 4 words: one word is 25.0 points" in blind
+
+
+def named(**sets):
+    return {key: weighted(names) for key, names in sets.items()}
+
+
+def test_a_test_that_is_the_validation_and_a_manifest_named_twice_are_warned(tmp_path):
+    a, b = (write_manifest(tmp_path / f"{x}.jsonl", [GOOD | {"text": x}]) for x in "ab")
+    other = write_manifest(tmp_path / "again.jsonl", [GOOD | {"text": "b"}])
+    a, b, other = map(str, (a, b, other))
+    assert preflight.check_doubles(named(train=[a, other], validation=b, test=a)) == []
+    assert preflight.check_doubles(named(train=a, validation=b)) == []
+    for test in (b, other):
+        (line,) = preflight.check_doubles(named(train=a, validation=b, test=test))
+        assert line.startswith("data.test is the same as data.validation")
+    guard = {"guards.kids.validation": weighted(b), "guards.kids.test": weighted(b)}
+    (line,) = preflight.check_doubles(named(train=a) | guard)
+    assert line.startswith("data.guards.kids.test is the same as data.guards.kids.validation")
+    (line,) = preflight.check_doubles(named(train=[a, b, f"{tmp_path}/./a.jsonl"]))
+    assert line.startswith(f"data.train names {a} 2 times")
+    (line,) = preflight.check_doubles(named(train=a, replay=[b, b]))
+    assert line.startswith(f"data.replay.manifest names {b} 2 times")
 
 
 def test_help_names_every_group_option_and_key(capsys):

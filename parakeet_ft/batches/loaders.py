@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -14,8 +15,9 @@ from parakeet_ft.batches.augmentation import Augmentation
 from parakeet_ft.batches.plan import Plan
 from parakeet_ft.batches.sequence import BatchSequence
 from parakeet_ft.data.audio import hold_members, read_utterance
-from parakeet_ft.data.audio_file import InMemory
+from parakeet_ft.data.audio_file import AudioError, InMemory
 from parakeet_ft.data.manifest import Utterance
+from parakeet_ft.errors import UserError
 from parakeet_ft.model import parts
 from parakeet_ft.run import signals
 
@@ -23,11 +25,31 @@ from parakeet_ft.run import signals
 FULL_SCALE = 32768.0
 
 
+@dataclasses.dataclass(frozen=True)
+class Unread:
+    """What a worker gives in place of a batch that it could not read. Of an exception, torch would
+    tell the trainer the name and the text of a traceback (2.13, _utils.py, ExceptionWrapper).
+    """
+
+    reason: str
+    message: str
+
+    @classmethod
+    def because(cls, error: UserError | OSError) -> Unread:
+        reason = error.reason if isinstance(error, AudioError) else "unreachable"
+        said = isinstance(error, UserError)
+        return cls(reason, str(error) if said else f"Cannot read audio: {error}.")
+
+    def error(self) -> AudioError:
+        return AudioError(self.reason, self.message)
+
+
 class BatchDataset(torch.utils.data.Dataset):
     """Index list -> (audio (B, T), lengths (B), tokens (B, U), token lengths (B)). Indices count on
     through the passes.
 
     Audio is int16 where that is exactly what was read, else float32: `as_float` makes both one.
+    What cannot be read raises AudioError; a loader's worker returns Unread.
     """
 
     def __init__(
@@ -54,7 +76,17 @@ class BatchDataset(torch.utils.data.Dataset):
             )
         return samples
 
-    def __getitem__(self, indices: list[int]) -> tuple[torch.Tensor, ...]:
+    def __getitem__(self, indices: list[int]) -> tuple[torch.Tensor, ...] | Unread:
+        try:
+            return self.batch(indices)
+        except (UserError, OSError) as error:
+            unread = Unread.because(error)
+            if torch.utils.data.get_worker_info() is None:
+                raise unread.error() from error
+            return unread
+
+    def batch(self, indices: list[int]) -> tuple[torch.Tensor, ...]:
+        """What the data set gives for indices. Raises UserError or OSError."""
         held = hold_members([self.utterances[i % len(self.utterances)] for i in indices])
         read = [self.read(i, data) for i, data in zip(indices, held, strict=True)]
         audio = [torch.from_numpy(samples) for samples in in_16_bits(read)]
@@ -106,17 +138,22 @@ class TimedLoader(torch.utils.data.DataLoader):
         return self._timed(super().__iter__())
 
     def _timed(self, found: Iterator[Any]) -> Iterator[Any]:
-        while True:
-            begun = time.perf_counter()
-            try:
-                batch = next(found)
-            except StopIteration:
-                return
-            self.given = time.perf_counter()
-            self._count(self.given - begun)
-            yield batch
-            self.busy += time.perf_counter() - self.given
-            self.given = None
+        try:
+            while True:
+                begun = time.perf_counter()
+                try:
+                    batch = next(found)
+                except StopIteration:
+                    return
+                if isinstance(batch, Unread):
+                    raise batch.error()
+                self.given = time.perf_counter()
+                self._count(self.given - begun)
+                yield batch
+                self.busy += time.perf_counter() - self.given
+                self.given = None
+        finally:
+            end_workers(found)
 
     def _count(self, seconds: float) -> None:
         self.batches += 1
@@ -135,6 +172,15 @@ class TimedLoader(torch.utils.data.DataLoader):
         if self.given is not None:
             busy += time.perf_counter() - self.given
         return self.waited / max(self.waited + busy, 1e-9)
+
+
+def end_workers(found: Iterator[Any]) -> None:
+    """End the workers of a loader's iterator, which an exception's traceback would keep alive: at
+    exit Python waits for them, who leave its signal to their parent, for ever.
+    """
+    # torch 2.13, utils/data/dataloader.py: what the iterator does when nobody holds it any more.
+    if isinstance(found, torch.utils.data.dataloader._MultiProcessingDataLoaderIter):
+        found._shutdown_workers()
 
 
 def padded(rows: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -157,7 +203,7 @@ def train_loader(
     plan: Plan, model, *, num_batches: int, num_workers: int, rank: int = 0, start: int = 0
 ) -> TimedLoader:
     """Loader of this rank's batches from `start` to num_batches for a NeMo model. An unreadable
-    file raises UserError: nothing is skipped silently.
+    file raises AudioError: nothing is skipped silently.
     """
     return TimedLoader(
         train_set(plan, model),

@@ -62,11 +62,11 @@ def measure(dataset: BatchDataset) -> Reading:
     """
     count = len(dataset.utterances)
     indices = np.unique(np.linspace(0, count - 1, SAMPLE_FILES + 1).astype(int)).tolist()
-    dataset[indices[:1]]
+    dataset.batch(indices[:1])
     samples, sample_bytes = 0, 2
     begun = time.perf_counter()
     for index in indices[1:] or indices:
-        audio, lengths, *_ = dataset[[index]]
+        audio, lengths, *_ = dataset.batch([index])
         samples += int(lengths.sum())
         sample_bytes = max(sample_bytes, audio.element_size())
         if time.perf_counter() - begun > SAMPLE_SECONDS:

@@ -31,6 +31,10 @@ class AudioError(UserError):
         super().__init__(message)
         self.reason = reason
 
+    def __reduce__(self) -> tuple[type[AudioError], tuple[str, str]]:
+        # As ranks and processes send errors to each other.
+        return AudioError, (self.reason, str(self))
+
 
 @dataclasses.dataclass(frozen=True)
 class KaldiPipe:

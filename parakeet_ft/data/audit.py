@@ -20,6 +20,8 @@ from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.data.summary import Summary
 from parakeet_ft.errors import UserError
 
+# Seconds of a sampled utterance, the last ones, that are decoded.
+HEARD_SECONDS = 60.0
 # Above this share of the sample, wrong durations are no accident of a few files, and training would
 # read other audio than the text.
 MAX_WRONG_DURATIONS = 0.1
@@ -84,11 +86,7 @@ def _check_sample(chosen: Sequence[Utterance], where: str) -> list[str]:
         try:
             held = audio.hold(utterance)
             info = audio.probe(held)
-            audio.decode(
-                held,
-                offset=utterance.offset,
-                duration=min(0.1, utterance.duration),
-            )
+            _hear(utterance, held, real=info.duration)
         except audio.AudioError as error:
             unreadable.append(f"\n  {error}")
             continue
@@ -112,6 +110,17 @@ def _check_sample(chosen: Sequence[Utterance], where: str) -> list[str]:
             "`python data_prep/check.py MANIFEST --write` writes a manifest with real durations."
         )
     return [told]
+
+
+def _hear(utterance: Utterance, held: str | audio.InMemory, *, real: float) -> None:
+    """Decode an utterance to its end, as training does, since a header tells nothing of what is
+    cut off or damaged behind it; of a long one the last minute. Raises AudioError.
+    """
+    begin, duration = utterance.offset, utterance.duration
+    if duration > HEARD_SECONDS:
+        end = min(begin + duration, real)
+        begin, duration = max(begin, end - HEARD_SECONDS), HEARD_SECONDS
+    audio.decode(held, offset=begin, duration=duration)
 
 
 def wrong_duration(utterance: Utterance, *, real: float) -> str | None:

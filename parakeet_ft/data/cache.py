@@ -2,43 +2,77 @@
 or not there, and small JSON files.
 
 It lies in $PARAKEET_FT_CACHE, else in $XDG_CACHE_HOME/parakeet_ft, else in ~/.cache/parakeet_ft;
-where that cannot be written, in the temporary folder of the machine. What nobody used for 30 days
-is removed.
+where that last cannot be written, in the temporary folder of the machine, which is said. What
+nobody used for 30 days is removed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import functools
+import multiprocessing
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from parakeet_ft.errors import UserError
+from parakeet_ft.errors import REFUSED, UserError
 from parakeet_ft.files import WORKSPACE, broken_seal, read_json, sealed, workspace, write_json
 
+VARIABLE = "PARAKEET_FT_CACHE"
 UNUSED_SECONDS = 30 * 24 * 3600
 LOCKS = "locks"
 
 
 def folder() -> Path:
-    """Where the cache is; made if it is not there."""
+    """Where the cache is; made if it is not there. Raises UserError if it cannot be written."""
+    if given := os.environ.get(VARIABLE):
+        if (problem := _problem(Path(given))) is None:
+            return Path(given)
+        raise UserError(
+            f"{VARIABLE}={given} cannot be written ({problem}). Expected a folder for what is read "
+            "of large manifests and of other machines: give another one, or mend it."
+        )
     own = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    wanted = Path(os.environ.get("PARAKEET_FT_CACHE") or Path(own) / "parakeet_ft")
+    usual = Path(own) / "parakeet_ft"
+    problem = _problem(usual)
+    if problem is None:
+        return usual
     # The same name for all ranks of the node; another user's folder of that name is not writable.
     instead = Path(tempfile.gettempdir()) / f"parakeet_ft-{os.getuid()}"
-    for found in (wanted, instead):
-        with contextlib.suppress(OSError):
-            (found / LOCKS).mkdir(parents=True, exist_ok=True)
-            if os.access(found, os.W_OK) and os.access(found / LOCKS, os.W_OK):
-                return found
+    if _problem(instead) is None:
+        _say_instead(usual, problem, instead)
+        return instead
     raise UserError(
-        f"Neither {wanted} nor {instead} can be written. Expected a folder for what is read of "
-        "large manifests: set PARAKEET_FT_CACHE to one."
+        f"Neither {usual} ({problem}) nor {instead} can be written. Expected a folder for what is "
+        f"read of large manifests and of other machines: set {VARIABLE} to one."
     )
+
+
+def _problem(found: Path) -> str | None:
+    """Why a folder cannot be the cache, None if it can; made if it is not there."""
+    try:
+        (found / LOCKS).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return REFUSED.get(error.errno or 0, error.strerror or str(error))
+    writable = os.access(found, os.W_OK) and os.access(found / LOCKS, os.W_OK)
+    return None if writable else REFUSED[errno.EACCES]
+
+
+@functools.cache
+def _say_instead(usual: Path, problem: str, instead: Path) -> None:
+    """Say once a run which folder serves, and how to name another."""
+    if multiprocessing.parent_process() is None:
+        print(
+            f"{usual} cannot be written ({problem}): {instead} is used instead, for what is read "
+            f"of large manifests and of other machines. {VARIABLE} names another folder.",
+            file=sys.stderr,
+        )
 
 
 @contextlib.contextmanager

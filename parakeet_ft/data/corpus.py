@@ -145,8 +145,18 @@ class Corpus(Sequence[Utterance]):
     def spoken(self) -> Texts:
         """The texts, with their words for tokenizers."""
         return Texts(
-            len(self), self._texts_between, self._count_words, key=self.key if self.kept else None
+            len(self),
+            self._texts_between,
+            self._count_words,
+            key=self.key if self.kept else None,
+            place=self._place,
         )
+
+    def _place(self, number: int) -> str:
+        """Where the utterance of a number, from 1, was read: lines without a word do not count."""
+        at = bisect.bisect_left(self.starts, number) - 1
+        of = f" of {self.parts[at].name}" if self.parts[at].name else ""
+        return f"text {number - self.starts[at]}{of}"
 
     def _texts_between(self, start: int, stop: int) -> Iterator[str]:
         for first, last, part in zip(self.starts, self.starts[1:], self.parts, strict=False):

@@ -26,6 +26,7 @@ from parakeet_ft.data import shar, storage
 from parakeet_ft.data.manifest import ManifestError, parse_json, stream_manifest
 from parakeet_ft.errors import UserError
 from parakeet_ft.files import DEMO
+from parakeet_ft.urls import without_secrets
 
 # A range of shards, in NeMo's brackets that shells leave alone, or in braces.
 RANGE = re.compile(r"(?:_OP_|\{)(\d+)\.\.(\d+)(?:_CL_|\})")
@@ -52,6 +53,7 @@ def expand(name: str) -> list[Source]:
     """The files that a name stands for, in the order of their numbers. Raises UserError if there
     are none, or a part of them is missing.
     """
+    name = without_secrets(name)
     if name.startswith("bundled:"):
         name = str(DEMO / name.removeprefix("bundled:"))
     if not storage.is_remote(name):
@@ -96,6 +98,7 @@ def holds_shards(folder: str) -> bool:
 
 def names_lines(name: str) -> bool:
     """Whether a name stands for lines that describe audio, and not for audio."""
+    name = without_secrets(name)
     if name.startswith("bundled:") or name.endswith((".jsonl", ".json")):
         return storage.is_remote(name) or not os.path.isdir(name)
     if shar.CUTS.fullmatch(os.path.basename(name)):

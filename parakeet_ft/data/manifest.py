@@ -51,6 +51,8 @@ class Utterance:
         return json.dumps(record | self.extra, ensure_ascii=False)
 
 
+# A week: what lasts longer is no recording, but a duration in other units, or a slip.
+MOST_SECONDS = 7 * 24 * 3600.0
 KNOWN = frozenset(field.name for field in dataclasses.fields(Utterance)) - {"pipe", "member"}
 
 
@@ -162,7 +164,17 @@ def _seconds(
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not lowest <= value < float("inf"):
         raise ManifestError(f"{where}: {key} is {record.get(key)!r}, expected {expected}.")
+    check_length(value, key, where)
     return float(value)
+
+
+def check_length(seconds: float, key: str, where: str) -> None:
+    """Raise ManifestError for seconds that are no recording's."""
+    if seconds > MOST_SECONDS:
+        raise ManifestError(
+            f"{where}: {key} is {seconds!r}, which is {seconds / 86400:.0f} days. Expected seconds "
+            "of a recording, at most a week: is it in milliseconds, or in samples?"
+        )
 
 
 def stream_manifest(path: str | os.PathLike, *, needs_text: bool = True) -> Iterator[Utterance]:

@@ -20,6 +20,7 @@ from parakeet_ft.data import sources
 from parakeet_ft.data.columns import Block, Row, block_of, row_of
 from parakeet_ft.data.manifest import (
     KNOWN,
+    MOST_SECONDS,
     ManifestError,
     once_each,
     parse_line,
@@ -31,9 +32,6 @@ from parakeet_ft.data.sources import Source
 # Bytes of a manifest that one process takes at a time: some 30,000 lines.
 STRETCH = 8 << 20
 ROWS = 30_000
-# Durations and offsets (seconds) beyond which a line is not ordinary.
-LARGEST = 1e9
-
 decode = json.JSONDecoder(object_pairs_hook=once_each).raw_decode
 
 
@@ -151,9 +149,9 @@ def _ordinary(line: str) -> Row | None:
             and type(path) is str
             and type(text) is str
             and (type(duration) is float or type(duration) is int)
-            and 1e-9 <= duration <= LARGEST
+            and 1e-9 <= duration <= MOST_SECONDS
             and (type(offset) is float or type(offset) is int)
-            and 0.0 <= offset <= LARGEST
+            and 0.0 <= offset <= MOST_SECONDS
             and (speaker is None or type(speaker) is str)
         ):
             extra = None

@@ -27,6 +27,7 @@ from parakeet_ft.data.splits import SPLITS, path_from
 from parakeet_ft.data.text import text_key
 from parakeet_ft.errors import UserError
 from parakeet_ft.files import read_json, write_json
+from parakeet_ft.urls import without_secrets
 
 MERGED = "merge.json"
 SCHEMA = """
@@ -147,6 +148,7 @@ def parts_of(number: int, given: str) -> list[Part]:
 
 def _part(number: int, split: str, name: str) -> Part:
     """A split, with its files found. Raises UserError if they are not there."""
+    name = without_secrets(name)
     place = (
         name if storage.is_remote(name) or name.startswith("bundled:") else os.path.abspath(name)
     )

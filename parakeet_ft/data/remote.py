@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from parakeet_ft.data import cache
 from parakeet_ft.errors import UserError
 from parakeet_ft.files import atomic_path
+from parakeet_ft.urls import masked, with_secrets
 
 # A stretch of a file: name, first byte, number of bytes (-1: to its end).
 Stretch = tuple[str, int, int]
@@ -36,6 +37,8 @@ CREDENTIALS = {
 # With pauses of half a second, doubled each time, some 15 s in all.
 TRIES = 6
 PAUSE_SECONDS = 0.5
+# A server in trouble is complained of once in that time, whatever the number of requests.
+TOLD_SECONDS = 60.0
 # How long a server may say nothing.
 CONNECT_SECONDS, READ_SECONDS = 10, 30
 # Files of servers that give nothing but whole files, and where they lie here.
@@ -59,7 +62,7 @@ def listing(folder: str) -> list[str]:
     """
     url = f"{folder.rstrip('/')}/"
     none: list[str] = []
-    paths = _asked(url, lambda files: files.ls(url, detail=False), absent=none)
+    paths = _asked(url, lambda files: files.ls(with_secrets(url), detail=False), absent=none)
     return sorted({posixpath.basename(path.rstrip("/")) for path in paths} - {""})
 
 
@@ -82,7 +85,7 @@ def state(name: str) -> tuple[int, str]:
 
 def info(name: str) -> dict[str, Any] | None:
     """What a server says of a file, None if there is none."""
-    return _asked(name, lambda files: files.info(name), absent=None)
+    return _asked(name, lambda files: files.info(with_secrets(name)), absent=None)
 
 
 def copy_of(name: str) -> str | None:
@@ -150,7 +153,7 @@ def _answers(stretches: Sequence[Stretch], numbers: list[int]) -> Iterator[tuple
         files = _files(asked[0][0])
         try:
             answers = files.cat_ranges(
-                [name for name, _, _ in asked],
+                [with_secrets(name) for name, _, _ in asked],
                 [start if start or length >= 0 else None for _, start, length in asked],
                 [start + length if length >= 0 else None for _, start, length in asked],
                 on_error="return",
@@ -272,7 +275,7 @@ def _is_final(error: BaseException) -> bool:
 
 def _told(name: str, error: BaseException, tries: int) -> UserError:
     """What went wrong with a name, in words."""
-    words = " ".join(str(error).split())
+    words = masked(" ".join(str(error).split()))
     why = (words or type(error).__name__)[:200].rstrip(".")
     if isinstance(error, UserError):
         return error
@@ -286,9 +289,22 @@ def _told(name: str, error: BaseException, tries: int) -> UserError:
     return UserError(f"Cannot read {name}{times}: {why}.")
 
 
+def _told_lately(server: str) -> bool:
+    """Whether a process of this machine has complained of a server within a minute; from now on
+    one has.
+    """
+    mark = f"asked-again-{hashlib.sha256(server.encode()).hexdigest()[:32]}"
+    now = time.time()
+    found = cache.read_facts(mark)
+    if found and 0 <= now - found["time"] < TOLD_SECONDS:
+        return True
+    cache.write_facts(mark, {"server": server, "time": now})
+    return False
+
+
 def _pause(tries: int, name: str) -> None:
     """Wait longer each time, and not all at the same moment; said from the second time on."""
-    if tries:
+    if tries and not _told_lately(_server(name)):
         print(f"{_server(name)} does not answer as it should; asked again", file=sys.stderr)
     # A generator of its own: the global one belongs to the run that is repeated to the bit.
     time.sleep(PAUSE_SECONDS * 2**tries * random.Random().uniform(0.5, 1))

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from parakeet_ft.data import storage, tars
 from parakeet_ft.data.audio_file import Member
-from parakeet_ft.data.manifest import ManifestError, Utterance, parse_json
+from parakeet_ft.data.manifest import ManifestError, Utterance, check_length, parse_json
 from parakeet_ft.data.seconds import parse_seconds
 
 CUTS = re.compile(r"cuts(\..*)?\.jsonl(\.gz)?")
@@ -100,6 +100,7 @@ def _utterance(cut: dict[str, Any], member: Member, where: str, *, needs_text: b
         raise ManifestError(
             f"{where} is not a cut as Lhotse writes it ({type(error).__name__}: {error})."
         ) from None
+    check_length(duration, "duration", where)
     if said.get("language"):
         custom["lang"] = said["language"]
     return Utterance(

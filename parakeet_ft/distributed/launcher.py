@@ -15,6 +15,7 @@ from typing import Any
 from parakeet_ft.distributed.ranks import CHECKED, find_place
 from parakeet_ft.errors import Stopped, UserError
 from parakeet_ft.settings.finetune import Launcher, Trainer
+from parakeet_ft.urls import masked
 
 # The last line of a batch script: 75 is a run that saved and stopped, 138 one that USR1 ended where
 # there was nothing to save.
@@ -130,7 +131,7 @@ def submit(command: list[str], job: Launcher) -> list[str]:
         jobs = [executor.submit(run_script, *given, folder=os.getcwd()) for given in commands]
     for submitted, given in zip(jobs, commands, strict=True):
         print(
-            f"submitted job {submitted.job_id}: {' '.join(given[1:])}\n"
+            f"submitted job {submitted.job_id}: {masked(' '.join(given[1:]))}\n"
             f"  prints to {submitted.paths.stdout}"
         )
     return [submitted.job_id for submitted in jobs]

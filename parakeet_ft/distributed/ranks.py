@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from parakeet_ft.errors import Stopped, UserError
+from parakeet_ft.urls import masked
 
 if TYPE_CHECKING:
     import torch
@@ -350,7 +351,7 @@ def ending_together(run_dir: Path) -> Iterator[None]:
     except SystemExit:
         raise
     except BaseException as error:
-        text = describe_failure(error)
+        text = masked(describe_failure(error))
         try:
             sign.touch(exist_ok=False)
         except FileExistsError:

@@ -24,6 +24,7 @@ from parakeet_ft.scoring.terms import find_terms
 from parakeet_ft.settings.evaluate import read_evaluate
 from parakeet_ft.settings.manifests import weighted
 from parakeet_ft.training import driver
+from parakeet_ft.urls import without_secrets
 
 ON_CPU = "to score on the CPU, give device=cpu"
 
@@ -111,7 +112,7 @@ def read_sets(config: dict[str, Any], *, normalizer: Normalizer) -> dict[str, li
     """
     from parakeet_ft.data.audit import quick_check
 
-    paths = [bundled(path) or path for path in config["manifests"]]
+    paths = [bundled(path) or without_secrets(path) for path in config["manifests"]]
     sets = {
         label: read_all(weighted(path)) for label, path in zip(labels(paths), paths, strict=True)
     }

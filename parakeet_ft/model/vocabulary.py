@@ -59,9 +59,9 @@ class VocabularyChange:
     loss: dict[str, Any]
     notes: list[str]
 
-    def lines(self, limit: int = 12) -> list[str]:
+    def lines(self, limit: int = 12, *, texts: Sequence[str] = ()) -> list[str]:
         """For people: the table kept / new / dropped, how the texts are written before and after,
-        the loss in force.
+        the loss in force. `texts`: those that the vocabulary was made for.
         """
         out = [
             f"vocabulary: {self.mode}, {self.vocab_size_before} -> {self.vocab_size_after} pieces: "
@@ -81,7 +81,7 @@ class VocabularyChange:
         out += [f"  {note}" for note in self.notes]
         if self.mode != "keep":
             out.append("before: " + self.coverage_before.lines()[0])
-        first, *others = self.coverage_after.lines()
+        first, *others = self.coverage_after.lines(texts=texts)
         loss = ", ".join(f"{name} {value}" for name, value in self.loss.items())
         return [*out, f"texts: {first}", *others, f"loss: {loss}"]
 
@@ -159,7 +159,7 @@ def plan_tokenizer(
         found = TokenizerPlan.of_facts(cache.kept_facts(name, lambda: plan().facts()))
     else:
         found = plan()
-    _check_coverage(found.coverage_after, mode=mode, max_unknown_share=max_unknown_share)
+    _check_coverage(found.coverage_after, texts, mode=mode, max_unknown_share=max_unknown_share)
     return found
 
 
@@ -291,12 +291,14 @@ CURES = {
 }
 
 
-def _check_coverage(found: Coverage, *, mode: str, max_unknown_share: float) -> None:
+def _check_coverage(
+    found: Coverage, texts: Sequence[str], *, mode: str, max_unknown_share: float
+) -> None:
     """Raise UserError if the tokenizer cannot write too much of the texts."""
     if found.unknown_share <= max_unknown_share:
         return
     cure = CURES[mode].format(count=len(found.characters))
-    details = "\n".join(found.lines()[1:])
+    details = "\n".join(found.lines(texts=texts)[1:])
     raise UserError(
         f"The tokenizer cannot write the training texts: {found.num_unknown} of {found.num_tokens} "
         f"tokens are <unk> ({100 * found.unknown_share:.3g} %), more than "

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from parakeet_ft.distributed import ranks
 from parakeet_ft.run import signals
-from parakeet_ft.scoring.forgotten import guard_wers, worst_guard
+from parakeet_ft.run.columns import candidate_lines, wrapped
 from parakeet_ft.scoring.words import percent, shortened, summary_line
 from parakeet_ft.settings.guards import roles, title_of
 
@@ -132,22 +132,8 @@ class Narrator:
             console.print(table)
 
     def candidates(self, rows: list[dict[str, Any]]) -> None:
-        """What was tried for best.nemo, the winner first."""
-        width = max(len(row["description"]) for row in rows)
-        lines = []
-        for row in rows:
-            mark = "->" if row is rows[0] else "  "
-            line = f"{mark} {row['description']:<{width}}  domain {100 * row['val_wer']:5.1f} %"
-            if worst := worst_guard(row):
-                rates = guard_wers(row)
-                line += f"  guard {100 * rates[worst]:5.1f} %"
-                if len(rates) > 1:
-                    line += f" ({shortened(worst)}, the worst)"
-            if "val_ker" in row:
-                line += f"  terms missed {100 * row['val_ker']:5.1f} %"
-            score = "refused" if row["judgement"]["refused"] else f"{row['selection_score']:7.3f}"
-            lines.append(f"{line}  score {score}")
-        self.lines(lines)
+        """The table of what was tried for best.nemo, the winner first."""
+        self.lines(candidate_lines(rows))
 
     def facts(self, effective: dict[str, Any]) -> None:
         """The effective settings that decide a run, as read back from the live objects."""
@@ -167,16 +153,16 @@ class Narrator:
             lines.append(f"loss       {effective['loss']}")
         if effective["distillation"]:
             lines.append(distillation_line(effective["distillation"]))
-        self.lines(lines)
+        self.lines([part for line in lines for part in wrapped(line)])
 
     def finish(self, report: dict[str, Any], run_dir: Path) -> None:
         """The table before and after, the verdict, and the last line."""
         head = ("set", "words", "WER before", "WER after", "CER before", "CER after")
-        table = Table(*head, box=None, padding=(0, 2))
+        table = Table(*head, box=None, padding=(0, 1))
         for name, before in report["baseline"].items():
             after = report["tuned"][name]
             table.add_row(
-                escape(title_of(name)),
+                escape(shortened(title_of(name), 22)),
                 str(before["words"]),
                 percent(before["wer"]),
                 percent(after["wer"]),
@@ -234,9 +220,8 @@ def optimizer_lines(optimizer: dict[str, Any]) -> list[str]:
         f"{optimizer['warmup_steps']} warm-up steps, cosine"
     ]
     lines += [
-        f"           {group['name']:<28} lr {group['lr']:.1e}  weight decay "
-        f"{group['weight_decay']:g}  {group['tensors']:4} tensors {group['weights'] / 1e6:8.3f} M "
-        "weights"
+        f"           {group['name']:<18} lr {group['lr']:.1e}  decay {group['weight_decay']:<5g} "
+        f"{group['tensors']:4} tensors {group['weights'] / 1e6:8.3f} M"
         for group in optimizer["groups"]
     ]
     return lines

@@ -9,12 +9,15 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from parakeet_ft.data.audio_file import AudioError
 from parakeet_ft.errors import UserError
-from parakeet_ft.files import broken_seal, hold, misfit, read_json
+from parakeet_ft.files import atomic_path, broken_seal, hold, misfit, read_json
 from parakeet_ft.run.composition import flatten
+from parakeet_ft.urls import masked
 
 # What may differ between a run and its continuation: it changes neither weights nor scores.
 FREE = (
@@ -110,6 +113,28 @@ def _problem_of(content: Any) -> str | None:
     if not isinstance(steps, list) or not all(type(step) is int for step in steps):
         return "resumed_at_steps is no list of steps"
     return None
+
+
+def hide_secrets(directory: Path) -> None:
+    """Take the secrets of URLs out of what Hydra has written of its command line."""
+    for path in (directory / ".hydra").glob("*.yaml"):
+        text = path.read_text(encoding="utf-8")
+        if masked(text) != text:
+            with atomic_path(path) as temporary:
+                temporary.write_text(masked(text), encoding="utf-8")
+
+
+@contextlib.contextmanager
+def lost_audio_told(directory: Path) -> Iterator[None]:
+    """Inside, audio that a run cannot read is told with what is kept and how the run goes on."""
+    try:
+        yield
+    except AudioError as error:
+        raise UserError(
+            f"{error} Nothing is left out silently, so the run ends here. "
+            f"{what_is_kept(directory)} The same command continues once all audio can be read; "
+            "`python data_prep/check.py` on the manifest finds what cannot."
+        ) from None
 
 
 def what_is_kept(directory: Path) -> str:

@@ -9,12 +9,23 @@ import dataclasses
 from typing import Any, ClassVar
 
 from parakeet_ft.errors import UserError
-from parakeet_ft.settings.guards import GUARDS, RATIO, SHORT, Guard, Mixed, read_guards, role
+from parakeet_ft.settings.guards import (
+    GUARDS,
+    RATIO,
+    SHORT,
+    Guard,
+    Mixed,
+    key_of,
+    read_guards,
+    role,
+    scored,
+)
 from parakeet_ft.settings.manifests import (
     MANIFESTS,
     NO_MANIFESTS,
     WeightedManifest,
     as_given,
+    check_unweighted,
     weighted,
 )
 from parakeet_ft.settings.rules import (
@@ -36,6 +47,7 @@ from parakeet_ft.settings.rules import (
     setting,
     whole,
 )
+from parakeet_ft.urls import without_secrets
 
 PRECISIONS = ("auto", "32", "32-true", "bf16-mixed", "bf16-true", "16-mixed")
 SCORING_PRECISIONS = ("auto", "32", "tf32", "bf16")
@@ -132,7 +144,9 @@ class Augmentation(Group):
     speed: list[float] | None = setting(
         optional(listing(number(low=0.5, most=2), example="[0.9,1.0,1.1]", least=1))
     )
-    noise_manifest: str | None = setting(optional(PATH))
+    noise_manifest: str | None = setting(
+        optional(PATH), into=lambda name: name and without_secrets(name)
+    )
     noise_snr_db: list[float] = setting(
         _ascending(listing(number(low=-100, most=100), example="[5,20]", length=2))
     )
@@ -172,6 +186,8 @@ class Data(Group):
         named = {name: guard for name, guard in self.guards.items() if name != SHORT}
         first = {SHORT: short} if short.named_sets() else {}
         object.__setattr__(self, "guards", first | named)
+        for key in scored(sets := self.named_sets()):
+            check_unweighted(key_of(key), sets[key])
 
     def named_sets(self) -> dict[str, tuple[WeightedManifest, ...]]:
         """What conf/ names, by role."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from parakeet_ft.errors import UserError
 from parakeet_ft.settings.rules import PATH, Rule, number
+from parakeet_ft.urls import without_secrets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,6 +18,9 @@ class WeightedManifest:
 
     manifest: str
     weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "manifest", without_secrets(self.manifest))
 
 
 def _is_weighted(value: Any) -> bool:
@@ -54,6 +59,16 @@ def as_given(named: tuple[WeightedManifest, ...]) -> Any:
     if not plain:
         return None
     return plain[0] if len(plain) == 1 and isinstance(plain[0], str) else plain
+
+
+def check_unweighted(key: str, named: tuple[WeightedManifest, ...]) -> None:
+    """Raise UserError for a weight of what is scored."""
+    for one in named:
+        if one.weight != 1:
+            raise UserError(
+                f"{key}: {one.manifest} has the weight {one.weight:g}, which means nothing here: "
+                "what is scored is scored once. Expected it without a weight."
+            )
 
 
 MANIFESTS = Rule(

@@ -202,10 +202,11 @@ class Coverage:
         changed = [(number, text, again) for number, text, again in facts["changed"]]
         return cls(**facts | {"examples": examples, "changed": changed})
 
-    def lines(self, limit: int = 8) -> list[str]:
+    def lines(self, limit: int = 8, *, texts: Iterable[str] = ()) -> list[str]:
         """For people: the shares, the worst characters with an example each, the round trips that
-        fail.
+        fail. `texts`: those that were encoded, which may know where they stand.
         """
+        place = texts.place if isinstance(texts, Texts) else "line {}".format
         out = [
             f"{self.num_texts} texts, {self.num_tokens} tokens, {100 * self.unknown_share:.3g} % "
             f"<unk>"
@@ -214,7 +215,7 @@ class Coverage:
             number, text = self.examples[character]
             out.append(
                 f"  cannot write {character!r} (U+{ord(character):04X}), {count} times, first in "
-                f"line {number}: {_cut(text, character)!r}"
+                f"{place(number)}: {_cut(text, character)!r}"
             )
         if len(self.characters) > limit:
             out.append(
@@ -224,7 +225,7 @@ class Coverage:
         if self.num_changed:
             out.append(f"  {self.num_changed} texts come back different from decode(encode(text)):")
             out += [
-                f"    line {number}: {text!r} -> {again!r}"
+                f"    {place(number)}: {text!r} -> {again!r}"
                 for number, text, again in self.changed[:3]
             ]
         return out

@@ -32,7 +32,7 @@ class Words:
 class Texts(Sequence[str]):
     """Texts that know their words. between(start, stop) yields some of them; count_words: their
     words, or None if they are too many; key: the identity of the texts, None if what is found of
-    them is not worth keeping.
+    them is not worth keeping; place: what messages call a text, by its number from 1.
     """
 
     def __init__(
@@ -42,8 +42,10 @@ class Texts(Sequence[str]):
         count_words: Callable[[], Words | None],
         *,
         key: str | None = None,
+        place: Callable[[int], str] = "text {}".format,
     ) -> None:
         self.size, self.between, self.count_words, self.key = size, between, count_words, key
+        self.place = place
         self._held: dict[bytes, bool] = {}
 
     def __len__(self) -> int:

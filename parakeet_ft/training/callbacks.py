@@ -26,6 +26,7 @@ from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.files import atomic_path
 from parakeet_ft.model import parts
 from parakeet_ft.model.objective import compare_parts, parts_lines
+from parakeet_ft.run.columns import fitted
 from parakeet_ft.run.console import Narrator
 from parakeet_ft.scoring.forgotten import worst_guard
 from parakeet_ft.scoring.wer import Score
@@ -74,7 +75,8 @@ class ProgressBar(pl.Callback):
     def __init__(self, narrator: Narrator, *, num_steps: int) -> None:
         self.narrator, self.console, self.num_steps = narrator, narrator.console, num_steps
         self.progress: Progress | None = None
-        self.loss, self.audio_seconds, self.samples, self.first_step = 0.0, 0.0, 0, 0
+        self.loss: float | None = None
+        self.audio_seconds, self.samples, self.first_step = 0.0, 0, 0
         self.started, self.validation_started, self.validating = 0.0, 0.0, 0.0
         self.tenths = 0
         self.worst: str | None = None
@@ -101,7 +103,7 @@ class ProgressBar(pl.Callback):
     def _hear(self, known: Known) -> None:
         if not known.lost:
             loss = known.losses["loss"]
-            self.loss = loss if not self.loss else 0.9 * self.loss + 0.1 * loss
+            self.loss = loss if self.loss is None else 0.9 * self.loss + 0.1 * loss
         self.audio_seconds += known.samples / self.rate_hz
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_index) -> None:
@@ -110,7 +112,7 @@ class ProgressBar(pl.Callback):
         self.progress.update(
             self.task,
             completed=trainer.global_step,
-            description=f"loss {self.loss:.3f}  {self._speed():.0f} audio s/s",
+            description="  ".join([*self._loss(), *self._speed()]),
         )
         self._tell_tenth(trainer, batch_index)
 
@@ -118,51 +120,53 @@ class ProgressBar(pl.Callback):
         tenths = 10 * trainer.global_step // self.num_steps
         if self.console.is_terminal or not trainer.is_global_zero or tenths <= self.tenths:
             return
+        if not self.audio_seconds:
+            return  # what is known of a batch is known one batch later
         self.tenths = tenths
-        if (batch_index + 1) % trainer.val_check_batch:  # a validation has a line of its own
-            self._tell(trainer)
+        if (batch_index + 1) % trainer.val_check_batch:  # a validation has lines of its own
+            self._tell(trainer, [*self._loss(), self._rate(trainer), *self._speed()])
 
-    def _tell(self, trainer: pl.Trainer, scores: str = "") -> None:
-        """A line on this step; `scores` are of a validation that was just now."""
+    def _tell(self, trainer: pl.Trainer, found: Sequence[str]) -> None:
         done = max(trainer.global_step - self.first_step, 1)
         left = (time.monotonic() - self.started) / done * (self.num_steps - trainer.global_step)
-        self.console.print(
-            f"  step {trainer.global_step}/{self.num_steps}  {self._description(trainer, scores)}  "
-            f"{left:.0f} s left",
-            highlight=False,
-        )
+        step = f"step {trainer.global_step}/{self.num_steps}"
+        waiting = self._waiting(trainer)
+        self.narrator.lines(fitted([step, *found, *waiting, f"{left:.0f} s left"]))
 
-    def _speed(self) -> float:
-        """Seconds of audio a second of training."""
+    def _loss(self) -> list[str]:
+        """The mean loss of late, once there is one."""
+        return [] if self.loss is None else [f"loss {self.loss:.3f}"]
+
+    def _rate(self, trainer: pl.Trainer) -> str:
+        return f"lr {trainer.optimizers[0].param_groups[0]['lr']:.1e}"
+
+    def _speed(self) -> list[str]:
+        """Seconds of audio a second of training, once there is any."""
         training = time.monotonic() - self.started - self.validating
-        return self.audio_seconds / max(training, 1e-9)
+        speed = self.audio_seconds / max(training, 1e-9)
+        return [f"{speed:.0f} audio s/s"] if self.audio_seconds else []
 
-    def _description(self, trainer: pl.Trainer, scores: str) -> str:
+    def _padding(self) -> list[str]:
         padding = 1 - self.audio_seconds * self.rate_hz / max(self.samples, 1)
-        return (
-            f"loss {self.loss:.3f}  lr {trainer.optimizers[0].param_groups[0]['lr']:.1e}  "
-            f"{scores + '  ' if scores else ''}{self._speed():.0f} audio s/s  "
-            f"{self._waiting(trainer)}"
-            f"padding {100 * padding:.0f} %  {memory_gb():.1f} GB"
-        )
+        return [f"padding {100 * padding:.0f} %"] if self.audio_seconds else []
 
-    def _scores(self, metrics: Mapping[str, Any]) -> str:
+    def _scores(self, metrics: Mapping[str, Any]) -> list[str]:
         """Domain and guard; of several the worst, by its name."""
         shown = {"domain WER": metrics.get("val_wer"), "guard": metrics.get("guard_wer")}
         if f"guard_wer/{self.worst}" in metrics:
             shown[f"worst guard {shortened(self.worst)}"] = metrics[f"guard_wer/{self.worst}"]
-        return "  ".join(
+        return [
             f"{name} {100 * float(value):.1f} %"
             for name, value in shown.items()
             if value is not None
-        )
+        ]
 
-    def _waiting(self, trainer: pl.Trainer) -> str:
+    def _waiting(self, trainer: pl.Trainer) -> list[str]:
         """What share of the steps' time audio was waited for, where the loader can tell."""
         loader = trainer.train_dataloader
         if not isinstance(loader, TimedLoader):
-            return ""
-        return f"waiting {100 * loader.waiting_share():.0f} %  "
+            return []
+        return [f"waiting {100 * loader.waiting_share():.0f} %"]
 
     def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.validation_started = time.monotonic()
@@ -171,7 +175,9 @@ class ProgressBar(pl.Callback):
         self.validating += time.monotonic() - self.validation_started
         self.worst = worst_guard(module.history[-1]) if module.history else None
         if trainer.is_global_zero:
-            self._tell(trainer, self._scores(trainer.callback_metrics))
+            scores = self._scores(trainer.callback_metrics)
+            pace = [*self._speed(), *self._padding(), f"{memory_gb():.1f} GB"]
+            self._tell(trainer, [*scores, *self._loss(), self._rate(trainer), *pace])
             self.narrator.lines(terms_lines(trainer.callback_metrics))
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:

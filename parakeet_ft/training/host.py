@@ -114,7 +114,8 @@ def _shared_memory(
     workers = 1 if isinstance(settings.data.num_workers, str) else settings.data.num_workers
     batches = ranks_per_node * workers * READY_BATCHES
     return Need(
-        f"batches of {workers} loader worker(s) in {SHARED_MEMORY}",
+        f"batches of {workers} loader worker(s) in {SHARED_MEMORY}, the longest utterance being "
+        f"{longest:.0f} s",
         batches * seconds * BYTES_PER_SECOND,
         free_on_disk(SHARED_MEMORY),
         "Give a container more (docker run --shm-size=8g), or use fewer data.num_workers.",

@@ -119,7 +119,7 @@ def overfit(
     """
     device, started = parts.device(model), time.monotonic()
     dataset = BatchDataset(utterances, model.tokenizer.text_to_ids, rate_hz=parts.rate_hz(model))
-    audio, *others = (tensor.to(device) for tensor in dataset[list(range(len(utterances)))])
+    audio, *others = (tensor.to(device) for tensor in dataset.batch(list(range(len(utterances)))))
     batch = [as_float(audio), *others]
     still(model)
     optimizer = torch.optim.AdamW(

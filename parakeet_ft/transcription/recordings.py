@@ -20,6 +20,7 @@ from parakeet_ft.data.corpora.folder import walk_audio
 from parakeet_ft.data.sources import read_all
 from parakeet_ft.errors import UserError
 from parakeet_ft.settings.manifests import weighted
+from parakeet_ft.urls import without_secrets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +64,7 @@ def collect_recordings(sources: Sequence[str]) -> list[Recording]:
     Raises UserError for what does not exist, and for a folder without audio. Whether a file is
     audio shows when it is decoded.
     """
-    found = [recording for source in sources for recording in _expand(str(source))]
+    found = [recording for source in sources for recording in _expand(without_secrets(str(source)))]
     return [
         dataclasses.replace(recording, name=name)
         for recording, name in zip(found, _distinct(found), strict=True)

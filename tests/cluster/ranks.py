@@ -102,6 +102,8 @@ def _run(
     }
     from parakeet_ft.distributed import ranks
 
+    # As of a run: workers of loaders are forked.
+    multiprocessing.set_start_method("fork", force=True)
     # Longer than the tests wait: what ends must not end by this.
     ranks.join(timeout_minutes=60)
     function(*arguments)

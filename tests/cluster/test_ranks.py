@@ -208,7 +208,11 @@ def test_a_signal_to_one_fsdp_rank_saves_on_all_and_the_run_continues_to_the_sam
 def test_the_first_exception_is_told_once_with_its_rank_and_ends_all(tiny_nemo, speech, tmp_path):
     manifest, scored, run_dir = speech(count=4), speech(count=2), tmp_path / "e" / "r"
     config = configure(
-        tiny_nemo("ctc"), manifest, f"data.validation={scored}", f"data.guard_validation={scored}"
+        tiny_nemo("ctc"),
+        manifest,
+        f"data.validation={scored}",
+        f"data.guard_validation={scored}",
+        "data.num_workers=1",
     )
     lost = Path(read_manifest(manifest)[2].audio_filepath)
     lost.unlink()
@@ -225,6 +229,7 @@ def test_the_first_exception_is_told_once_with_its_rank_and_ends_all(tiny_nemo, 
     assert (
         line.startswith(f"error: rank {rank} of 2 on {os.uname().nodename}: ") and lost.name in line
     )
+    assert "The same command continues once all audio can be read" in line
     assert (run_dir / "failure.txt").read_text().strip() == line
 
 

@@ -9,8 +9,11 @@ import pytest
 import soundfile
 
 from parakeet_ft.data.audit import quick_check
-from parakeet_ft.data.manifest import Utterance
+from parakeet_ft.data.corpus import Corpus
+from parakeet_ft.data.manifest import Utterance, write_manifest
 from parakeet_ft.data.overlap import check_overlap, shared_stretches
+from parakeet_ft.data.parallel import InlineExecutor
+from parakeet_ft.data.shards import write_shards
 from parakeet_ft.errors import UserError
 
 
@@ -163,3 +166,55 @@ def test_the_same_text_and_length_elsewhere_is_a_warning():
     assert check_overlap(sets | {"test": sets["validation"]}) == [line], "one set is told once"
     sets["validation"] = [stretch("c.wav", duration=2.1)]
     assert check_overlap(sets) == []
+
+
+@pytest.mark.parametrize("layout", ["files", "nemo", "shar"])
+@pytest.mark.parametrize("damage", ["cut off", "flipped"])
+def test_audio_that_is_damaged_behind_its_header_is_found_in_files_and_in_shards(
+    damage, layout, tmp_path
+):
+    noise = 0.1 * np.random.default_rng(0).standard_normal(32000)
+    for i in range(3):
+        soundfile.write(tmp_path / f"{i}.flac", noise, 16000)
+    whole = (tmp_path / "1.flac").read_bytes()
+    half = len(whole) // 2
+    broken = whole[:half] if damage == "cut off" else whole[:half] + bytes(2000) + whole[half:]
+    lines = [Utterance(f"{i}.flac", 2.0, f"number {i}") for i in range(3)]
+    write_manifest(lines, tmp_path / "m.jsonl")
+    if layout == "files":
+        (tmp_path / "1.flac").write_bytes(broken)
+        found = Corpus.open(tmp_path / "m.jsonl")
+    else:
+
+        def encode(utterance, folder):
+            mine = utterance.audio_filepath == "1.flac"
+            return (broken if mine and layout == "nemo" else whole), ".flac", 2.0
+
+        write_shards(
+            tmp_path / "m.jsonl",
+            out=tmp_path / "out",
+            format=layout,
+            executor=InlineExecutor,
+            encode=encode,
+        )
+        found = Corpus.open(str(tmp_path / "out"))
+        if layout == "shar":
+            member = found[1].member
+            with open(member.file, "r+b") as tar:
+                tar.seek(member.start + half)
+                tar.write(bytes(len(whole) - half if damage == "cut off" else 2000))
+    with pytest.raises(UserError, match="1 of 3 sampled utterances cannot be read"):
+        quick_check(found)
+
+
+def test_of_a_long_utterance_the_last_minute_is_heard(tmp_path):
+    soundfile.write(tmp_path / "a.flac", 0.1 * np.ones(90 * 8000), 8000)
+    long = Utterance(str(tmp_path / "a.flac"), 90.0, "x")
+    assert quick_check([long]) == []
+    data = (tmp_path / "a.flac").read_bytes()
+    (tmp_path / "a.flac").write_bytes(data[:-20])
+    with pytest.raises(UserError, match="1 of 1 sampled utterances cannot be read"):
+        quick_check([long])
+    (tmp_path / "a.flac").write_bytes(data)
+    (warning,) = quick_check([long] * 10 + [dataclasses.replace(long, duration=200.0)])
+    assert "ends at 200.00 s, its file at 90.00 s" in warning

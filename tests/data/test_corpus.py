@@ -21,6 +21,7 @@ from parakeet_ft.data.manifest import (
     read_manifest,
     stream_manifest,
 )
+from parakeet_ft.errors import UserError
 from parakeet_ft.settings.manifests import WeightedManifest
 
 GOOD = [
@@ -51,6 +52,7 @@ HOSTILE = [
     '{"audio_filepath": "a", "duration": "1", "text": "t"}',
     '{"audio_filepath": "a", "duration": NaN, "text": "t"}',
     '{"audio_filepath": "a", "duration": 1e999, "text": "t"}',
+    '{"audio_filepath": "a", "duration": 1e9, "text": "t"}',
     '{"audio_filepath": "a", "duration": 1, "text": "t", "offset": -1}',
     '{"audio_filepath": "a", "duration": 1, "text": "t", "speaker": ["s"]}',
     '{"audio_filepath": "a", "duration": 1, "text": "\\ud83d"}',
@@ -271,11 +273,24 @@ def test_two_processes_that_open_at_once_read_once(tmp_path):
     assert told.count("reading") == 1 and told.count("10\n") == 3
 
 
-def test_where_the_cache_cannot_be_written_a_temporary_folder_serves(tmp_path, monkeypatch):
+def test_where_the_usual_cache_cannot_be_written_a_temporary_folder_serves_and_is_told_once(
+    tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "file").write_text("")
+    monkeypatch.delenv("PARAKEET_FT_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    instead = tmp_path / f"parakeet_ft-{os.getuid()}"
+    assert cache.folder() == cache.folder() == instead
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{instead} is used instead" in line and "PARAKEET_FT_CACHE names another" in line
+
+
+def test_a_cache_that_was_asked_for_and_cannot_be_written_is_an_error(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("PARAKEET_FT_CACHE", str(tmp_path / "file" / "below"))
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    assert cache.folder() == tmp_path / f"parakeet_ft-{os.getuid()}"
+    with pytest.raises(UserError, match="PARAKEET_FT_CACHE=.*below cannot be written"):
+        cache.folder()
 
 
 @pytest.mark.parametrize(
@@ -325,6 +340,9 @@ def test_several_manifests_follow_each_other_with_their_weights(cached, tmp_path
     assert found.spans == [(0, 3, 1.0), (3, 6, 0.5)]
     assert same(Corpus.open(paths[0]) + Corpus.open(paths[1]), found)
     assert found.key != Corpus.open(named[:1]).key
+    place = found.spoken().place
+    assert [place(1), place(3)] == [f"text 1 of {paths[0]}", f"text 3 of {paths[0]}"]
+    assert [place(4), place(6)] == [f"text 1 of {paths[1]}", f"text 3 of {paths[1]}"]
 
 
 @pytest.mark.parametrize("small", [True, False])

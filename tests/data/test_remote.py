@@ -1,5 +1,6 @@
 """Data on other machines: real servers of http and S3 on this one, in good and in bad order."""
 
+import base64
 import functools
 import http.server
 import json
@@ -12,7 +13,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from parakeet_ft import urls
 from parakeet_ft.data import audio, remote, sources, storage
+from parakeet_ft.data.corpus import Corpus
 from parakeet_ft.data.manifest import Utterance, write_manifest
 from parakeet_ft.data.parallel import InlineExecutor
 from parakeet_ft.data.shards import write_shards
@@ -22,12 +25,26 @@ from parakeet_ft.settings.manifests import weighted
 WORDS = ("alfa", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel")
 
 
+LOGIN = "Basic " + base64.b64encode(b"ann:pass w@rd").decode()
+
+
 class Handler(http.server.SimpleHTTPRequestHandler):
-    """Files with ranges (which Python's own server lacks), and faults on request."""
+    """Files with ranges (which Python's own server lacks), and faults on request; a server that is
+    `closed` wants a login or a signature.
+    """
 
     ranges = True
 
+    def knows(self):
+        signed = self.path.endswith("?X-Amz-Signature=5ec2e7")
+        return not self.server.closed or signed or self.headers.get("Authorization") == LOGIN
+
+    def do_HEAD(self):
+        return super().do_HEAD() if self.knows() else self.send_error(401)
+
     def do_GET(self):
+        if not self.knows():
+            return self.send_error(401)
         self.server.asked.append((self.path, self.headers.get("Range")))
         if self.server.faults and not self.path.endswith("/"):
             return self.fail(self.server.faults.pop(0))
@@ -67,7 +84,7 @@ def serve(tmp_path):
         server = http.server.ThreadingHTTPServer(
             ("127.0.0.1", 0), functools.partial(kind, directory=str(folder))
         )
-        server.asked, server.faults = [], []
+        server.asked, server.faults, server.closed = [], [], False
         server.url = f"http://127.0.0.1:{server.server_port}"
         threading.Thread(target=server.serve_forever, daemon=True).start()
         servers.append(server)
@@ -174,6 +191,19 @@ def test_what_fails_for_a_while_is_asked_for_again(corpus, serve, fault):
     assert [s.tobytes() for s in samples] == [expected[u.text] for u in found]
 
 
+def test_a_server_in_trouble_is_complained_of_once_a_minute(corpus, serve, capsys, monkeypatch):
+    server, other = serve(corpus), serve(corpus)
+
+    def complaints(server):
+        server.faults += [503] * 3
+        storage.read(f"{server.url}/m.jsonl")
+        return capsys.readouterr().err.count("does not answer as it should")
+
+    assert [complaints(server), complaints(server), complaints(other)] == [1, 0, 1]
+    monkeypatch.setattr(remote, "TOLD_SECONDS", 0.0)  # a minute later
+    assert complaints(server) == 2
+
+
 def test_what_goes_on_failing_is_told_once_with_the_number_of_tries(corpus, serve):
     server = serve(corpus)
     found = read(f"{server.url}/nemo")
@@ -189,6 +219,37 @@ def test_what_no_try_can_help_is_told_at_once(corpus, serve):
     with pytest.raises(UserError, match="No right to read"):
         storage.read(f"{server.url}/m.jsonl")
     assert len(server.faults) == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_password_is_used_and_is_in_no_name_and_not_in_the_cache(
+    corpus, serve, tmp_path, name, monkeypatch
+):
+    server = serve(corpus)
+    server.closed = True
+    monkeypatch.setenv(urls.TAKEN, "{}")
+    assert "No right to read" in told(lambda: storage.read(f"{server.url}/m.jsonl"))
+    given = f"{server.url.replace('://', '://ann:pass%20w%40rd@')}/{name}"
+    found = Corpus.open(given)
+    assert heard(found) == heard(read(corpus / name))
+    assert found.parts[0].name == f"{server.url}/{name}"
+    assert all(u.audio_filepath.startswith(f"{server.url}/") for u in found)
+    assert sources.facts(weighted(given))["path"] == f"{server.url}/{name}"
+    kept = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    assert kept and not any(b"pass%20" in path.read_bytes() for path in kept)
+
+
+def test_a_signature_is_used_and_is_in_no_name(corpus, serve, monkeypatch):
+    server = serve(corpus)
+    server.closed = True
+    monkeypatch.setenv(urls.TAKEN, "{}")
+    given = f"{server.url}/m.jsonl?X-Amz-Signature=5ec2e7"
+    (named,) = weighted(given)
+    assert named.manifest == f"{server.url}/m.jsonl"
+    assert storage.read(named.manifest) == (corpus / "m.jsonl").read_bytes()
+    # What is signed is the manifest alone.
+    message = told(lambda: read(given))
+    assert f"No right to read {server.url}/0.flac" in message and "5ec2e7" not in message
 
 
 def test_nobody_at_an_address_is_told():

@@ -291,6 +291,7 @@ def _changed_cut(folder, change):
         (lambda cut: cut.update(id="another"), "holds no another.flac"),
         (lambda cut: cut.pop("duration"), "is not a cut as Lhotse writes it"),
         (lambda cut: cut.pop("id"), "is no cut with an id"),
+        (lambda cut: cut.update(duration=1e9), "duration is 1000000000.0, which is 11574 days"),
     ],
 )
 def test_a_cut_that_is_no_utterance_is_told_with_its_line(shards, change, expected):

@@ -7,8 +7,11 @@ import json
 
 import pytest
 
+from parakeet_ft.data.corpus import Corpus
+from parakeet_ft.data.manifest import Utterance, write_manifest
 from parakeet_ft.errors import UserError
 from parakeet_ft.model.vocabulary import adapt_vocabulary, plan_tokenizer
+from parakeet_ft.settings.manifests import WeightedManifest
 from parakeet_ft.tokenizer.pieces import extend_sentencepiece
 from parakeet_ft.tokenizer.sentencepiece_model import (
     read_tokenizer_dir,
@@ -435,6 +438,17 @@ def test_training_after_extend_teaches_a_text_that_the_old_vocabulary_could_not_
 
 
 # Bad input: UserError, and the model is as it was.
+
+
+def test_what_cannot_be_written_is_named_with_its_manifest(tiny_model, tmp_path):
+    lines = [[Utterance("a.wav", 1.0, text) for text in texts] for texts in (TEXTS[:2], DOMAIN)]
+    named = []
+    for number, some in enumerate(lines):
+        write_manifest(some, tmp_path / f"{number}.jsonl")
+        named.append(WeightedManifest(str(tmp_path / f"{number}.jsonl")))
+    model = tiny_model("ctc").tokenizer.tokenizer.serialized_model_proto()
+    with pytest.raises(UserError, match=f"first in text 9 of {named[1].manifest}: "):
+        plan_tokenizer(model, texts=Corpus.open(named).spoken(), mode="keep", **SETTINGS)
 
 
 def test_keep_stops_above_the_share_and_names_the_characters_and_the_cure(tiny_model, tmp_path):
