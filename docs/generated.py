@@ -6,6 +6,7 @@ Links in all of these files are as GitHub wants them, from file to file.
 
 from __future__ import annotations
 
+import ast
 import os
 import posixpath
 import re
@@ -60,8 +61,13 @@ def links_to_pages(text: str, page: str) -> str:
 
 
 def cell(text: str) -> str:
-    """Text for a cell of a table."""
-    return text.replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
+    """Text as it stands, for a cell of a table or an entry of a list."""
+
+    def escaped(match: re.Match[str]) -> str:
+        found = match[0]
+        return found if found[0] == "`" else "&lt;" if found == "<" else f"\\{found}"
+
+    return re.sub(r"`[^`]*`|[*<\[\]]", escaped, text).replace("|", "\\|")
 
 
 def group_of(key: str) -> str:
@@ -84,8 +90,8 @@ def keys() -> str:
             lines += [f"### {title} {{ #{recipe}-{title.replace(' ', '-')} }}", ""]
             lines += ["| key | default | what |", "|---|---|---|"]
             for key in found:
-                value = cell(shown(settings[key]))
-                lines.append(f"| `{key}` | `{value}` | {cell(said.get(key, ''))} |")
+                value = cell(f"`{shown(settings[key])}`")
+                lines.append(f"| `{key}` | {value} | {cell(said.get(key, ''))} |")
             lines.append("")
     return "\n".join(lines)
 
@@ -117,7 +123,63 @@ def commands() -> str:
     return "\n".join(lines)
 
 
-GENERATED: dict[str, Callable[[], str]] = {"keys": keys, "commands": commands}
+def words_of(node: ast.expr) -> str:
+    """The text of a message as its source has it; what is put in is a name in capitals, or ..."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.JoinedStr):
+        return "".join(map(words_of, node.values))
+    if isinstance(node, ast.FormattedValue):
+        return words_of(node.value) if isinstance(node.value, ast.Constant) else put_in(node.value)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        return words_of(node.left) + words_of(node.right)
+    return put_in(node)
+
+
+def put_in(node: ast.expr) -> str:
+    """A name for what a message holds of a run."""
+    name = node.id if isinstance(node, ast.Name) else getattr(node, "attr", "")
+    return name.strip("_").upper() or "..."
+
+
+def raised() -> Iterator[tuple[str, str]]:
+    """(room, message) of every error that is told without a traceback."""
+    for path in sorted([*ROOT.glob("parakeet_ft/**/*.py"), *ROOT.glob("recipes/*.py")]):
+        place = path.relative_to(ROOT).with_suffix("").parts
+        room = place[1] if place[0] == "parakeet_ft" else place[0]
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            kind = getattr(getattr(node, "func", None), "id", "")
+            if kind in ("UserError", "NotBetter", "Stopped", "AudioError") and node.args:
+                # Of audio, the first argument is the short reason.
+                text = " ".join(words_of(node.args[kind == "AudioError"]).split())
+                if len(re.findall(r"[a-z]{2,}", text)) > 2:
+                    yield room, text
+
+
+def messages() -> str:
+    """Every message of an error, by the room of the house that raises it."""
+    lines = []
+    for room, found in groupby(sorted(set(raised())), lambda pair: pair[0]):
+        lines += [f"## {room}", ""]
+        lines += [f"- {cell(text)}" for _, text in found]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def reasons() -> str:
+    """Why data preparation drops an utterance, as summaries and dropped.jsonl have it."""
+    from parakeet_ft.data.filters import REASONS
+
+    rows = [f"| `{reason}` | {said} |" for reason, said in REASONS.items()]
+    return "\n".join(["| reason | what it means |", "|---|---|", *rows])
+
+
+GENERATED: dict[str, Callable[[], str]] = {
+    "keys": keys,
+    "commands": commands,
+    "messages": messages,
+    "reasons": reasons,
+}
 
 
 def on_files(files: Any, config: Any) -> Any:

@@ -2,6 +2,7 @@
 stands twice.
 """
 
+import ast
 import functools
 import importlib.util
 import re
@@ -220,6 +221,30 @@ def test_the_reference_has_every_key_with_its_comment():
     ) == set()
     assert "absolute WER" in rows["evaluation.guard_tolerance"]
     assert sorted(key for key, said in rows.items() if not said) == []
+
+
+def strings_of_the_sources():
+    """All text in string constants; of an f-string, what stands between the values."""
+    for folder in ("parakeet_ft", "recipes", "data_prep"):
+        for path in ROOT.glob(f"{folder}/**/*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    yield node.value
+
+
+def test_every_message_that_is_quoted_is_still_in_the_sources():
+    quoted = re.findall(r"^\| `([^`]+)`", PAGES["troubleshooting.md"], re.MULTILINE)
+    parts = {part.strip() for quote in quoted for part in quote.split("...") if part.strip()}
+    assert len(quoted) >= 30
+    sources = "\n".join(strings_of_the_sources())
+    assert [part for part in parts if part not in sources] == []
+
+
+def test_the_reference_has_every_message_with_names_for_what_is_put_in():
+    listed = generated.messages()
+    assert "- DIRECTORY is in use by another process. Wait for it, or give another" in listed
+    assert listed.count("\n- ") > 250 and "## data" in listed
+    assert "| `too_long` | longer than the limit |" in generated.reasons()
 
 
 def test_the_reference_has_every_command_without_the_keys():
