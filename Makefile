@@ -1,11 +1,11 @@
-# make demo | test | test-long | lint | bench: each first makes .venv, and does so again only when pyproject.toml or constraints.txt changed.
+# make demo | test | test-long | lint | docs | bench: each first makes .venv, and does so again only when pyproject.toml or constraints.txt changed.
 # TORCH: auto (what the GPU's driver can use, else the CPU's; with sources of pip's own, what they hold), cpu, cu126, cu130 ..., pypi.
 PYTHON ?= python3
 TORCH ?= auto
 BIN := .venv/bin
 INSTALLED := .venv/.installed-$(TORCH)
 
-.PHONY: demo test test-long lint bench install doctor
+.PHONY: demo test test-long lint docs bench install doctor
 .DEFAULT_GOAL := demo
 
 demo: install
@@ -21,6 +21,10 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m mypy
+
+# Into site/; ends with the first link that leads nowhere.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench: install
 	$(BIN)/python benchmarks/run_all.py

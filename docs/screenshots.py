@@ -1,5 +1,5 @@
-"""Take README's pictures from a run: its report on a desk and on a phone, and the page of
-recipes/demo_ui.py with an utterance uploaded.
+"""Take the pictures of the documentation from a run: its report on a desk and on a phone, and the
+page of recipes/demo_ui.py with an utterance uploaded.
 
     python docs/screenshots.py outputs/demo/latest
 

@@ -1,7 +1,7 @@
 """parakeet-ft: fine-tuning of NVIDIA's Parakeet speech-recognition models.
 
 For notebooks: restore, transcribe, score, evaluate and finetune (parakeet_ft.api). Importing the
-package brings neither torch nor NeMo. README.md has a line for each room.
+package brings neither torch nor NeMo. docs/how/house.md has a line for each room.
 """
 
 from typing import Any

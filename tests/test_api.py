@@ -1,4 +1,4 @@
-"""What a notebook imports: README's snippet as it stands, and what it answers."""
+"""What a notebook imports: the snippet of the documentation as it stands, and what it answers."""
 
 import json
 import re
@@ -14,6 +14,7 @@ from parakeet_ft.errors import UserError
 from parakeet_ft.files import DEMO
 
 ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs/reference/python.md"
 
 
 def test_importing_the_package_brings_neither_torch_nor_nemo():
@@ -22,11 +23,9 @@ def test_importing_the_package_brings_neither_torch_nor_nemo():
     assert done.stdout.strip() == "[]", done.stderr
 
 
-def test_readmes_snippet_runs_as_it_stands(tmp_path, monkeypatch, capfd):
+def test_the_snippet_of_the_documentation_runs_as_it_stands(tmp_path, monkeypatch, capfd):
     """With three steps instead of 200, and less data."""
-    snippet = re.search(
-        r"## From Python\n\n```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S
-    )
+    snippet = re.search(r"# From Python\n\n```python\n(.*?)```", PAGE.read_text(), re.S)
     monkeypatch.chdir(tmp_path)
     for name, size in {"train": 8, "dev": 2, "guard": 2}.items():
         write_manifest(read_manifest(DEMO / f"{name}.jsonl")[:size], tmp_path / f"{name}.jsonl")
@@ -36,7 +35,7 @@ def test_readmes_snippet_runs_as_it_stands(tmp_path, monkeypatch, capfd):
     (recordings / "a.opus").symlink_to(clip.audio_filepath)
     code = snippet[1].replace('"budget.steps": 200', '"budget.steps": 3, "data.num_workers": 0')
     found: dict = {}
-    exec(compile(code, "README.md", "exec"), found)
+    exec(compile(code, str(PAGE), "exec"), found)
     assert found["report"]["steps"] == 3
     stored = json.loads((tmp_path / "outputs" / "mine" / "latest" / "report.json").read_text())
     assert stored["verdict"] == found["report"]["verdict"]

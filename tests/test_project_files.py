@@ -43,7 +43,7 @@ def test_the_citation_is_of_this_version_and_licence():
 SCHEMAS = {
     "citation-file-format": ["CITATION.cff"],
     "compose-spec": ["compose.yaml"],
-    "github-workflows": [".github/workflows/ci.yml", ".github/workflows/release.yml"],
+    "github-workflows": [f".github/workflows/{name}.yml" for name in ("ci", "pages", "release")],
     "github-issue-forms": [".github/ISSUE_TEMPLATE/bug.yml", ".github/ISSUE_TEMPLATE/idea.yml"],
     "github-issue-config": [".github/ISSUE_TEMPLATE/config.yml"],
 }
