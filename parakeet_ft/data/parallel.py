@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import resource_tracker
 from typing import Any, TypeVar
 
 from parakeet_ft.errors import UserError
@@ -32,6 +33,8 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+# What ends a process that does not answer it: Ctrl-C, and what `kill` and batch systems send.
+ENDING = (signal.SIGINT, signal.SIGTERM)
 # Of linux/prctl.h: the signal that the kernel sends a process when its parent ends.
 PR_SET_PDEATHSIG = 1
 
@@ -40,6 +43,7 @@ def die_with_parent(parent: int) -> None:
     """For a child: end when `parent` does, however that ended, and leave Ctrl-C to it. A worker
     that is idle waits for ever, and a parent killed with SIGKILL tells it nothing."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     try:
         asked = not ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     except (OSError, AttributeError, TypeError):  # not Linux
@@ -58,8 +62,9 @@ def _watch(parent: int) -> None:
 
 
 @contextlib.contextmanager
-def ctrl_c_afterwards() -> Iterator[None]:
-    """Inside, the first Ctrl-C is noted, and raised at the end; a second is raised at once.
+def signals_afterwards() -> Iterator[None]:
+    """Inside, the first Ctrl-C or SIGTERM is noted, and answered at the end; a second is answered
+    at once.
 
     Where a library calls back into Python, as libsndfile does to read a file, Python prints an
     exception and goes on, and a file would be taken for read that is not.
@@ -69,19 +74,38 @@ def ctrl_c_afterwards() -> Iterator[None]:
     def note(number: int, frame: Any) -> None:
         noted.append(number)
         if len(noted) > 1:
-            raise KeyboardInterrupt
+            signal.signal(number, before[number])
+            signal.raise_signal(number)
 
-    try:
-        before = signal.signal(signal.SIGINT, note)
-    except ValueError:  # a thread of its own, which gets no signals
+    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
         yield
         return
+    before = {number: signal.getsignal(number) for number in ENDING}
+    for number in ENDING:
+        signal.signal(number, note)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     if noted:
-        raise KeyboardInterrupt
+        signal.raise_signal(noted[0])
+
+
+@contextlib.contextmanager
+def _unheard_by_children() -> Iterator[None]:
+    """Inside, processes start that Ctrl-C and SIGTERM do not reach until `die_with_parent` lets
+    them; what comes meanwhile is answered by this process, at the end.
+    """
+    # Lets signals through again once it runs.
+    resource_tracker.ensure_running()
+    with signals_afterwards():
+        # Unlike a handler, what is blocked stays so in a process that starts.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class InlineExecutor(Executor):
@@ -90,7 +114,7 @@ class InlineExecutor(Executor):
     def submit(self, function, /, *args, **kwargs):
         future: Future = Future()
         try:
-            with ctrl_c_afterwards():
+            with signals_afterwards():
                 future.set_result(function(*args, **kwargs))
         except Exception as error:
             future.set_exception(error)
@@ -132,12 +156,10 @@ def open_executor(
                 # After Ctrl-C what waits is not done first.
                 stack.callback(pool.shutdown, cancel_futures=True)
                 before[:] = [pool]
-                # One starts at each task; Ctrl-C while they import is their parent's, too.
-                handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-                with _no_script() if bare else contextlib.nullcontext():
-                    for _ in range(jobs):
+                script = _no_script() if bare else contextlib.nullcontext()
+                with script, _unheard_by_children():
+                    for _ in range(jobs):  # one starts at each task
                         pool.submit(os.getpid)
-                signal.signal(signal.SIGINT, handler)
                 return pool
 
             yield start
