@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import multiprocessing
 import os
 import signal
@@ -21,6 +22,7 @@ from multiprocessing import resource_tracker
 from typing import Any, TypeVar
 
 from parakeet_ft.errors import UserError
+from parakeet_ft.files import drop_unfinished
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -41,8 +43,11 @@ PR_SET_PDEATHSIG = 1
 
 def die_with_parent(parent: int) -> None:
     """For a child: end when `parent` does, however that ended, and leave Ctrl-C to it. A worker
-    that is idle waits for ever, and a parent killed with SIGKILL tells it nothing."""
+    that is idle waits for ever, and a parent killed with SIGKILL tells it nothing. SIGTERM ends it
+    at once, without leaving files that are not whole.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     try:
         asked = not ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -52,6 +57,12 @@ def die_with_parent(parent: int) -> None:
         threading.Thread(target=_watch, args=(parent,), daemon=True).start()
     elif os.getppid() != parent:  # it ended before the kernel was asked
         os._exit(1)
+
+
+def _end(number: int, frame: Any) -> None:
+    """End now: an exception could get lost in a library that calls back into Python."""
+    drop_unfinished()
+    os._exit(128 + number)
 
 
 def _watch(parent: int) -> None:
@@ -74,7 +85,7 @@ def signals_afterwards() -> Iterator[None]:
     def note(number: int, frame: Any) -> None:
         noted.append(number)
         if len(noted) > 1:
-            signal.signal(number, before[number])
+            signal.signal(number, before[signal.Signals(number)])
             signal.raise_signal(number)
 
     if threading.current_thread() is not threading.main_thread():  # which alone gets signals
@@ -153,8 +164,7 @@ def open_executor(
                 pool = ProcessPoolExecutor(
                     jobs, mp_context=context, initializer=die_with_parent, initargs=(os.getpid(),)
                 )
-                # After Ctrl-C what waits is not done first.
-                stack.callback(pool.shutdown, cancel_futures=True)
+                stack.push(functools.partial(_close, pool))
                 before[:] = [pool]
                 script = _no_script() if bare else contextlib.nullcontext()
                 with script, _unheard_by_children():
@@ -163,6 +173,14 @@ def open_executor(
                 return pool
 
             yield start
+
+
+def _close(pool: ProcessPoolExecutor, kind: type[BaseException] | None, *_: Any) -> None:
+    """End a pool; after Ctrl-C or SIGTERM without what waits, and what is under way."""
+    if kind is not None and issubclass(kind, KeyboardInterrupt):
+        for process in multiprocessing.active_children():
+            process.terminate()
+    pool.shutdown(cancel_futures=True)
 
 
 @contextlib.contextmanager

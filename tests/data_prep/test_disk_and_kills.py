@@ -180,13 +180,31 @@ def test_a_killed_preparation_leaves_no_process(tmp_path, long_run):
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_ctrl_c_in_a_terminal_is_told_in_one_sentence_by_all_processes(tmp_path, long_run, jobs):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_processes_is_told_in_one_sentence(tmp_path, long_run, jobs, number):
+    """As Ctrl-C in a terminal, or as batch systems end a job."""
     process = long_run(jobs)
     assert until(lambda: (tmp_path / "out").is_dir(), PATIENCE)
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, number)
     told = process.communicate(timeout=PATIENCE)[1]
-    assert process.returncode == 130, told
-    assert told.strip() == "SIGINT: stopped. The same command may be given again."
+    assert process.returncode == 128 + number, told
+    assert told.strip() == f"{number.name}: stopped. The same command may be given again."
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_preparation_that_is_told_to_end_leaves_no_file_that_is_not_whole(
+    tmp_path, long_run, jobs
+):
+    process = long_run(jobs)
+    assert until(lambda: any(tmp_path.glob("out/audio/*/*.flac")), PATIENCE)
+    os.kill(process.pid, signal.SIGTERM)
+    told = process.communicate(timeout=PATIENCE)[1]
+    assert process.returncode == 143, told
+    assert told.strip() == "SIGTERM: stopped. The same command may be given again."
+    assert until(lambda: not alive(process.pid), PATIENCE), "a tracker ends after its parent"
+    assert not list(tmp_path.rglob("*.tmp"))
+    for path in tmp_path.glob("out/audio/*/*.flac"):
+        assert soundfile.info(path).frames == 160000
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -226,6 +244,20 @@ def test_a_pool_starts_in_a_thread_that_gets_no_signals():
 
     with ThreadPoolExecutor(1) as threads:
         assert threads.submit(work).result(timeout=PATIENCE) == 3
+
+
+def test_a_process_that_is_told_to_end_takes_along_what_it_has_begun(tmp_path):
+    code = (
+        "import os, signal, sys; sys.path.insert(0, sys.argv[1])\n"
+        "from parakeet_ft.data.parallel import die_with_parent\n"
+        "from parakeet_ft.files import atomic_path\n"
+        "die_with_parent(os.getppid())\n"
+        "with atomic_path(sys.argv[2]) as begun:\n"
+        "    begun.touch()\n"
+        "    signal.raise_signal(signal.SIGTERM)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(ROOT), str(tmp_path / "a")])
+    assert done.returncode == 143 and not list(tmp_path.iterdir())
 
 
 def test_a_child_ends_with_a_parent_that_ended_before_it_could_ask():
