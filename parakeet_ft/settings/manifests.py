@@ -7,6 +7,8 @@ from typing import Any
 
 from parakeet_ft.settings.rules import PATH, Rule, number
 
+MOST_WEIGHT = 1000
+
 
 @dataclasses.dataclass(frozen=True)
 class WeightedManifest:
@@ -26,7 +28,7 @@ def _is_weighted(value: Any) -> bool:
         return PATH.fits(value)
     return (
         PATH.fits(value.get("manifest"))
-        and number(above=0, most=1000).fits(value.get("weight", 1.0))
+        and number(above=0, most=MOST_WEIGHT).fits(value.get("weight", 1.0))
         and set(value) <= {"manifest", "weight"}
     )
 
@@ -57,8 +59,8 @@ def as_given(named: tuple[WeightedManifest, ...]) -> Any:
 
 
 MANIFESTS = Rule(
-    "a manifest or a folder of shards, several as [a.jsonl,b.jsonl], or with weights above 0 as "
-    "[{manifest: a.jsonl, weight: 2}, b.jsonl]",
+    "a manifest or a folder of shards, several as [a.jsonl,b.jsonl], or with weights above 0 and "
+    f"up to {MOST_WEIGHT} as [{{manifest: a.jsonl, weight: 2}}, b.jsonl]",
     lambda value: (
         all(map(_is_weighted, value if isinstance(value, list | tuple) else [value]))
         and value not in ([], ())

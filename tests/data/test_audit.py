@@ -163,3 +163,18 @@ def test_the_same_text_and_length_elsewhere_is_a_warning():
     assert check_overlap(sets | {"test": sets["validation"]}) == [line], "one set is told once"
     sets["validation"] = [stretch("c.wav", duration=2.1)]
     assert check_overlap(sets) == []
+
+
+def test_a_word_that_another_says_in_the_same_time_is_no_warning():
+    def said(path, speaker, text="seven"):
+        return Utterance(path, 2.0, text, speaker=speaker)
+
+    def warned(train, validation):
+        return bool(check_overlap({"train": [train], "validation": [validation]}))
+
+    assert not warned(said("a.wav", "ann"), said("b.wav", "bob"))
+    assert warned(said("a.wav", "ann"), said("b.wav", "ann"))
+    assert warned(said("a.wav", None), said("b.wav", "bob"))
+    assert warned(said("a.wav", "ann"), said("b.wav", None))
+    text = "it is long enough to be known again"
+    assert warned(said("a.wav", "ann", text), said("b.wav", "bob", text))
