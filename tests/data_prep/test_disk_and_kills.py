@@ -300,3 +300,22 @@ def test_ctrl_c_where_python_would_lose_it_is_raised_when_the_file_is_done():
     with open_executor(jobs=1) as executor, pytest.raises(KeyboardInterrupt):
         executor().submit(read_twice, "b")
     assert done == ["a"], "the second ends it at once"
+
+
+@pytest.mark.parametrize(
+    "command", [["shard.py", "MANIFEST", "--jobs", "1"], ["non_speech.py", "--hours", "0.001"]]
+)
+def test_where_nobody_reads_any_more_a_script_ends_without_a_word(table, tmp_path, command):
+    """As in `command | head -0`."""
+    given = {"MANIFEST": table.with_name("m.jsonl")}
+    script, *arguments = [given.get(a, a) for a in command]
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, ROOT / "data_prep" / script, *arguments, "--out", tmp_path / "out"],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
