@@ -14,11 +14,13 @@ one shares speakers, texts or audio with train of another.
 
 import argparse
 import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from parakeet_ft.data.merge import Merged, merge
 from parakeet_ft.data.splits import SPLITS
 from parakeet_ft.errors import exit_on_user_error
+from parakeet_ft.run.composition import hydra_quoted
 
 KEYS = {"train": "data.train", "dev": "data.validation", "test": "data.test"}
 
@@ -47,12 +49,24 @@ def show(found: Merged, out: Path) -> None:
         print(f"copies: {line}")
     for line in found.overlap:
         print(f"shared: {line}")
+    print(f"a run reads it by: python recipes/finetune.py {' '.join(settings_of(found.data))}")
+    lacking = [KEYS[split] for split in ("train", "dev") if not found.data[split]]
+    if lacking:
+        print(
+            f"note: no input has {' or '.join(lacking)}, which a run needs: add it to the command. "
+            "`python data_prep/split.py` divides a manifest."
+        )
+
+
+def settings_of(data: Mapping[str, Sequence[str]]) -> list[str]:
+    """The settings of a run for each split, quoted for Hydra and for the shell."""
     settings = []
     for split, key in KEYS.items():
-        names = found.data[split]
-        value = names[0] if len(names) == 1 else f"[{','.join(names)}]"
-        settings += [shlex.quote(f"{key}={value}")] if names else []
-    print(f"a run reads it by: python recipes/finetune.py {' '.join(settings)}")
+        names = [hydra_quoted(name) for name in data.get(split, ())]
+        if names:
+            value = names[0] if len(names) == 1 else f"[{','.join(names)}]"
+            settings.append(shlex.quote(f"{key}={value}"))
+    return settings
 
 
 def main() -> None:
@@ -69,7 +83,7 @@ def main() -> None:
     with exit_on_user_error():
         args = parser.parse_args()
         found = merge(args.inputs, out=args.out, allow_overlap=args.allow_overlap)
-    show(found, args.out)
+        show(found, args.out)
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def main() -> None:
             else make_synthetic(args.out, **bounds)
         )
         count = write_manifest(made, args.out / "train.jsonl")
-    print(f"{count} utterances without speech: {args.out / 'train.jsonl'}")
+        print(f"{count} utterances without speech: {args.out / 'train.jsonl'}")
 
 
 if __name__ == "__main__":

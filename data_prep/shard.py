@@ -6,7 +6,9 @@ NeMo's tarred layout or Lhotse Shar.
 
     python recipes/finetune.py data.train=shards/train data.validation=dev.jsonl
 
-Started again, it keeps the shards that are finished. NeMo reads the first with
+Started again after whatever ended it, it keeps the shards that are whole and
+ends with the same bytes. Shards of another manifest in --out are never replaced.
+NeMo reads the first with
     is_tarred=true
     manifest_filepath=shards/train/sharded_manifests/manifest__OP_0..N_CL_.json
     tarred_audio_filepaths=shards/train/audio__OP_0..N_CL_.tar
@@ -16,10 +18,17 @@ and the second with shar_path=shar/train.
 import argparse
 from pathlib import Path
 
-from parakeet_ft.data.command import add_run_flags, number_type, progress_bar, window_of
+from parakeet_ft.data.command import (
+    SHORTEST_HOURS,
+    add_run_flags,
+    number_type,
+    progress_bar,
+    window_of,
+)
 from parakeet_ft.data.parallel import open_executor
 from parakeet_ft.data.shards import FORMATS, write_shards
 from parakeet_ft.errors import UserError, exit_on_user_error
+from parakeet_ft.files import refuse_pipe
 
 
 def main() -> None:
@@ -30,7 +39,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument(
         "--hours",
-        type=number_type(above=0),
+        type=number_type(lowest=SHORTEST_HOURS),
         default=1.0,
         help="of audio a shard; default %(default)s",
     )
@@ -39,6 +48,7 @@ def main() -> None:
     add_run_flags(parser, filters=False)
     with exit_on_user_error():
         args = parser.parse_args()
+        refuse_pipe(Path(args.manifest))
         if not Path(args.manifest).is_file():
             raise UserError(f"No manifest at {args.manifest}.")
         with open(args.manifest, "rb") as lines:
@@ -57,11 +67,11 @@ def main() -> None:
                 window=window_of(args),
                 on_progress=advance,
             )
-    hours = [shard["seconds"] / 3600 for shard in done["shards"]]
-    print(
-        f"{len(hours)} shards of {min(hours):.3f} to {max(hours):.3f} h, {sum(hours):.3f} h and "
-        f"{sum(s['utterances'] for s in done['shards']):,} utterances in all: {args.out}"
-    )
+        hours = [shard["seconds"] / 3600 for shard in done["shards"]]
+        print(
+            f"{len(hours)} shards of {min(hours):.3f} to {max(hours):.3f} h, {sum(hours):.3f} h "
+            f"and {sum(s['utterances'] for s in done['shards']):,} utterances in all: {args.out}"
+        )
 
 
 if __name__ == "__main__":

@@ -160,9 +160,9 @@ def finetune(
 
 def _quoted(value: Any) -> str:
     """A value as Hydra's command line takes it."""
+    from parakeet_ft.run.composition import hydra_quoted
     from parakeet_ft.settings.rules import shown
 
     if isinstance(value, str | os.PathLike):
-        text = os.fspath(value).replace("\\", "\\\\").replace("'", "\\'")
-        return f"'{text}'"
+        return hydra_quoted(os.fspath(value))
     return shown(value)

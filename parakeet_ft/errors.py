@@ -11,6 +11,7 @@ import re
 import select
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 
 from parakeet_ft.urls import masked
@@ -34,6 +35,10 @@ class Stopped(UserError):
     """
 
     code = 75
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends what runs as Ctrl-C does: all that answers the one answers the other."""
 
 
 # What the machine refuses, whatever the program does: no traceback helps.
@@ -92,22 +97,24 @@ def disk_told(place: str | os.PathLike) -> Iterator[None]:
 
 @contextlib.contextmanager
 def exit_on_user_error() -> Iterator[None]:
-    """Print a UserError, what the disk refused, a package that does not load, or that Ctrl-C
-    stopped it, to stderr and exit with its code, without a word where nobody reads any more; any
-    other exception passes.
+    """Print a UserError, what the disk refused, a package that does not load, or that Ctrl-C or
+    SIGTERM stopped it, to stderr and exit with its code, without a word where nobody reads any
+    more; any other exception passes.
     """
     try:
         try:
-            yield
+            with _sigterm_raised():
+                yield
         finally:
             sys.stdout.flush()
     except UserError as error:
         label = "" if isinstance(error, Stopped) else "error: "
         print(f"{label}{masked(str(error))}", file=sys.stderr)
         sys.exit(error.code)
-    except KeyboardInterrupt:
-        print("\nSIGINT: stopped. The same command may be given again.", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
+    except KeyboardInterrupt as error:
+        number = signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
+        print(f"\n{number.name}: stopped. The same command may be given again.", file=sys.stderr)
+        sys.exit(128 + number)
     except ImportError as error:
         if (error.name or "").partition(".")[0] == "parakeet_ft":
             raise
@@ -125,6 +132,24 @@ def exit_on_user_error() -> Iterator[None]:
             raise
         print(f"error: {message}", file=sys.stderr)
         sys.exit(UserError.code)
+
+
+@contextlib.contextmanager
+def _sigterm_raised() -> Iterator[None]:
+    """Inside, SIGTERM raises Terminated where nothing else answers it."""
+    in_main = threading.current_thread() is threading.main_thread()  # which alone gets signals
+    if not in_main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+
+    def terminate(*_: object) -> None:
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _reader_is_gone() -> bool:

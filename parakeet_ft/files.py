@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from parakeet_ft.errors import UserError
+
 if TYPE_CHECKING:
     import filelock
 
@@ -32,6 +34,16 @@ def project_folder(name: str) -> Path:
     return installed if installed.is_dir() else PACKAGE.parent / name
 
 
+# Those that this process has begun and not finished.
+_temporary: set[Path] = set()
+
+
+def drop_unfinished() -> None:
+    """Remove what this process has begun to write by `atomic_path`, before it ends at once."""
+    for path in list(_temporary):
+        path.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """A temporary path beside `path`, fsynced and renamed to it on success, removed on failure: a
@@ -40,6 +52,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    _temporary.add(temporary)
     try:
         yield temporary
         with temporary.open("rb") as written:
@@ -47,6 +60,16 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+        _temporary.discard(temporary)
+
+
+def refuse_pipe(path: Path) -> None:
+    """Raise UserError for what can be read only once, or has no end: a pipe, a device."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise UserError(
+            f"{path} is a pipe or a device: expected a file, which is read several times. `cat "
+            f"{path} > FILE` makes one."
+        )
 
 
 def hold(path: Path) -> filelock.BaseFileLock | None:

@@ -25,6 +25,9 @@ from parakeet_ft.data.text import TextRules, load_replacements
 from parakeet_ft.data.to_shards import check_folder, write_shards_of_splits
 from parakeet_ft.errors import UserError
 
+# Of a shard, less than four seconds: below, each utterance would be a shard of its own.
+SHORTEST_HOURS = 0.001
+
 
 def make_parser(doc: str, *, splits: bool = True) -> argparse.ArgumentParser:
     """A parser with the flags of all stages; the script adds what names its corpus. Without
@@ -145,7 +148,7 @@ def _add_audio_flags(group, *, shards: bool) -> None:
     if shards:
         group.add_argument(
             "--shards",
-            type=number_type(above=0),
+            type=number_type(lowest=SHORTEST_HOURS),
             metavar="HOURS",
             help="write DIR/train, DIR/dev and DIR/test as tars of about so many hours (NeMo's "
             "layout, which data.train=DIR/train reads) and no file for each utterance; reads "

@@ -20,10 +20,12 @@ import posixpath
 import re
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from parakeet_ft.data import shar, storage
 from parakeet_ft.data.manifest import ManifestError, parse_json, stream_manifest
+from parakeet_ft.data.shard_notes import notes_of
 from parakeet_ft.errors import UserError
 from parakeet_ft.files import DEMO
 from parakeet_ft.urls import without_secrets
@@ -34,6 +36,7 @@ MOST_SHARDS = 1_000_000
 # How NeMo 3.0.0 finds the number of a shard (nemo_adapters.py, LazyNeMoTarredIterator).
 MANIFEST_NUMBER = re.compile(r"manifest[^/]*_(\d+)[^/]*\.json")
 TAR_NUMBER = re.compile(r"(audio[^/]*_)(\d+)([^/]*\.tar)")
+ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
 # Bytes that are looked at to see whose layout a file of lines is.
 FIRST_BYTES = 1 << 16
 
@@ -112,12 +115,17 @@ def _of_folder(folder: str) -> list[Source]:
     inner = storage.join(folder, "sharded_manifests")
     numbered = [storage.join(inner, file) for file in _numbered(storage.listing(inner))]
     numbered = numbered or [storage.join(folder, file) for file in _numbered(files)]
+    is_shar = any(shar.CUTS.fullmatch(file) or shar.RECORDINGS.fullmatch(file) for file in files)
+    if is_shar and (numbered or "tarred_audio_manifest.json" in files):
+        raise UserError(
+            f"{folder} holds shards of two layouts, NeMo's (manifest_0.json ...) and a Lhotse Shar "
+            "(cuts.*, recording.*): expected one. Move one of them to a folder of its own."
+        )
     if numbered:
-        _check_complete(folder, files, len(numbered))
+        _check_complete(folder, folder, len(numbered))
         return _sources(numbered)
-    cuts = [storage.join(folder, file) for file in files if shar.CUTS.fullmatch(file)]
-    if cuts:
-        return [_shar_source(path, files) for path in cuts]
+    if is_shar:
+        return _of_shar(folder, files)
     if "tarred_audio_manifest.json" in files:
         return _sources([storage.join(folder, "tarred_audio_manifest.json")])
     manifests = ", ".join(file for file in files if file.endswith(".jsonl"))
@@ -134,17 +142,48 @@ def _numbered(files: Sequence[str]) -> list[str]:
     return [file for _, file in sorted((int(match[1]), file) for match, file in found)]
 
 
-def _check_complete(folder: str, files: Sequence[str], found: int) -> None:
-    """Raise UserError if a folder that data_prep/shard.py described lacks some of its shards."""
-    if "shards.json" not in files:
+def _check_complete(folder: str, notes: str, found: int) -> None:
+    """Raise UserError if a folder lacks some of the shards that data_prep/shard.py noted, in
+    shards.json in the folder `notes`.
+    """
+    described = storage.join(notes, "shards.json")
+    if "shards.json" not in storage.listing(notes):
         return
-    described = json.loads(storage.read(storage.join(folder, "shards.json")))
-    expected = len(described["shards"])
+    try:
+        expected = len(json.loads(storage.read(described))["shards"])
+    except (ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{described} is not as data_prep/shard.py writes it: expected a JSON object with a "
+            "list of `shards`. Copy it again."
+        ) from None
     if found != expected:
         raise UserError(
-            f"{folder} holds {found} of the {expected} shards that its shards.json names. Copy the "
+            f"{folder} holds {found} of the {expected} shards that {described} names. Copy the "
             "others, or name those that are to be used by a range."
         )
+
+
+def _of_shar(folder: str, files: Sequence[str]) -> list[Source]:
+    """The shards of a Shar. Raises UserError if a part of it is missing."""
+    cuts = {found[1] or "": found[0] for file in files if (found := shar.CUTS.fullmatch(file))}
+    for file in files:
+        found = shar.RECORDINGS.fullmatch(file)
+        if found and (found[1] or "") not in cuts:
+            raise UserError(
+                f"{folder} holds {file} and no cuts{found[1] or ''}.jsonl.gz: expected both. Copy "
+                "it, or name the cuts that are to be used by a range."
+            )
+    # As Lhotse 1.33 numbers them.
+    numbers = [int(suffix[1:]) for suffix in cuts if re.fullmatch(r"\.\d{6}", suffix)]
+    lacking = sorted(set(range(max(numbers, default=-1) + 1)) - set(numbers))
+    if lacking:
+        raise UserError(
+            f"{folder} lacks cuts.{lacking[0]:06d}.jsonl.gz and its recordings, and goes on to "
+            f"number {max(numbers)}. Copy them, or name the cuts that are to be used by a range."
+        )
+    if not storage.is_remote(folder):
+        _check_complete(folder, str(notes_of(Path(folder))), len(cuts))
+    return [_shar_source(storage.join(folder, file), files) for file in cuts.values()]
 
 
 def _sources(paths: Sequence[str]) -> list[Source]:
@@ -156,6 +195,13 @@ def _sources(paths: Sequence[str]) -> list[Source]:
         return [_shar_source(path) for path in paths]
     if not storage.is_file(first):
         _no_manifest(first)
+    if first.endswith(ARCHIVES):
+        folder = storage.folder_of(first)
+        raise UserError(
+            f"{first} is an archive, which holds audio: expected the lines that describe it. Give "
+            f"the folder of the shards, {folder}, or the manifest, such as {folder}/"
+            "sharded_manifests/manifest_0.json."
+        )
     line = _first_line(first)
     audio = line.get("audio_filepath")
     folder = storage.folder_of(first)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from parakeet_ft.errors import UserError
-from parakeet_ft.files import atomic_path
+from parakeet_ft.files import atomic_path, refuse_pipe
 
 if TYPE_CHECKING:
     from parakeet_ft.data.audio_file import KaldiPipe, Member
@@ -64,9 +64,10 @@ class ManifestError(UserError):
 
 def parse_json(line: str) -> Any:
     """json.loads with every mistake as a ValueError that says what the line is or holds: nesting
-    that Python cannot follow, numbers of 4,300 digits, half a surrogate pair, a key twice."""
+    that Python cannot follow, numbers of 4,300 digits, half a surrogate pair, a key twice. A byte
+    order mark, which some editors write before the first line, is left out."""
     try:
-        record = json.loads(line, object_pairs_hook=once_each)
+        record = json.loads(line.removeprefix("\ufeff"), object_pairs_hook=once_each)
     except json.JSONDecodeError as error:
         raise ValueError(f"is not JSON ({error.msg} at character {error.pos + 1})") from None
     except RecursionError:
@@ -190,6 +191,7 @@ def stream_manifest(path: str | os.PathLike, *, needs_text: bool = True) -> Iter
             f"{path} is a folder. Expected a file of JSON lines"
             f"{f'; it holds {inside}' if inside else ''}."
         )
+    refuse_pipe(path)
     if not path.is_file():
         raise ManifestError(
             f"No manifest at {path}. Expected a file of JSON lines; `python "

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from parakeet_ft.data import storage
 from parakeet_ft.data.audio_file import AudioError, InMemory, Member
 from parakeet_ft.data.remote import Stretch
-from parakeet_ft.data.tars import HEADER, header
+from parakeet_ft.data.tars import HEADER, header, plain
 from parakeet_ft.errors import UserError
 
 # Names up to this length stand whole in their header.
@@ -39,7 +39,7 @@ def _checked(member: Member, data: bytes) -> InMemory:
     found = header(data)
     if found is None:
         raise _changed(member, "nothing")
-    if found.name != member.name and len(member.name) <= SHORT_NAME:
+    if plain(found.name) != plain(member.name) and len(member.name) <= SHORT_NAME:
         raise _changed(member, found.name)
     if len(data) < HEADER + found.size:
         raise _changed(member, "the beginning of it")

@@ -24,7 +24,7 @@ from parakeet_ft.data.layouts import Source, expand, holds_shards
 from parakeet_ft.data.ledger import ledger_errors
 from parakeet_ft.data.manifest import LineFiles, Utterance
 from parakeet_ft.data.splits import SPLITS, path_from
-from parakeet_ft.data.text import text_key
+from parakeet_ft.data.text import is_short, text_key
 from parakeet_ft.errors import UserError
 from parakeet_ft.files import read_json, write_json
 from parakeet_ft.urls import without_secrets
@@ -32,7 +32,7 @@ from parakeet_ft.urls import without_secrets
 MERGED = "merge.json"
 SCHEMA = """
 CREATE TABLE utterances (input INTEGER, split TEXT, text BLOB, same BLOB, speaker TEXT,
-    samples TEXT);
+    short INTEGER, samples TEXT);
 CREATE TABLE known (input INTEGER, same BLOB, samples TEXT);
 """
 INDICES = """
@@ -44,6 +44,11 @@ CREATE INDEX by_same ON utterances (same);
 CREATE INDEX by_speaker ON utterances (speaker);
 CREATE INDEX by_samples ON utterances (samples);
 """
+# Short texts that others say are no reason to think that they are the same audio.
+MAY_BE_THE_SAME = (
+    " AND NOT (held.short AND held.speaker IS NOT NULL AND other.speaker IS NOT NULL "
+    "AND held.speaker != other.speaker)"
+)
 # What two utterances can have in common: column, and its name in messages.
 SHARED = {
     "samples": "the samples",
@@ -92,7 +97,7 @@ def merge(inputs: Sequence[str], *, out: Path, allow_overlap: bool = False) -> M
     """
     out = Path(os.path.abspath(out))
     parts = [part for number, given in enumerate(inputs) for part in parts_of(number, given)]
-    _check(parts, out)
+    _check(inputs, parts, out)
     found = Merged(list(inputs))
     with (
         ledger_errors(Path(tempfile.gettempdir())),
@@ -103,7 +108,8 @@ def merge(inputs: Sequence[str], *, out: Path, allow_overlap: bool = False) -> M
         files = LineFiles(out, written)
         for part in parts:
             facts.executemany(
-                "INSERT INTO utterances VALUES (?, ?, ?, ?, ?, NULL)", _copied(part, files, found)
+                "INSERT INTO utterances VALUES (?, ?, ?, ?, ?, ?, NULL)",
+                _copied(part, files, found),
             )
         for number, given in enumerate(inputs):
             facts.executemany("INSERT INTO known VALUES (?, ?, ?)", _measured(number, given))
@@ -165,9 +171,17 @@ def _merged_before(path: Path) -> dict[str, list[str]]:
     return data
 
 
-def _check(parts: Sequence[Part], out: Path) -> None:
-    """Raise UserError for what is named twice, and for an --out whose manifests are of others."""
+def _check(inputs: Sequence[str], parts: Sequence[Part], out: Path) -> None:
+    """Raise UserError for what is named twice, and for an --out that is or holds an input, or whose
+    manifests are of others.
+    """
     names = [part.name for part in parts]
+    read = {*names, *map(os.path.abspath, inputs)}
+    read |= {os.path.dirname(part.name) for part in parts if not part.is_files}
+    if str(out) in read:
+        raise UserError(
+            f"{out} is, or holds, what is to be read, and would be both: give another --out."
+        )
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f"{twice} is named twice: expected each corpus once.")
     for split in SPLITS:
@@ -190,7 +204,8 @@ def _copied(part: Part, files: LineFiles, found: Merged) -> Iterator[tuple]:
             found.count[at] += 1
             found.seconds[at] += utterance.duration
             words = text_key(utterance.text)
-            yield *at, _hash(words) if words else None, _same(utterance), utterance.speaker
+            key = _hash(words) if words else None
+            yield *at, key, _same(utterance), utterance.speaker, is_short(words)
     if found.count[at] == before:
         raise UserError(f"{part.name} holds no utterance: leave it out.")
 
@@ -254,8 +269,9 @@ def _overlap(facts: sqlite3.Connection, names: Sequence[str]) -> Iterator[str]:
             told = []
             for column, what in SHARED.items():
                 query = (
-                    f"SELECT COUNT(*) FROM utterances WHERE {where} AND {column} IN "
-                    f"(SELECT {column} FROM utterances WHERE {where})"
+                    f"SELECT COUNT(*) FROM utterances AS held WHERE {where} AND EXISTS (SELECT 1 "
+                    f"FROM utterances AS other WHERE {where} AND other.{column} = held.{column}"
+                    f"{MAY_BE_THE_SAME if column == 'text' else ''})"
                 )
                 (count,) = facts.execute(query, (held, split, other, "train")).fetchone()
                 told += [f"{what} of {count} utterances"] if count else []

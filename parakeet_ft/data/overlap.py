@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import itertools
 import zlib
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
 from parakeet_ft.data.corpus import Corpus, as_corpus
 from parakeet_ft.data.manifest import Utterance
+from parakeet_ft.data.text import is_short
 from parakeet_ft.errors import UserError
 from parakeet_ft.settings.guards import key_of, roles
 
@@ -118,24 +120,35 @@ def _is_shared(utterance: Utterance, begins: np.ndarray, ends: np.ndarray) -> bo
 
 
 def count_same_text_and_length(scored: Sequence[Utterance], trained: Sequence[Utterance]) -> int:
-    """How many of the scored utterances have the text and the length of one that is trained on."""
+    """How many of the scored utterances have the text and the length of one that is trained on;
+    short texts that others say are not counted.
+    """
     mine = {_text_and_length(u) for u in scored if u.text}
     if not mine:
         return 0
     corpus = as_corpus(trained)
     crcs = np.sort(np.array([_crc(text) for text, _ in mine], np.uint32))
     lengths = np.sort(np.array([length for _, length in mine]))
-    both = set()
+    speakers: dict[tuple[str, float], set[str | None]] = defaultdict(set)
     for part in corpus.parts:
         rows = np.flatnonzero(among(part.rows.numbers["text_crcs"], crcs))
         durations = part.rows.numbers["durations"][rows]
         near = np.searchsorted(lengths, durations - 0.001) < np.searchsorted(
             lengths, durations + 0.001, side="right"
         )
-        found = zip(rows[near].tolist(), durations[near].tolist(), strict=True)
-        texts = part.rows.strings["texts"]
-        both |= mine.intersection((texts[row], round(length, 3)) for row, length in found)
-    return sum(_text_and_length(u) in both for u in scored)
+        texts, names = part.rows.strings["texts"], part.rows.strings["speakers"]
+        for row, length in zip(rows[near].tolist(), durations[near].tolist(), strict=True):
+            if (found := (texts[row], round(length, 3))) in mine:
+                number = part.rows.numbers["speaker_ids"][row]
+                speakers[found].add(names[number] if number >= 0 else None)
+    return sum(_said_alike(u, speakers.get(_text_and_length(u), ())) for u in scored)
+
+
+def _said_alike(utterance: Utterance, speakers: Collection[str | None]) -> bool:
+    """Whether an utterance may be the audio of one of these, of whom all say its text."""
+    if utterance.speaker is None or None in speakers or not is_short(utterance.text):
+        return bool(speakers)
+    return utterance.speaker in speakers
 
 
 def _text_and_length(utterance: Utterance) -> tuple[str, float]:

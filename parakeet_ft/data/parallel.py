@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import multiprocessing
 import os
 import signal
@@ -17,9 +18,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import resource_tracker
 from typing import Any, TypeVar
 
 from parakeet_ft.errors import UserError
+from parakeet_ft.files import drop_unfinished
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -32,14 +35,20 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+# What ends a process that does not answer it: Ctrl-C, and what `kill` and batch systems send.
+ENDING = (signal.SIGINT, signal.SIGTERM)
 # Of linux/prctl.h: the signal that the kernel sends a process when its parent ends.
 PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent(parent: int) -> None:
     """For a child: end when `parent` does, however that ended, and leave Ctrl-C to it. A worker
-    that is idle waits for ever, and a parent killed with SIGKILL tells it nothing."""
+    that is idle waits for ever, and a parent killed with SIGKILL tells it nothing. SIGTERM ends it
+    at once, without leaving files that are not whole.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     try:
         asked = not ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     except (OSError, AttributeError, TypeError):  # not Linux
@@ -50,6 +59,12 @@ def die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
+def _end(number: int, frame: Any) -> None:
+    """End now: an exception could get lost in a library that calls back into Python."""
+    drop_unfinished()
+    os._exit(128 + number)
+
+
 def _watch(parent: int) -> None:
     """End when `parent` does."""
     while os.getppid() == parent:
@@ -58,8 +73,9 @@ def _watch(parent: int) -> None:
 
 
 @contextlib.contextmanager
-def ctrl_c_afterwards() -> Iterator[None]:
-    """Inside, the first Ctrl-C is noted, and raised at the end; a second is raised at once.
+def signals_afterwards() -> Iterator[None]:
+    """Inside, the first Ctrl-C or SIGTERM is noted, and answered at the end; a second is answered
+    at once.
 
     Where a library calls back into Python, as libsndfile does to read a file, Python prints an
     exception and goes on, and a file would be taken for read that is not.
@@ -69,19 +85,38 @@ def ctrl_c_afterwards() -> Iterator[None]:
     def note(number: int, frame: Any) -> None:
         noted.append(number)
         if len(noted) > 1:
-            raise KeyboardInterrupt
+            signal.signal(number, before[signal.Signals(number)])
+            signal.raise_signal(number)
 
-    try:
-        before = signal.signal(signal.SIGINT, note)
-    except ValueError:  # a thread of its own, which gets no signals
+    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
         yield
         return
+    before = {number: signal.getsignal(number) for number in ENDING}
+    for number in ENDING:
+        signal.signal(number, note)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     if noted:
-        raise KeyboardInterrupt
+        signal.raise_signal(noted[0])
+
+
+@contextlib.contextmanager
+def _unheard_by_children() -> Iterator[None]:
+    """Inside, processes start that Ctrl-C and SIGTERM do not reach until `die_with_parent` lets
+    them; what comes meanwhile is answered by this process, at the end.
+    """
+    # Lets signals through again once it runs.
+    resource_tracker.ensure_running()
+    with signals_afterwards():
+        # Unlike a handler, what is blocked stays so in a process that starts.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class InlineExecutor(Executor):
@@ -90,7 +125,7 @@ class InlineExecutor(Executor):
     def submit(self, function, /, *args, **kwargs):
         future: Future = Future()
         try:
-            with ctrl_c_afterwards():
+            with signals_afterwards():
                 future.set_result(function(*args, **kwargs))
         except Exception as error:
             future.set_exception(error)
@@ -129,18 +164,23 @@ def open_executor(
                 pool = ProcessPoolExecutor(
                     jobs, mp_context=context, initializer=die_with_parent, initargs=(os.getpid(),)
                 )
-                # After Ctrl-C what waits is not done first.
-                stack.callback(pool.shutdown, cancel_futures=True)
+                stack.push(functools.partial(_close, pool))
                 before[:] = [pool]
-                # One starts at each task; Ctrl-C while they import is their parent's, too.
-                handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-                with _no_script() if bare else contextlib.nullcontext():
-                    for _ in range(jobs):
+                script = _no_script() if bare else contextlib.nullcontext()
+                with script, _unheard_by_children():
+                    for _ in range(jobs):  # one starts at each task
                         pool.submit(os.getpid)
-                signal.signal(signal.SIGINT, handler)
                 return pool
 
             yield start
+
+
+def _close(pool: ProcessPoolExecutor, kind: type[BaseException] | None, *_: Any) -> None:
+    """End a pool; after Ctrl-C or SIGTERM without what waits, and what is under way."""
+    if kind is not None and issubclass(kind, KeyboardInterrupt):
+        for process in multiprocessing.active_children():
+            process.terminate()
+    pool.shutdown(cancel_futures=True)
 
 
 @contextlib.contextmanager

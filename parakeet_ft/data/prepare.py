@@ -398,10 +398,11 @@ def _split_kind(ledger: Ledger, stages: Stages, notes: list[str]) -> str:
     kind = stages.split_by
     if kind == "auto":
         kind = "given" if given == kept and kept else _auto_kind(ledger, stages.splits, speakers)
-        if kind == "sentence" and kept:
+        held_out = " and ".join(name for name in ("dev", "test") if name in stages.splits.wanted())
+        if kind == "sentence" and kept and held_out:
             who = {0: "No speaker is known", 1: "One speaker"}.get(speakers, f"{speakers} speakers")
             notes.append(
-                f"{who}, so dev and test hold voices that train holds too: expect a better WER "
+                f"{who}, so {held_out} can hold voices that train holds too: expect a better WER "
                 "there than on new speakers."
             )
     if kind == "given" and not given and kept and not _other_splits(ledger):
@@ -417,7 +418,10 @@ def _split_kind(ledger: Ledger, stages: Stages, notes: list[str]) -> str:
             "with --speaker-column, or --split-by sentence."
         )
     if kind == "sentence":
-        return _sentence_or_utterance(ledger, kept=kept, notes=notes)
+        found = _sentence_or_utterance(ledger, kept=kept, notes=notes)
+        if not set(stages.splits.wanted()) - {"train"}:
+            notes.clear()  # all are about dev and test
+        return found
     return kind
 
 

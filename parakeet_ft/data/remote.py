@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import posixpath
 import random
 import sys
@@ -19,7 +20,7 @@ from urllib.parse import urlsplit
 
 from parakeet_ft.data import cache
 from parakeet_ft.errors import UserError
-from parakeet_ft.files import atomic_path
+from parakeet_ft.files import atomic_path, file_hash
 from parakeet_ft.urls import masked, with_secrets
 
 # A stretch of a file: name, first byte, number of bytes (-1: to its end).
@@ -92,9 +93,21 @@ def copy_of(name: str) -> str | None:
     """The copy here of a file whose server gives no stretches, if there is one."""
     if name not in _copies and _gives_whole_files(_server(name)):
         place = _copy_place(name)
-        if place.is_file():
+        if place.is_file() and _is_whole(place):
             _copies[name] = str(place)
     return _copies.get(name)
+
+
+def _is_whole(copy: Path) -> bool:
+    """Whether a copy is as it was written: its length and its SHA-256, which a process compares
+    once; told if not, as it is then fetched again.
+    """
+    noted = cache.read_facts(copy.name)
+    if noted and noted["bytes"] == copy.stat().st_size and noted["hash"] == file_hash(copy):
+        os.utime(copy)
+        return True
+    print(f"{copy} is damaged: it is copied again", file=sys.stderr)
+    return False
 
 
 def _server(name: str) -> str:
@@ -171,6 +184,8 @@ def _stretch(name: str, answer: bytes, start: int, length: int) -> bytes:
     copy = _copy_place(name)
     with atomic_path(copy) as temporary:
         temporary.write_bytes(answer)
+    noted = {"bytes": len(answer), "hash": hashlib.sha256(answer).hexdigest()}
+    cache.write_facts(copy.name, noted)
     _copies[name] = str(copy)
     return answer[start : start + length]
 

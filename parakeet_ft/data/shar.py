@@ -17,6 +17,7 @@ from parakeet_ft.data.manifest import ManifestError, Utterance, check_length, pa
 from parakeet_ft.data.seconds import parse_seconds
 
 CUTS = re.compile(r"cuts(\..*)?\.jsonl(\.gz)?")
+RECORDINGS = re.compile(r"recording(\..*)?\.tar")
 # What Lhotse 1.33 writes where a cut has no recording, and for arrays (shar/writers/array.py).
 NO_AUDIO = (".nodata", ".llc", ".npy", ".lilcom")
 

@@ -20,7 +20,7 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from parakeet_ft.data import audio
+from parakeet_ft.data import audio, shard_notes
 from parakeet_ft.data.manifest import Utterance, parse_line
 from parakeet_ft.data.parallel import map_chunks
 from parakeet_ft.errors import UserError
@@ -76,6 +76,7 @@ def plan_shards(
     if not offsets:
         raise UserError(f"{manifest} holds no utterance.")
     num_shards = max(1, math.ceil(sum(durations) / 3600 / hours - 1e-9))
+    num_shards = min(num_shards, len(offsets))  # none is empty
     order = sorted(range(len(offsets)), key=lambda i: -durations[i])
     heap = [(0.0, number) for number in range(num_shards)]
     lines_of = [array("Q") for _ in range(num_shards)]
@@ -111,59 +112,45 @@ def write_shards(
     """
     out = Path(os.path.abspath(out))
     shards = plan_shards(manifest, out=out, hours=hours, format=format, seed=seed)
-    identity = {
+    options = {
         "manifest_sha256": file_hash(Path(manifest)),
         "hours": hours,
         "format": format,
         "seed": seed,
     }
-    _forget_others(out, identity)
-    if format == "nemo":
+    # By the way to it, so that both can be moved.
+    place = os.path.relpath(manifest, out)
+    with shard_notes.claimed(out, {"manifest": place} | options):
         # Said before the first shard is there, so that a part is never read as the whole.
-        _describe(out, identity, [{"number": shard.number} for shard in shards])
-    done = {}
-    for shard in shards:
-        if (known := _finished(shard)) is not None:
-            done[shard.number] = known
-            on_progress(len(shard.offsets), known["seconds"])
-    todo = [[shard] for shard in shards if shard.number not in done]
-    for chunk, results in map_chunks(
-        functools.partial(write_chunk, encode=encode or encoded),
-        todo,
-        executor=executor,
-        window=window,
-        crashed=lambda shard: {"error": f"Writing shard {shard.number} killed its process."},
-    ):
-        if "error" in results[0]:
-            raise UserError(results[0]["error"])
-        done[chunk[0].number] = results[0]
-        on_progress(len(chunk[0].offsets), results[0]["seconds"])
-    finished = [done[number] for number in sorted(done)]
-    if format == "nemo":
-        _write_whole_manifest(out, sorted(done))
-        _describe(out, identity, finished)
-    return identity | {"shards": finished}
+        _describe(out, options, [{"number": shard.number} for shard in shards])
+        done = {}
+        for shard in shards:
+            if (known := shard_notes.finished(out, shard.number)) is not None:
+                done[shard.number] = known
+                on_progress(len(shard.offsets), known["seconds"])
+        for chunk, results in map_chunks(
+            functools.partial(write_chunk, encode=encode or encoded),
+            [[shard] for shard in shards if shard.number not in done],
+            executor=executor,
+            window=window,
+            crashed=lambda shard: {"error": f"Writing shard {shard.number} killed its process."},
+        ):
+            if "error" in results[0]:
+                raise UserError(results[0]["error"])
+            done[chunk[0].number] = results[0]
+            on_progress(len(chunk[0].offsets), results[0]["seconds"])
+        finished = [done[number] for number in sorted(done)]
+        if format == "nemo":
+            _write_whole_manifest(out, sorted(done))
+        _describe(out, options, finished)
+    return options | {"shards": finished}
 
 
-def _describe(out: Path, identity: dict, shards: list[dict]) -> None:
-    """Write shards.json, which says how many shards belong together."""
-    with atomic_path(out / "shards.json") as temporary:
-        temporary.write_text(json.dumps(identity | {"shards": shards}, indent=1) + "\n")
-
-
-def _forget_others(out: Path, identity: dict) -> None:
-    """Remove what a run with another manifest or other options noted, and its shards."""
-    state = _state(out)
-    started = state / "started.json"
-    if started.is_file() and json.loads(started.read_text()) == identity:
-        return
-    if (described := out / "shards.json").is_file():
-        for shard in json.loads(described.read_text())["shards"]:
-            for path in _files_of(out, shard["number"]):
-                path.unlink(missing_ok=True)
-    shutil.rmtree(state, ignore_errors=True)
-    with atomic_path(started) as temporary:
-        temporary.write_text(json.dumps(identity))
+def _describe(out: Path, options: dict, shards: list[dict]) -> None:
+    """Write shards.json, which says how many shards belong together; that of a Shar beside it."""
+    folder = shard_notes.notes_of(out) if options["format"] == "shar" else out
+    with atomic_path(folder / "shards.json") as temporary:
+        temporary.write_text(json.dumps(options | {"shards": shards}, indent=1) + "\n")
 
 
 def _files_of(out: Path, number: int) -> list[Path]:
@@ -173,40 +160,20 @@ def _files_of(out: Path, number: int) -> list[Path]:
     return [tar, lines, Path(f"{tar}.idx"), Path(f"{lines}.idx")]
 
 
-def _done_path(shard: Shard) -> Path:
-    """The file that says that a shard is whole."""
-    return _state(Path(shard.out)) / f"done_{shard.number}.json"
-
-
-def _finished(shard: Shard) -> dict | None:
-    """What was noted of a shard that an earlier run finished and that is still there."""
-    path = _done_path(shard)
-    if not path.is_file():
-        return None
-    known = json.loads(path.read_text())
-    return known if (Path(shard.out) / known.get("tar", "")).exists() else None
-
-
-def _state(out: Path) -> Path:
-    """Where finished shards are noted: beside the folder, since Lhotse takes every file in it for a
-    part of the Shar.
-    """
-    return out.with_name(f".{out.name}.state")
-
-
 def write_chunk(shards: list[Shard], *, encode: Encode) -> list[dict]:
     """For a worker: errors come back as a message."""
-    out = []
+    found = []
     for shard in shards:
+        out = Path(shard.out)
+        shard_notes.forget(out, shard.number)
         try:
             write = {"nemo": write_nemo_shard, "shar": write_shar_shard}[shard.format]
-            result = write(shard, encode)
-            with atomic_path(_done_path(shard)) as temporary:
-                temporary.write_text(json.dumps(result))
+            result, files = write(shard, encode)
+            shard_notes.note_finished(out, result, files)
         except UserError as error:
             result = {"error": str(error)}
-        out.append(result)
-    return out
+        found.append(result)
+    return found
 
 
 def read_lines(shard: Shard) -> Iterator[Utterance]:
@@ -232,8 +199,9 @@ def encoded(utterance: Utterance, folder: str) -> tuple[bytes, str, float]:
     return audio.flac(audio.to_int16(samples), rate_hz=rate_hz), ".flac", len(samples) / rate_hz
 
 
-def write_nemo_shard(shard: Shard, encode: Encode) -> dict:
-    """audio_N.tar, sharded_manifests/manifest_N.json and an offset index of each.
+def write_nemo_shard(shard: Shard, encode: Encode) -> tuple[dict, list[Path]]:
+    """audio_N.tar, sharded_manifests/manifest_N.json and an offset index of each; returns what
+    describes them, and their paths.
 
     Layout of NeMo 3.0.0 (nemo/collections/common/data/lhotse/nemo_adapters.py,
     LazyNeMoTarredIterator): the manifest's audio_filepath is the member's name, shard_id its shard;
@@ -241,7 +209,7 @@ def write_nemo_shard(shard: Shard, encode: Encode) -> dict:
     same bytes.
     """
     out, folder = Path(shard.out), os.path.dirname(shard.manifest)
-    tar_path, manifest_path, *_ = _files_of(out, shard.number)
+    tar_path, manifest_path, *_ = files = _files_of(out, shard.number)
     seconds = 0.0
     lines = []
     offsets = []
@@ -262,22 +230,28 @@ def write_nemo_shard(shard: Shard, encode: Encode) -> dict:
         temporary.write_text("".join(lines), encoding="utf-8")
     lengths = (len(line.encode()) for line in lines[:-1])
     _write_index(list(itertools.accumulate(lengths, initial=0)), manifest_path)
-    return {
+    described = {
         "number": shard.number,
         "utterances": len(lines),
         "seconds": round(seconds, 3),
         "tar": tar_path.name,
         "manifest": f"sharded_manifests/{manifest_path.name}",
     }
+    return described, files
 
 
 def _member_line(utterance: Utterance, member: str, duration: float, shard: int) -> str:
     """A line of a shard's manifest: the utterance is all of a member of the tar."""
-    extra = {"shard_id": shard} | utterance.extra | {"shard_id": shard}
+    extra = {"shard_id": shard} | _with_source(utterance) | {"shard_id": shard}
     whole = dataclasses.replace(
         utterance, audio_filepath=member, duration=duration, offset=0.0, extra=extra
     )
     return whole.to_json() + "\n"
+
+
+def _with_source(utterance: Utterance) -> dict:
+    """The further fields of an utterance; `source`, unless it has one, is the name of its file."""
+    return {"source": utterance.audio_filepath} | utterance.extra
 
 
 def _write_index(offsets: list[int], path: Path) -> None:
@@ -296,15 +270,17 @@ def _write_whole_manifest(out: Path, numbers: list[int]) -> None:
             whole.write((out / "sharded_manifests" / f"manifest_{number}.json").read_bytes())
 
 
-def write_shar_shard(shard: Shard, encode: Encode) -> dict:
-    """cuts.N.jsonl.gz and recording.N.tar, written by Lhotse itself."""
+def write_shar_shard(shard: Shard, encode: Encode) -> tuple[dict, list[Path]]:
+    """cuts.N.jsonl.gz and recording.N.tar, written by Lhotse itself; returns what describes them,
+    and their paths.
+    """
     from lhotse import Recording
     from lhotse.shar import SharWriter
 
     out, folder = Path(shard.out), os.path.dirname(shard.manifest)
     seconds = 0.0
     count = 0
-    staging = _state(out) / f"staging_{shard.number:06d}"
+    staging = shard_notes.notes_of(out) / f"staging_{shard.number:06d}"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     with SharWriter(
@@ -323,10 +299,25 @@ def write_shar_shard(shard: Shard, encode: Encode) -> dict:
             seconds += recording.duration
             count += 1
     out.mkdir(parents=True, exist_ok=True)
+    files = []
     for path in sorted(staging.iterdir()):
-        os.replace(path, out / path.name)
+        if path.suffix == ".gz":
+            _without_time(path)
+        with path.open("rb") as written:
+            os.fsync(written.fileno())
+        files.append(path.rename(out / path.name))
     staging.rmdir()
-    return {"number": shard.number, "utterances": count, "seconds": round(seconds, 3)}
+    described = {"number": shard.number, "utterances": count, "seconds": round(seconds, 3)}
+    return described, files
+
+
+def _without_time(path: Path) -> None:
+    """Take the time at which it was packed out of a gzip file (RFC 1952: bytes 4 to 7), so that the
+    same input gives the same bytes.
+    """
+    with path.open("r+b") as packed:
+        packed.seek(4)
+        packed.write(bytes(4))
 
 
 def _cut(utterance: Utterance, recording: Recording) -> MonoCut:
@@ -350,5 +341,5 @@ def _cut(utterance: Utterance, recording: Recording) -> MonoCut:
         channel=0,
         recording=recording,
         supervisions=[segment],
-        custom={key: value for key, value in utterance.extra.items() if key != "lang"} or None,
+        custom={key: value for key, value in _with_source(utterance).items() if key != "lang"},
     )

@@ -22,14 +22,15 @@ from parakeet_ft.files import atomic_path
 
 # Bytes of a header, and of what members are padded to.
 HEADER = 512
-# Headers that are looked at before the order of lines is taken for that of the members; reading a
-# member compares its own.
+# Headers that are looked at before an index is taken for that of its tar, and the order of lines
+# for that of the members; reading a member compares its own.
 LOOKED_AT = 16
 REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE)
 
 
 def locate(tar: str, names: Sequence[str], *, write_beside: bool = True) -> list[Member | None]:
-    """The members of these names, in their order; None for one that the tar lacks.
+    """The members of these names, in their order; None for one that the tar lacks. "./a" is "a":
+    `tar cf x.tar ./a` calls it so.
 
     If the names are as many as the tar's samples and in their order, as far as LOOKED_AT headers
     tell, no other header is read, and sizes are what is there up to the next sample.
@@ -38,13 +39,20 @@ def locate(tar: str, names: Sequence[str], *, write_beside: bool = True) -> list
     if len(names) == len(offsets) - 1 and len(set(names)) == len(names):
         chosen = sorted(set(np.linspace(0, len(names) - 1, LOOKED_AT).astype(int).tolist()))
         looked_at = zip(chosen, _headers(tar, offsets, chosen), strict=True)
-        if all(found and found.name == names[number] for number, found in looked_at):
+        if all(found and plain(found.name) == plain(names[number]) for number, found in looked_at):
             starts = offsets[:-1] + HEADER
             sizes = (offsets[1:] - starts).tolist()
             places = zip(names, starts.tolist(), sizes, strict=True)
             return [Member(tar, name, start, size) for name, start, size in places]
-    by_name = {member.name: member for member in members(tar, offsets)}
-    return [by_name.get(name) for name in names]
+    by_name = {plain(member.name): member for member in members(tar, offsets)}
+    return [by_name.get(plain(name)) for name in names]
+
+
+def plain(name: str) -> str:
+    """A member's name without the folder that it lies in being said to be this one."""
+    while name.startswith("./"):
+        name = name[2:].lstrip("/")
+    return name
 
 
 def first_member(tar: str, *, write_beside: bool = True) -> Member | None:
@@ -78,8 +86,7 @@ def _behind_long_name(tar: str, offset: int) -> Member:
 
 def _headers(tar: str, offsets: np.ndarray, numbers: Sequence[int]) -> list[tarfile.TarInfo | None]:
     """Headers of samples; None where there is none, or one that is no file's."""
-    stretches = [(tar, int(offsets[number]), HEADER) for number in numbers]
-    return [header(data) for data in storage.read_stretches(stretches)]
+    return [header(data) for data in _blocks(tar, [int(offsets[number]) for number in numbers])]
 
 
 def header(data: bytes) -> tarfile.TarInfo | None:
@@ -95,26 +102,35 @@ def index_of(tar: str, *, write_beside: bool = True) -> np.ndarray:
     """Offsets of the samples' first headers in a tar, and its size (as NeMo 3.0.0 has them:
     nemo/collections/common/data/lhotse/indexed_adapters.py, create_tar_index).
 
-    From TAR.idx if that is there and fits; else made, and kept beside the tar or, where that cannot
-    be or must not be, in the cache. Raises UserError for what is no whole tar.
+    From TAR.idx if that is there and fits (`_fits`); else made, and kept beside the tar or, where
+    that cannot be or must not be, in the cache by the tar's size and time. Raises UserError for
+    what is no whole tar.
     """
     end, version = _state(tar)
-    beside = f"{tar}.idx"
-    if storage.is_file(beside):
-        found = _parsed(storage.read(beside), tar, end)
-        if found is not None:
-            return found
-        print(f"{beside} does not fit {tar}: the index is made anew", file=sys.stderr)
     key = hashlib.sha256(f"{tar} {version}".encode()).hexdigest()
     kept = cache.folder() / f"tar-{key[:32]}.idx"
     if kept.is_file():
         found = _parsed(kept.read_bytes(), tar, end)
-        if found is not None:
+        if found is not None and _fits(found, tar):
             os.utime(kept)
             return found
+    beside = f"{tar}.idx"
+    if storage.is_file(beside):
+        found = _parsed(storage.read(beside), tar, end)
+        older = _is_older(beside, tar)
+        if found is not None and _fits(found, tar, all_of_them=older):
+            if older:  # so that all are not looked at again
+                _keep(found.tolist(), [], kept)
+            return found
+        print(f"{beside} does not fit {tar}: the index is made anew", file=sys.stderr)
     offsets = _walk(tar)
     _keep([*offsets, end], [beside] if write_beside and not storage.is_remote(tar) else [], kept)
     return np.array([*offsets, end], dtype=np.int64)
+
+
+def _is_older(index: str, tar: str) -> bool:
+    """Whether a tar of this machine was written after its index, as far as times of files tell."""
+    return not storage.is_remote(tar) and os.stat(index).st_mtime_ns < os.stat(tar).st_mtime_ns
 
 
 def _state(tar: str) -> tuple[int, str]:
@@ -136,14 +152,46 @@ def _parsed(data: bytes, tar: str, end: int) -> np.ndarray | None:
     if offsets[-1] < end:
         closed = not storage.read(tar, int(offsets[-1]), HEADER).strip(b"\0")
         offsets = np.append(offsets[:-1] if closed else offsets, end)
-    if len(offsets) < 2:
-        return offsets
-    # A tar that was cut off, or made again with other files, ends its last member elsewhere.
-    last = storage.read(tar, int(offsets[-2]), HEADER)
-    if len(last) < HEADER or last.strip(b"\0") == b"":
-        return None
-    found = header(last)
-    return None if found and offsets[-2] + HEADER + found.size > end else offsets
+    return offsets
+
+
+def _fits(offsets: np.ndarray, tar: str, *, all_of_them: bool = False) -> bool:
+    """Whether an index is that of its tar: at LOOKED_AT of its places, the first and the last among
+    them, or at `all_of_them`, a header begins, and the file behind it ends before the next place,
+    at that place or at another header. What is not looked at is told when it is read.
+    """
+    count = len(offsets) - 1
+    if not count:
+        return True
+    places = range(count) if all_of_them else np.linspace(0, count - 1, LOOKED_AT)
+    numbers = sorted(set(np.asarray(places).astype(int).tolist()))
+    follow = []
+    for number, data in zip(numbers, _blocks(tar, offsets[numbers].tolist()), strict=True):
+        try:
+            found = tarfile.TarInfo.frombuf(data, tarfile.ENCODING, "surrogateescape")
+        except tarfile.TarError:
+            return False
+        size = HEADER * -(-found.size // HEADER)
+        ends, bound = offsets[number] + HEADER + size, offsets[number + 1]
+        if offsets[number] + HEADER + found.size > bound:
+            return False
+        if ends < bound and number < count - 1:
+            follow.append(int(ends))
+    return all(map(_is_header, _blocks(tar, follow)))
+
+
+def _blocks(tar: str, places: Sequence[int]) -> list[bytes]:
+    """The blocks of a header's length at some places."""
+    return storage.read_stretches([(tar, place, HEADER) for place in places])
+
+
+def _is_header(data: bytes) -> bool:
+    """Whether a block is the header of anything."""
+    try:
+        tarfile.TarInfo.frombuf(data, tarfile.ENCODING, "surrogateescape")
+    except tarfile.TarError:
+        return False
+    return True
 
 
 def _walk(tar: str) -> list[int]:

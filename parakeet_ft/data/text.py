@@ -136,6 +136,8 @@ class _PunctuationTable(dict):
         return "" if chr(code) in "'." else " "
 
 
+# What many say in the same words and the same time.
+SHORT_WORDS, SHORT_CHARACTERS = 2, 16
 _WITHOUT_PUNCTUATION = _PunctuationTable()
 
 
@@ -206,6 +208,11 @@ def is_utf8(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def is_short(text: str) -> bool:
+    """Whether many say a text as it stands: yes, no, a number."""
+    return len(text) <= SHORT_CHARACTERS and len(text.split()) <= SHORT_WORDS
 
 
 def text_key(text: str) -> str:

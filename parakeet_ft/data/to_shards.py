@@ -75,9 +75,6 @@ def write_shards_of_splits(
         if (out / gone / "shards.json").exists():
             shutil.rmtree(out / gone)
     for name in names:
-        for pattern in (".*.tmp", "sharded_manifests/.*.tmp"):  # of killed runs
-            for stale in (out / name).glob(pattern):
-                stale.unlink(missing_ok=True)
         write_shards(
             lists / f"{name}.jsonl",
             out=out / name,
@@ -106,9 +103,20 @@ def _write_lists(
                 if job.target != row.utterance.audio_filepath:
                     raise changed()
                 path = _as_text(job, row.measured.samples_hash)
-                utterance = dataclasses.replace(row.utterance, audio_filepath=path, offset=0.0)
+                extra = {"source": _name_in(root, given)} | row.utterance.extra
+                utterance = dataclasses.replace(
+                    row.utterance, audio_filepath=path, offset=0.0, extra=extra
+                )
                 files.write(row.split, kept_line(utterance, out))
     return sorted(files.files)
+
+
+def _name_in(root: Path, given: Utterance) -> str:
+    """What an utterance's audio is called in its corpus; bytes that are no UTF-8 are escaped."""
+    name = given.audio_filepath
+    if given.pipe is None and given.member is None:
+        name = os.path.relpath(name, root)
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _as_text(job: AudioJob, samples_hash: str) -> str:

@@ -60,6 +60,16 @@ def _given(overrides: list[str]) -> dict[str, str]:
     return {key.lstrip("+~"): value for key, _, value in cells}
 
 
+def hydra_quoted(text: str) -> str:
+    """A text as a value on Hydra's command line, also inside a list: quoted unless it is plainly a
+    path (grammar of Hydra 1.3: backslashes are doubled before quotes only).
+    """
+    if "/" in text and re.fullmatch(r"[\w./:@%+-]+", text, re.ASCII):
+        return text
+    escaped = re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), text)
+    return f"'{escaped}'"
+
+
 def split_options(argv: list[str]) -> tuple[list[str], list[str]]:
     """Options of Hydra's, and settings. Raises UserError for an option that is none."""
     options = [argument for argument in argv if argument.startswith("-")]

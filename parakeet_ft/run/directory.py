@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -41,8 +42,14 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         was = old.get(key, "absent")
         becomes = new.get(key, "absent")
         if was != becomes and not key.removeprefix("config.").startswith(FREE):
-            lines.append(f"{key}: {was} -> {becomes}")
+            lines.append(f"{key}: {_short(was)} -> {_short(becomes)}")
     return lines
+
+
+def _short(value: Any) -> Any:
+    """A value; of a hash its beginning, which tells it from others."""
+    is_hash = isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value)
+    return value[:12] if is_hash else value
 
 
 def _flat(content: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from parakeet_ft.errors import UserError
 from parakeet_ft.settings.rules import PATH, Rule, number
 from parakeet_ft.urls import without_secrets
 
+MOST_WEIGHT = 1000
+
 
 @dataclasses.dataclass(frozen=True)
 class WeightedManifest:
@@ -31,7 +33,7 @@ def _is_weighted(value: Any) -> bool:
         return PATH.fits(value)
     return (
         PATH.fits(value.get("manifest"))
-        and number(above=0, most=1000).fits(value.get("weight", 1.0))
+        and number(above=0, most=MOST_WEIGHT).fits(value.get("weight", 1.0))
         and set(value) <= {"manifest", "weight"}
     )
 
@@ -72,8 +74,8 @@ def check_unweighted(key: str, named: tuple[WeightedManifest, ...]) -> None:
 
 
 MANIFESTS = Rule(
-    "a manifest or a folder of shards, several as [a.jsonl,b.jsonl], or with weights above 0 as "
-    "[{manifest: a.jsonl, weight: 2}, b.jsonl]",
+    "a manifest or a folder of shards, several as [a.jsonl,b.jsonl], or with weights above 0 and "
+    f"up to {MOST_WEIGHT} as [{{manifest: a.jsonl, weight: 2}}, b.jsonl]",
     lambda value: (
         all(map(_is_weighted, value if isinstance(value, list | tuple) else [value]))
         and value not in ([], ())

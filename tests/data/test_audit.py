@@ -218,3 +218,18 @@ def test_of_a_long_utterance_the_last_minute_is_heard(tmp_path):
     (tmp_path / "a.flac").write_bytes(data)
     (warning,) = quick_check([long] * 10 + [dataclasses.replace(long, duration=200.0)])
     assert "ends at 200.00 s, its file at 90.00 s" in warning
+
+
+def test_a_word_that_another_says_in_the_same_time_is_no_warning():
+    def said(path, speaker, text="seven"):
+        return Utterance(path, 2.0, text, speaker=speaker)
+
+    def warned(train, validation):
+        return bool(check_overlap({"train": [train], "validation": [validation]}))
+
+    assert not warned(said("a.wav", "ann"), said("b.wav", "bob"))
+    assert warned(said("a.wav", "ann"), said("b.wav", "ann"))
+    assert warned(said("a.wav", None), said("b.wav", "bob"))
+    assert warned(said("a.wav", "ann"), said("b.wav", None))
+    text = "it is long enough to be known again"
+    assert warned(said("a.wav", "ann", text), said("b.wav", "bob", text))

@@ -318,7 +318,24 @@ def test_without_speakers_the_splits_share_no_sentence(tmp_path):
         set(leaks.text.values()) == {0}
         and min(summary.count[s] for s in ("train", "dev", "test")) > 20
     )
-    assert "No speaker is known" in summary.notes[0]
+    assert "No speaker is known, so dev and test can hold voices" in summary.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("dev", "test", "told"), [(0.0, 0.0, None), (0.2, 0.0, "dev"), (0.0, 0.2, "test")]
+)
+def test_notes_speak_of_splits_that_there_are(corpus, tmp_path, dev, test, told):
+    def without_speakers():
+        return (dataclasses.replace(u, speaker=None) for u in read_table(corpus))
+
+    stages = Stages(splits=SplitRules(dev_share=dev, test_share=test))
+    given = {"root": tmp_path, "out": tmp_path / "out", "executor": InlineExecutor}
+    summary, ledger = prepare(without_speakers, stages=stages, **given)
+    ledger.close()
+    assert set(summary.count) <= {"train", told}
+    assert bool(summary.notes) == bool(told)
+    if told:
+        assert f"so {told} can hold voices that train holds too" in summary.notes[0]
 
 
 def test_processes_give_the_same_bytes(corpus, expected, tmp_path):

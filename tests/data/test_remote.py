@@ -170,6 +170,25 @@ def test_a_server_without_ranges_is_told_of_and_read_whole_once(
         assert [path for path, _ in server.asked if path.endswith(".tar")] == []
 
 
+@pytest.mark.parametrize("damage", [lambda d: d[:-600], lambda d: d[:700] + b"?" + d[701:]])
+def test_a_copy_that_was_damaged_is_fetched_again_and_told(
+    corpus, serve, capfd, monkeypatch, tmp_path, damage
+):
+    server = serve(corpus, ranges=False)
+    remote._complain_once.cache_clear()
+    remote._gives_whole_files.cache_clear()
+    found = read(f"{server.url}/nemo")
+    expected = heard(found)
+    copies = [p for p in (tmp_path / "cache").glob("copy-*") if p.suffix != ".json"]
+    assert copies
+    for copy in copies:
+        copy.write_bytes(damage(copy.read_bytes()))
+    monkeypatch.setattr(remote, "_copies", {})  # as in another process
+    remote._gives_whole_files.cache_clear()
+    assert heard(found) == expected
+    assert "is damaged: it is copied again" in capfd.readouterr().err
+
+
 def test_the_members_of_a_batch_are_stretches_of_their_tars(corpus, serve):
     server = serve(corpus)
     found = read(f"{server.url}/nemo")

@@ -2,8 +2,13 @@
 their layout.
 """
 
+import contextlib
+import itertools
 import json
+import os
+import shutil
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +18,7 @@ from parakeet_ft.data.manifest import Utterance, read_manifest, write_manifest
 from parakeet_ft.data.parallel import InlineExecutor
 from parakeet_ft.data.shards import plan_shards, write_shards
 from parakeet_ft.errors import UserError
+from parakeet_ft.files import hold
 
 
 @pytest.fixture(scope="module")
@@ -162,3 +168,118 @@ def test_audio_that_cannot_be_read_is_named(manifest, tmp_path):
     )
     with pytest.raises(UserError, match=r"No audio at .*none\.wav"):
         run(tmp_path / "m.jsonl", tmp_path / "out")
+
+
+def contents(folder):
+    """{path: bytes} of all files, and of what is noted beside them."""
+    places = [folder, folder.with_name(f".{folder.name}.state")]
+    files = [path for place in places for path in place.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder.parent)): path.read_bytes() for path in files}
+
+
+class Killed(BaseException):
+    """A kill, which no `except` sees."""
+
+
+@contextlib.contextmanager
+def killed_after(count):
+    """Inside, the renaming of the file after so many ends a run, and leaves what SIGKILL would."""
+    left = [count]
+
+    def rename(source, target, replace=os.replace):
+        left[0] -= 1
+        if left[0] < 0:
+            shutil.copy(source, f"{target.parent}/.{target.name}.1.tmp")
+            raise Killed
+        replace(source, target)
+        return target
+
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr(os, "replace", rename)
+        patches.setattr(Path, "rename", rename)
+        patches.setattr(os, "fsync", lambda file: None)
+        yield
+
+
+@pytest.mark.parametrize("layout", ["nemo", "shar"])
+def test_a_run_killed_at_any_file_goes_on_to_the_bytes_of_one_that_was_not(
+    manifest, tmp_path, layout
+):
+    if layout == "shar":
+        pytest.importorskip("lhotse")
+    run(manifest, tmp_path / "a" / "x", format=layout)
+    expected = contents(tmp_path / "a" / "x")
+    out = tmp_path / "b" / "x"
+    run(manifest, out, format=layout)
+    assert contents(out) == expected
+    for count in itertools.count():
+        # What was noted stays, as it does where somebody removes the folder.
+        shutil.rmtree(out)
+        try:
+            with killed_after(count):
+                run(manifest, out, format=layout)
+        except Killed:
+            run(manifest, out, format=layout)
+            assert contents(out) == expected, count
+        else:
+            break
+    assert count > 10
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda out: (out / "audio_2.tar").write_bytes((out / "audio_2.tar").read_bytes()[:9000]),
+        lambda out: (out / "audio_1.tar.idx").unlink(),
+        lambda out: (out / "sharded_manifests" / "manifest_0.json").unlink(),
+        lambda out: (out.with_name(".out.state") / "done_3.json").write_text("{"),
+    ],
+)
+def test_a_shard_that_is_not_as_it_was_written_is_written_again(manifest, tmp_path, damage):
+    run(manifest, tmp_path / "out")
+    expected = contents(tmp_path / "out")
+    damage(tmp_path / "out")
+    run(manifest, tmp_path / "out")
+    assert contents(tmp_path / "out") == expected
+
+
+def test_shards_of_another_manifest_are_never_replaced(manifest, tmp_path):
+    other = tmp_path / "other.jsonl"
+    utterances = read_manifest(manifest)
+    write_manifest(utterances[:3], other)
+    run(manifest, tmp_path / "out")
+    expected = contents(tmp_path / "out")
+    told = r"out holds shards of .*m\.jsonl: expected none, or those of .*other\.jsonl\. Give anot"
+    with pytest.raises(UserError, match=told):
+        run(other, tmp_path / "out")
+    assert contents(tmp_path / "out") == expected
+    shutil.rmtree(tmp_path / ".out.state")
+    with pytest.raises(UserError, match="holds shards of which nothing is noted"):
+        run(manifest, tmp_path / "out")
+
+
+def test_shards_of_the_same_manifest_with_other_options_are_replaced_and_told(
+    manifest, tmp_path, capsys
+):
+    run(manifest, tmp_path / "out")
+    run(manifest, tmp_path / "out", seed=3)
+    assert "seed was 0 and is 3; its shards are written anew" in capsys.readouterr().out
+    run(manifest, tmp_path / "fresh", seed=3)
+    assert [b for p, b in contents(tmp_path / "out").items() if "state" not in p] == [
+        b for p, b in contents(tmp_path / "fresh").items() if "state" not in p
+    ]
+
+
+def test_one_run_at_a_time_writes_shards(manifest, tmp_path):
+    (tmp_path / ".out.state").mkdir()
+    lock = hold(tmp_path / ".out.state" / "lock")
+    with pytest.raises(UserError, match="Another run is writing shards to"):
+        run(manifest, tmp_path / "out")
+    lock.release()
+
+
+def test_names_of_files_stay_known(manifest, tmp_path):
+    run(manifest, tmp_path)
+    lines = (tmp_path / "tarred_audio_manifest.json").read_text().splitlines()
+    named = {json.loads(line)["source"] for line in lines}
+    assert named == {json.loads(line)["audio_filepath"] for line in manifest.open()}

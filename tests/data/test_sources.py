@@ -4,10 +4,13 @@ one sentence what is wrong with them.
 
 import dataclasses
 import gzip
+import io
 import json
+import os
 import pickle
 import shutil
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +21,7 @@ from parakeet_ft.data.audio_file import Member
 from parakeet_ft.data.corpus import Corpus
 from parakeet_ft.data.existence import missing_files
 from parakeet_ft.data.layouts import expand, expand_range
-from parakeet_ft.data.manifest import Utterance, read_manifest, write_manifest
+from parakeet_ft.data.manifest import Utterance, read_manifest, stream_manifest, write_manifest
 from parakeet_ft.data.parallel import InlineExecutor
 from parakeet_ft.data.shards import write_shards
 from parakeet_ft.errors import UserError
@@ -249,6 +252,82 @@ def test_a_tar_that_changes_under_a_plan_is_told_and_never_heard_as_another(shar
     assert all("was changed" in told(lambda u=u: audio.read_utterance(u)) for u in moved)
 
 
+def _rebuilt(tar, change):
+    """Write a tar anew, of (name, bytes) that were changed."""
+    with tarfile.open(tar) as archive:
+        members = [(m.name, archive.extractfile(m).read()) for m in archive]
+    with tarfile.open(tar, "w", format=tarfile.USTAR_FORMAT) as archive:
+        for name, data in change(members):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+
+
+@pytest.mark.parametrize("layout", ["nemo", "shar"])
+@pytest.mark.parametrize("indexed", [True, False])
+def test_members_that_are_called_after_this_folder_are_found(shards, layout, indexed):
+    folder = shards(layout)
+    expected = utterances_of(folder)
+    heard = [audio.read_utterance(u).tobytes() for u in expected]
+    for tar in folder.glob("*.tar"):
+        _rebuilt(tar, lambda members: [(f"./{name}", data) for name, data in members])
+    if not indexed:
+        for index in folder.glob("*.idx"):
+            index.unlink()
+    found = utterances_of(folder)
+    assert [u.text for u in found] == [u.text for u in expected]
+    assert [audio.read_utterance(u).tobytes() for u in found] == heard
+
+
+@pytest.mark.parametrize("order", [(1, 0), (2, 0, 1)])
+def test_an_index_of_another_tar_of_the_same_length_is_made_anew(shards, capsys, order):
+    """Members changed places: the size of the tar and the place of its last member are the same."""
+    folder = shards("nemo")
+    tar = folder / "audio_0.tar"
+    beside = Path(f"{tar}.idx")
+    numbers = [*order]
+    _rebuilt(tar, lambda members: [members[n] for n in numbers] + members[len(numbers) :])
+    os.utime(beside, ns=(1, 1))
+    assert utterances_of(folder) and "does not fit" in capsys.readouterr().err
+    expected = tars._walk(str(tar))
+    assert tars.index_of(str(tar)).tolist()[:-1] == expected
+    assert np.frombuffer(beside.read_bytes(), "<u8").tolist()[:-1] == expected
+
+
+def test_an_index_that_is_older_than_its_tar_is_looked_through_once(shards, monkeypatch):
+    folder = shards("nemo")
+    tar = folder / "audio_0.tar"
+    os.utime(f"{tar}.idx", ns=(1, 1))
+    first = tars.index_of(str(tar))
+    asked = []
+    fits = tars._fits
+    monkeypatch.setattr(tars, "_fits", lambda *a, **k: asked.append(k) or fits(*a, **k))
+    assert (tars.index_of(str(tar)) == first).all() and asked == [{}]
+
+
+def test_a_tar_in_the_place_of_its_lines_is_told_with_what_to_give(shards):
+    folder = shards("nemo")
+    message = told(lambda: utterances_of(folder / "audio_0.tar"))
+    assert "is an archive, which holds audio" in message and f"{folder}, or the manifest" in message
+
+
+def test_a_byte_order_mark_is_no_part_of_a_manifest(corpus, tmp_path, monkeypatch):
+    marked = corpus / "marked.jsonl"
+    marked.write_bytes(b"\xef\xbb\xbf" + (corpus / "m.jsonl").read_bytes())
+    expected = utterances_of(corpus / "m.jsonl")
+    assert utterances_of(marked) == expected
+    assert list(stream_manifest(marked)) == expected
+    assert list(Corpus.open(weighted([str(marked)]))) == expected
+    marked.unlink()
+
+
+def test_a_pipe_in_the_place_of_a_manifest_is_called_one(tmp_path):
+    os.mkfifo(tmp_path / "m.jsonl")
+    assert "is a pipe or a device: expected a file" in told(
+        lambda: utterances_of(tmp_path / "m.jsonl")
+    )
+
+
 def _without_member(folder):
     path = folder / "sharded_manifests" / "manifest_0.json"
     path.write_text(path.read_text().replace("0_000001.flac", "0_000777.flac"))
@@ -262,7 +341,7 @@ def _without_tar(folder):
 
 def _without_shard(folder):
     (folder / "sharded_manifests" / "manifest_1.json").unlink()
-    return "shards that its shards.json names"
+    return "shards.json names"
 
 
 @pytest.mark.parametrize("damage", [_without_member, _without_tar, _without_shard])
@@ -270,6 +349,30 @@ def test_what_is_missing_of_nemos_shards_is_told(shards, damage):
     folder = shards("nemo")
     expected = damage(folder)
     assert expected in told(lambda: utterances_of(folder))
+
+
+@pytest.mark.parametrize(
+    ("lost", "told_of"),
+    [
+        (["cuts.000001.jsonl.gz"], "holds recording.000001.tar and no cuts.000001.jsonl.gz"),
+        (["recording.000001.tar"], "recording.000001.tar is missing"),
+        (["cuts.000001.jsonl.gz", "recording.000001.tar"], "lacks cuts.000001.jsonl.gz"),
+        (["cuts.000003.jsonl.gz", "recording.000003.tar"], "holds 3 of the 4 shards"),
+    ],
+)
+def test_what_is_missing_of_a_shar_is_told(corpus, shards, lost, told_of):
+    folder = shards("shar")
+    shutil.copytree(corpus / ".shar.state", folder.parent / ".shar.state")
+    for name in lost:
+        (folder / name).unlink()
+    assert told_of in told(lambda: utterances_of(folder))
+
+
+def test_two_layouts_in_one_folder_are_told(shards):
+    folder = shards("nemo")
+    for path in shards("shar").iterdir():
+        shutil.copy(path, folder)
+    assert "holds shards of two layouts" in told(lambda: utterances_of(folder))
 
 
 def _changed_cut(folder, change):

@@ -1,5 +1,6 @@
 """A full disk, a closed one and a SIGKILL: told in words, and nothing is left running."""
 
+import contextlib
 import errno
 import json
 import os
@@ -7,18 +8,21 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from parakeet_ft.data import audio
+from parakeet_ft.data import audio, parallel
 from parakeet_ft.data.ledger import Ledger, ledger_errors
 from parakeet_ft.data.parallel import open_executor
 from parakeet_ft.errors import UserError, exit_on_user_error
 
 ROOT = Path(__file__).resolve().parents[2]
+# Seconds that a busy machine may take; no test waits longer than it must.
+PATIENCE = 120
 
 
 @pytest.fixture
@@ -137,50 +141,123 @@ def long_table(folder: Path) -> Path:
     return folder / "t.csv"
 
 
+@pytest.fixture
+def long_run(tmp_path):
+    """long_run(jobs) -> a preparation that takes minutes, in a session of its own; what is left of
+    it is killed at the end.
+    """
+    table, started = long_table(tmp_path), []
+
+    def start(jobs: int) -> subprocess.Popen:
+        command = [sys.executable, ROOT / "data_prep" / "from_table.py", table]
+        process = subprocess.Popen(
+            [*map(str, command), "--jobs", str(jobs), "--out", str(tmp_path / "out")],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            # As in a terminal, whatever this test was started by.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
-def test_a_killed_preparation_leaves_no_process(tmp_path):
-    table = long_table(tmp_path)
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            ROOT / "data_prep" / "from_table.py",
-            table,
-            "--out",
-            tmp_path / "out",
-            "--jobs",
-            "2",
-        ],
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        assert until(lambda: len(alive(process.pid)) >= 4, 60), "two workers and a tracker"
-        assert until(lambda: any(tmp_path.glob("out/audio/*/*.flac")), 60)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        assert until(lambda: not alive(process.pid), 10), alive(process.pid)
-    finally:
-        for pid in alive(process.pid):
-            os.kill(pid, signal.SIGKILL)
+def test_a_killed_preparation_leaves_no_process(tmp_path, long_run):
+    process = long_run(jobs=2)
+    assert until(lambda: len(alive(process.pid)) >= 4, PATIENCE), "two workers and a tracker"
+    assert until(lambda: any(tmp_path.glob("out/audio/*/*.flac")), PATIENCE)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert until(lambda: not alive(process.pid), PATIENCE), alive(process.pid)
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_ctrl_c_in_a_terminal_is_told_in_one_sentence_by_all_processes(tmp_path, jobs):
-    table = long_table(tmp_path)
-    command = [sys.executable, ROOT / "data_prep" / "from_table.py", table, "--jobs", str(jobs)]
-    process = subprocess.Popen(
-        [*map(str, command), "--out", tmp_path / "out"],
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        # As in a terminal, whatever this test was started by.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_processes_is_told_in_one_sentence(tmp_path, long_run, jobs, number):
+    """As Ctrl-C in a terminal, or as batch systems end a job."""
+    process = long_run(jobs)
+    assert until(lambda: (tmp_path / "out").is_dir(), PATIENCE)
+    os.killpg(process.pid, number)
+    told = process.communicate(timeout=PATIENCE)[1]
+    assert process.returncode == 128 + number, told
+    assert told.strip() == f"{number.name}: stopped. The same command may be given again."
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_preparation_that_is_told_to_end_leaves_no_file_that_is_not_whole(
+    tmp_path, long_run, jobs
+):
+    process = long_run(jobs)
+    assert until(lambda: any(tmp_path.glob("out/audio/*/*.flac")), PATIENCE)
+    os.kill(process.pid, signal.SIGTERM)
+    told = process.communicate(timeout=PATIENCE)[1]
+    assert process.returncode == 143, told
+    assert told.strip() == "SIGTERM: stopped. The same command may be given again."
+    assert until(lambda: not alive(process.pid), PATIENCE), "a tracker ends after its parent"
+    assert not list(tmp_path.rglob("*.tmp"))
+    for path in tmp_path.glob("out/audio/*/*.flac"):
+        assert soundfile.info(path).frames == 160000
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_comes_while_a_pool_starts_is_answered_by_the_parent_alone(
+    monkeypatch, number
+):
+    """All are sent it, as from a terminal; a second is for processes that are only being made."""
+    pools, answers = [], []
+
+    class Signalled(ProcessPoolExecutor):
+        def submit(self, *args, **kwargs):
+            pools.append(self)
+            future = super().submit(*args, **kwargs)
+            if len(pools) == 1:
+                for pid in [*self._processes, os.getpid()]:
+                    os.kill(pid, number)
+            return future
+
+    monkeypatch.setattr(parallel, "ProcessPoolExecutor", Signalled)
+    before = signal.signal(number, lambda number, frame: answers.append(number))
+    try:
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        with open_executor(jobs=2) as executor:
+            pool = executor()
+            assert answers == [number]
+            assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == mask
+            if number == signal.SIGINT:
+                assert pool.submit(max, 2, 3).result(timeout=PATIENCE) == 3
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_pool_starts_in_a_thread_that_gets_no_signals():
+    def work() -> int:
+        with open_executor(jobs=2) as executor:
+            return executor().submit(max, 2, 3).result(timeout=PATIENCE)
+
+    with ThreadPoolExecutor(1) as threads:
+        assert threads.submit(work).result(timeout=PATIENCE) == 3
+
+
+def test_a_process_that_is_told_to_end_takes_along_what_it_has_begun(tmp_path):
+    code = (
+        "import os, signal, sys; sys.path.insert(0, sys.argv[1])\n"
+        "from parakeet_ft.data.parallel import die_with_parent\n"
+        "from parakeet_ft.files import atomic_path\n"
+        "die_with_parent(os.getppid())\n"
+        "with atomic_path(sys.argv[2]) as begun:\n"
+        "    begun.touch()\n"
+        "    signal.raise_signal(signal.SIGTERM)\n"
     )
-    assert until(lambda: (tmp_path / "out").is_dir(), 60)
-    os.killpg(process.pid, signal.SIGINT)
-    told = process.communicate(timeout=60)[1]
-    assert process.returncode == 130 and "SIGINT: stopped" in told and "Traceback" not in told
+    done = subprocess.run([sys.executable, "-c", code, str(ROOT), str(tmp_path / "a")])
+    assert done.returncode == 143 and not list(tmp_path.iterdir())
 
 
 def test_a_child_ends_with_a_parent_that_ended_before_it_could_ask():
@@ -193,8 +270,6 @@ def test_a_child_ends_with_a_parent_that_ended_before_it_could_ask():
 
 
 def test_where_the_kernel_cannot_be_asked_the_parent_is_watched(monkeypatch):
-    from parakeet_ft.data import parallel
-
     code = (
         "import os, sys, time; sys.path.insert(0, sys.argv[1])\n"
         "from parakeet_ft.data import parallel\n"
@@ -203,15 +278,14 @@ def test_where_the_kernel_cannot_be_asked_the_parent_is_watched(monkeypatch):
         "time.sleep(30)\n"
     )
     assert parallel.PR_SET_PDEATHSIG == 1
-    assert subprocess.run([sys.executable, "-c", code, str(ROOT)], timeout=20).returncode == 1
+    assert subprocess.run([sys.executable, "-c", code, str(ROOT)], timeout=PATIENCE).returncode == 1
 
 
 def test_ctrl_c_where_python_would_lose_it_is_raised_when_the_file_is_done():
     done = []
 
     def read(item):
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(0.05)
+        signal.raise_signal(signal.SIGINT)
         done.append(item)
 
     handler = signal.getsignal(signal.SIGINT)
@@ -220,9 +294,28 @@ def test_ctrl_c_where_python_would_lose_it_is_raised_when_the_file_is_done():
     assert done == ["a"] and signal.getsignal(signal.SIGINT) is handler
 
     def read_twice(item):
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         read(item)
 
     with open_executor(jobs=1) as executor, pytest.raises(KeyboardInterrupt):
         executor().submit(read_twice, "b")
     assert done == ["a"], "the second ends it at once"
+
+
+@pytest.mark.parametrize(
+    "command", [["shard.py", "MANIFEST", "--jobs", "1"], ["non_speech.py", "--hours", "0.001"]]
+)
+def test_where_nobody_reads_any_more_a_script_ends_without_a_word(table, tmp_path, command):
+    """As in `command | head -0`."""
+    given = {"MANIFEST": table.with_name("m.jsonl")}
+    script, *arguments = [given.get(a, a) for a in command]
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, ROOT / "data_prep" / script, *arguments, "--out", tmp_path / "out"],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")

@@ -96,12 +96,65 @@ def test_shards_stay_where_they_are_and_the_shown_command_reads_all(two, tmp_pat
     assert again.data["train"][1] == str(tmp_path / "s" / "train")
 
 
+ODD = (
+    "a b",
+    "c,d",
+    "e[f]",
+    "g=h",
+    "i{j}",
+    "k'l",
+    'm"n',
+    "o;p$q",
+    "r\\s",
+    "t\\'u",
+    "v#w",
+    "ü",
+    "x\\",
+)
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_the_shown_command_names_any_path_as_it_is(two, tmp_path, name):
+    """Read by the shell's rules and by Hydra's own parser."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    sys.path.insert(0, str(ROOT / "data_prep"))
+    from merge import settings_of
+
+    sys.path.pop(0)
+    names = [f"/{name}/train.jsonl", f"/x/{name}"]
+    shown = " ".join(settings_of({"train": names, "dev": names[1:]}))
+    train, dev = OverridesParser.create().parse_overrides(shlex.split(shown))
+    assert (train.key_or_group, dev.key_or_group) == ("data.train", "data.validation")
+    assert [str(one) for one in train.value()] == names and str(dev.value()) == names[1]
+
+
+def test_what_a_run_needs_and_no_input_has_is_said(two, tmp_path):
+    a, _ = two
+    done = call("merge.py", a, "--out", tmp_path / "all")
+    assert "note: no input has data.validation, which a run needs" in done.stdout
+    done = call("merge.py", *two, "--out", tmp_path / "all")
+    assert done.returncode == 0 and "note:" not in done.stdout
+
+
+@pytest.mark.parametrize("out", ["s", "s/train", "merged"])
+def test_a_folder_that_is_read_is_not_written_to(two, tmp_path, out):
+    write_shards(two[1] / "train.jsonl", out=tmp_path / "s" / "train", executor=InlineExecutor)
+    merge([str(tmp_path / "s")], out=tmp_path / "merged")
+    before = sorted(tmp_path.rglob("*"))
+    inputs = [str(tmp_path / out), str(two[0])]
+    inputs[0] = f"train={inputs[0]}" if out == "s/train" else inputs[0]
+    with pytest.raises(UserError, match="is, or holds, what is to be read"):
+        merge(inputs, out=tmp_path / out)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 @pytest.mark.parametrize(
     ("theirs", "told"),
     [
-        ({"train": [("THREE!", "eve")]}, "test of A shares with train of B the text of 1 utt"),
+        ({"train": [("THREE!", None)]}, "test of A shares with train of B the text of 1 utt"),
         ({"train": [("six", "bob")]}, "test of A shares with train of B 1 speakers (bob)"),
-        ({"dev": [("one", "eve")]}, "dev of B shares with train of A the text of 1 utterances"),
+        ({"dev": [("one", None)]}, "dev of B shares with train of A the text of 1 utterances"),
     ],
 )
 def test_what_is_scored_in_one_and_trained_on_in_another_is_refused(two, tmp_path, theirs, told):
@@ -113,6 +166,16 @@ def test_what_is_scored_in_one_and_trained_on_in_another_is_refused(two, tmp_pat
     done = call("merge.py", a, b, "--out", tmp_path / "all", "--allow-overlap")
     assert done.returncode == 0 and f"shared: {told}" in done.stdout
     assert json.loads((tmp_path / "all" / "merge.json").read_text())["overlap"]
+
+
+def test_a_word_that_others_say_too_is_no_overlap(two, tmp_path):
+    long = "a text that is long enough to be known again"
+    b = corpus(tmp_path / "other", train=[("three", "eve")])
+    assert not merge([str(two[0]), str(b)], out=tmp_path / "all").overlap
+    a = corpus(tmp_path / "long", test=[(long, "bob")])
+    b = corpus(tmp_path / "copy", train=[(long, "eve")])
+    with pytest.raises(UserError, match="shares with train of .* the text of 1 utterances"):
+        merge([str(a), str(b)], out=tmp_path / "both")
 
 
 def test_what_two_corpora_train_on_alike_is_no_reason_to_refuse(two, tmp_path):

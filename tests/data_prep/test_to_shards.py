@@ -118,7 +118,10 @@ def test_shards_hold_the_audio_and_the_lines_that_files_would(files, shards):
                 data = tar.extractfile(utterance.member.name).read()
             assert data == Path(other.audio_filepath).read_bytes()
             assert utterance.speaker == other.speaker and utterance.duration == other.duration
-            assert {k: v for k, v in utterance.extra.items() if k != "shard_id"} == other.extra
+            named = {key: utterance.extra.pop(key) for key in ("shard_id", "source")}
+            assert utterance.extra == other.extra
+            take = other.extra.get("take")
+            assert named["source"] == (f"{take}.wav" if take else "long.wav")
 
 
 def test_drops_and_figures_are_those_of_files_and_no_audio_file_is_left(table, files, shards):
@@ -317,7 +320,8 @@ def test_bytes_in_a_dataset_go_into_shards_and_never_become_files(table, tmp_pat
     [
         (["--shards", 1], "train.jsonl is of a run without --shards"),
         (["--shards", 1, "--in-place"], "expected one of the two"),
-        (["--shards", 0], "expected a number above 0"),
+        (["--shards", 0], "expected a number of 0.001 or more"),
+        (["--shards", 1e-9], "expected a number of 0.001 or more"),
     ],
 )
 def test_what_cannot_go_together_is_one_sentence(table, files, flags, message):

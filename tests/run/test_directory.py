@@ -190,3 +190,9 @@ def test_a_run_that_is_stopped_before_it_begins_leaves_no_directory_but_what_is_
     assert (begun / ".hydra" / "config.yaml").exists()
     assert directory.what_is_kept(own) == "Nothing was begun that is lost."
     assert [path.name for path in own.iterdir()] == ["notes.txt"]
+
+
+def test_a_manifest_that_changed_is_told_by_the_beginnings_of_its_hashes():
+    before, after = ({"manifests": {"train": digit * 64}} for digit in "ab")
+    told = directory.differences(before, after)
+    assert told == [f"manifests.train: {'a' * 12} -> {'b' * 12}"]

@@ -138,6 +138,7 @@ def test_every_key_has_a_comment_and_help_shows_it_within_80_columns(name, capsy
         ("data.train=[{manifest: a, weight: 0}]", "with weights above 0"),
         ("data.validation=[{manifest: a, weight: 2}]", "data.validation: a has the weight 2"),
         ("+data.guards.k.validation=[{manifest: a, weight: 2}]", "data.guards.k.validation: a has"),
+        ("data.train=[{manifest: a, weight: 1001}]", "with weights above 0 and up to 1000"),
         ("data.replay=null", "data.replay=null: expected its keys (manifest, ratio)"),
         ("data.augmentation.speed=1.1", "The nearest is [1.1]."),
         ("checkpoint.keep=0", "The nearest is 1."),

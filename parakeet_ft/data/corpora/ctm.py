@@ -71,7 +71,7 @@ def _words(path: Path) -> Iterator[Entry]:
     """(recording, begin, end, word) in seconds; begin -1 marks a line that cannot be read, with the
     line as its word.
     """
-    with path.open(encoding="utf-8", errors="surrogateescape") as lines:
+    with path.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
         for line in lines:
             fields = line.split()
             if not fields or line.startswith(";;"):

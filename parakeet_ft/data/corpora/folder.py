@@ -8,6 +8,7 @@ from pathlib import Path
 
 from parakeet_ft.data.manifest import Utterance
 from parakeet_ft.errors import UserError
+from parakeet_ft.files import refuse_pipe
 
 AUDIO_SUFFIXES = frozenset(
     [
@@ -73,6 +74,7 @@ def existing_folder(folder: str | Path) -> Path:
 def existing_file(path: str | Path, *, what: str) -> Path:
     """The path, absolute. Raises UserError saying `what` was expected there."""
     path = Path(os.path.abspath(path))
+    refuse_pipe(path)
     if not path.is_file():
         raise UserError(f"No {what} at {path}.")
     return path

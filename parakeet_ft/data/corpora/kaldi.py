@@ -105,7 +105,7 @@ def _pairs(path: Path) -> Iterator[tuple[str, str]]:
     """(key, rest) of each line that is not blank. A space or a tab ends the key, whatever follows:
     speechocean762 has tabs before texts of several words.
     """
-    with path.open(encoding="utf-8", errors="surrogateescape") as lines:
+    with path.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
         for line in filter(None, map(str.strip, lines)):
             key, *rest = re.split("[ \t]+", line, maxsplit=1)
             yield key, "".join(rest)

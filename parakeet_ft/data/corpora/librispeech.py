@@ -32,7 +32,9 @@ def read_librispeech(folder: str | Path, *, suffix: str = ".flac") -> Iterator[U
             )
             extra = {"split": subset.split("-")[0], "subset": subset} if subset else {}
             for line in (
-                Path(place, name).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+                Path(place, name)
+                .read_text(encoding="utf-8-sig", errors="surrogateescape")
+                .splitlines()
             ):
                 key, _, text = line.partition(" ")
                 if key:

@@ -37,7 +37,7 @@ def read_manifests(
             continue
         path = existing_file(path, what="manifest")
         folder, name = str(path.parent), str(path)
-        with path.open(encoding="utf-8", errors="surrogateescape") as lines:
+        with path.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
             for line_number, line in enumerate(lines, 1):
                 if not line.strip():
                     continue

@@ -22,7 +22,7 @@ def read_stm(path: str | Path, *, audio: str | Path | None = None) -> Iterator[U
     path = existing_file(path, what="STM file")
     folder = existing_folder(audio or path.parent)
     recordings = recordings_by_name(folder)
-    with path.open(encoding="utf-8", errors="surrogateescape") as lines:
+    with path.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
         for number, line in enumerate(lines, 1):
             fields = line.split(maxsplit=5)
             if not fields or line.startswith(";;"):

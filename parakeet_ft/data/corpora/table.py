@@ -17,6 +17,7 @@ from typing import Any, Literal, TextIO
 from parakeet_ft.data.manifest import Utterance, parse_json
 from parakeet_ft.data.seconds import parse_seconds
 from parakeet_ft.errors import UserError
+from parakeet_ft.files import refuse_pipe
 
 # Names under which tables on the web keep these columns; the first that a table has is taken.
 PATH_COLUMNS = (
@@ -53,6 +54,7 @@ def read_table(
     the reason not_utf8. Raises UserError if a column is missing.
     """
     path = Path(path)
+    refuse_pipe(path)
     if not path.is_file():
         raise UserError(
             f"No table at {path}. Expected CSV, TSV, JSON lines or Parquet with the columns path "
@@ -149,7 +151,7 @@ def _record(header: list[str], row: list[str]) -> Record:
 
 def read_quoteless(path: Path) -> Iterator[Record]:
     """The rows of a tab-separated file without quoting, as dicts; see _csv_records."""
-    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as lines:
+    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
         yield from _dicts(RowReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE), path)
 
 
