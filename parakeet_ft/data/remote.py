@@ -91,6 +91,8 @@ def info(name: str) -> dict[str, Any] | None:
 
 def copy_of(name: str) -> str | None:
     """The copy here of a file whose server gives no stretches, if there is one."""
+    if not name.startswith(SCHEMES):
+        return None  # a file of this machine has no server to ask about
     if name not in _copies and _gives_whole_files(_server(name)):
         place = _copy_place(name)
         if place.is_file() and _is_whole(place):
