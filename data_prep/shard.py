@@ -7,7 +7,7 @@ NeMo's tarred layout or Lhotse Shar.
     python recipes/finetune.py data.train=shards/train data.validation=dev.jsonl
 
 Started again after whatever ended it, it keeps the shards that are whole and
-ends with the same bytes. Shards of another manifest in --out are never replaced.
+ends with the same bytes. Shards of another manifest are never replaced.
 NeMo reads the first with
     is_tarred=true
     manifest_filepath=shards/train/sharded_manifests/manifest__OP_0..N_CL_.json

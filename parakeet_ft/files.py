@@ -65,7 +65,8 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
 def refuse_pipe(path: Path) -> None:
     """Raise UserError for what can be read only once, or has no end: a pipe, a device."""
-    if path.exists() and not path.is_file() and not path.is_dir():
+    # Unlike Path.exists, for names that are too long or hold a NUL, too.
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
         raise UserError(
             f"{path} is a pipe or a device: expected a file, which is read several times. `cat "
             f"{path} > FILE` makes one."
