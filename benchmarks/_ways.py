@@ -29,6 +29,7 @@ TITLES = {
     "ours": "ours, default",
     "lora": "ours, LoRA",
     "no_replay": "ours, no replay",
+    "one_speed": "ours, audio as it is",
 }
 STOCK = {
     "nemo_stock": ["--lr", "1e-4", "--warmup-steps", "5000"],
@@ -40,6 +41,7 @@ OURS: dict[str, list[str]] = {
     "ours": [],
     "lora": ["adaptation=lora", "adaptation.lora_rank=8", "adaptation.lora_alpha=16"],
     "no_replay": ["data.replay.ratio=0"],
+    "one_speed": ["data.augmentation.speed=null"],
 }
 # Runs train in processes of their own; what this one computes comes in turn.
 LOCK = threading.Lock()

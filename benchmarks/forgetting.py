@@ -224,7 +224,7 @@ def read_arguments() -> argparse.Namespace:
         type=_names,
         default=list(WAYS),
         metavar="A,B",
-        help=f"of {', '.join(_ways.TITLES)}; default all but no_replay",
+        help=f"of {', '.join(_ways.TITLES)}; default all but no_replay and one_speed",
     )
     parser.add_argument("--seeds", type=_numbers, default=[1, 2, 3], metavar="1,2,3")
     parser.add_argument("--passes", type=COUNT, default=5, help="default %(default)s")
