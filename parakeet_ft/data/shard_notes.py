@@ -66,10 +66,20 @@ def _take(out: Path, identity: dict[str, Any]) -> None:
                 f"--out, or remove {out}."
             )
         print(f"{out}: {_difference(before or {}, identity)}; its shards are written anew")
-        shutil.rmtree(out)
+        remove_shards(out)
     for path in notes_of(out).glob("*.json"):
         path.unlink()
     write_json(notes_of(out) / STARTED, identity)
+
+
+def remove_shards(out: Path) -> None:
+    """Remove the shards in a folder, and no other file; the folder, if they were all it held."""
+    for part in PARTS:
+        for path in out.glob(part):
+            path.unlink()
+    for folder in (out / "sharded_manifests", out):
+        with contextlib.suppress(OSError):  # it is not there, or holds other files
+            folder.rmdir()
 
 
 def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:

@@ -30,6 +30,7 @@ from parakeet_ft.data.prepare import (
     kept_line,
     rows_and_sources,
 )
+from parakeet_ft.data.shard_notes import remove_shards
 from parakeet_ft.data.shards import write_shards
 from parakeet_ft.data.splits import SPLITS
 from parakeet_ft.errors import UserError
@@ -73,7 +74,7 @@ def write_shards_of_splits(
     names = _write_lists(source, ledger, lists=lists, root=root, out=out, stage=stage)
     for gone in set(SPLITS) - set(names):
         if (out / gone / "shards.json").exists():
-            shutil.rmtree(out / gone)
+            remove_shards(out / gone)
     for name in names:
         write_shards(
             lists / f"{name}.jsonl",

@@ -61,7 +61,6 @@ HOSTILE = [
     '{"audio_filepath": "a", "duration": 1, "text": "a\tb"}',
     '{"audio_filepath": "a", "duration": 1, "text": "t", "n": ' + "9" * 5000 + "}",
     '{"audio_filepath": "a", "duration": 1, "text": "t", "n": ' + "[" * 100_000 + "}",
-    "\ufeff" + GOOD[0],
 ]
 
 
@@ -122,6 +121,12 @@ def test_a_hostile_line_is_told_as_stream_manifest_tells_it(
         Corpus.open(path)
     assert str(found.value) == str(told.value) and f"line {2 * len(GOOD) + 1}" in str(told.value)
     assert not list(cached.glob("corpus-*"))
+
+
+def test_a_byte_order_mark_of_a_file_put_behind_another_is_no_part_of_a_line(cached, tmp_path):
+    path = write(tmp_path / "m.jsonl", ["\ufeff" + GOOD[0], *GOOD, "\ufeff" + GOOD[0], *GOOD])
+    plain = write(tmp_path / "plain.jsonl", [GOOD[0], *GOOD, GOOD[0], *GOOD])
+    assert same(Corpus.open(path), read_manifest(plain)) and list(cached.glob("corpus-*"))
 
 
 def test_of_several_bad_lines_the_first_is_told(cached, tmp_path):

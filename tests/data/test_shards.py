@@ -262,7 +262,11 @@ def test_shards_of_the_same_manifest_with_other_options_are_replaced_and_told(
     manifest, tmp_path, capsys
 ):
     run(manifest, tmp_path / "out")
+    own = tmp_path / "out" / "notes.txt"
+    own.write_text("mine")
     run(manifest, tmp_path / "out", seed=3)
+    assert own.read_text() == "mine"
+    own.unlink()
     assert "seed was 0 and is 3; its shards are written anew" in capsys.readouterr().out
     run(manifest, tmp_path / "fresh", seed=3)
     assert [b for p, b in contents(tmp_path / "out").items() if "state" not in p] == [

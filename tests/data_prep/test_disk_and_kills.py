@@ -39,7 +39,7 @@ def table(tmp_path):
     return tmp_path / "t.csv"
 
 
-@pytest.mark.parametrize("size", ["8k", "64k", "500k", "1300k"])
+@pytest.mark.parametrize("size", ["8k", "64k", "500k", "1200k"])
 def test_a_full_disk_is_told_in_words(table, tmp_path, size, on_a_disk):
     out = tmp_path / "out"
     done = on_a_disk(
