@@ -12,6 +12,10 @@ import argparse
 import dataclasses
 import json
 import sys
+from pathlib import Path
+
+# Where nothing is installed yet, this is asked as well.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from parakeet_ft.doctor import facts, findings
 from parakeet_ft.errors import exit_on_user_error

@@ -87,3 +87,11 @@ def test_this_machine_is_found_well_enough_to_run_the_tests():
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1].startswith("0 wrong")
     assert "torch" in done.stdout and "not asked (--offline)" in done.stdout
+
+
+def test_where_nothing_is_installed_it_says_what_installs_it(tmp_path):
+    command = [sys.executable, "-S", ROOT / "recipes/doctor.py", "--offline"]
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert "missing: nemo-toolkit" in done.stdout and "-> make install" in done.stdout
