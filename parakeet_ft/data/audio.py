@@ -206,12 +206,14 @@ def read_audio(
     rate_hz: int = 16000,
 ) -> np.ndarray:
     """Read `duration` seconds (None: to the end) from `offset` as float32 mono (samples,) at
-    rate_hz; channels are averaged.
+    rate_hz; channels are averaged. What that changes is as data preparation would have stored it.
 
     Raises UserError naming the file if it cannot be read.
     """
     samples, file_rate_hz = decode(source, offset=offset, duration=duration)
     mono = resample(to_mono(samples), from_hz=file_rate_hz, to_hz=rate_hz)
+    if file_rate_hz != rate_hz or samples.shape[1] > 1:
+        mono = as_stored(mono)
     return np.ascontiguousarray(mono, dtype=np.float32)
 
 
@@ -272,19 +274,27 @@ def _blocks(file: soundfile.SoundFile, path: object, frames: int) -> Iterator[np
 def _resampled(blocks: Iterator[np.ndarray], from_hz: int, to_hz: int) -> Iterator[np.ndarray]:
     """Blocks (samples, channels) as mono blocks (samples,) at another rate."""
     if from_hz == to_hz:
-        yield from map(to_mono, blocks)
+        for block in blocks:
+            yield as_stored(to_mono(block)) if block.shape[1] > 1 else to_mono(block)
         return
     import soxr
 
     resampler = soxr.ResampleStream(from_hz, to_hz, 1, dtype="float32")
     for block in blocks:
-        yield resampler.resample_chunk(np.ascontiguousarray(to_mono(block)))
-    yield resampler.resample_chunk(np.zeros(0, dtype=np.float32), last=True)
+        yield as_stored(resampler.resample_chunk(np.ascontiguousarray(to_mono(block))))
+    yield as_stored(resampler.resample_chunk(np.zeros(0, dtype=np.float32), last=True))
 
 
 def to_int16(samples: np.ndarray) -> np.ndarray:
     """Float samples in -1..1 as 16-bit integers; what is beyond full scale is clipped."""
     return np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)
+
+
+def as_stored(samples: np.ndarray) -> np.ndarray:
+    """Float samples rounded to 16 bits, as the files of data preparation hold them: the noise of
+    the rounding is all that resampled audio has above its old bandwidth, and a model hears it.
+    """
+    return to_int16(samples).astype(np.float32) / 32768.0
 
 
 def measure(

@@ -20,6 +20,7 @@ from parakeet_ft.data.audio import (
     to_int16,
     to_mono,
 )
+from parakeet_ft.data.prepare import AudioStage, as_written
 
 
 def tone(seconds=1.0, rate_hz=16000, hertz=440.0, amplitude=0.5):
@@ -414,3 +415,17 @@ def test_a_header_that_contradicts_itself_is_unreadable(tmp_path):
     with pytest.raises(AudioError) as caught:
         decode(str(tmp_path / "a.wav"))
     assert caught.value.reason == "unreadable"
+
+
+@pytest.mark.parametrize(("rate_hz", "channels"), [(8000, 1), (44100, 2), (16000, 2)])
+def test_a_recording_is_read_as_data_preparation_would_have_stored_it(tmp_path, rate_hz, channels):
+    samples = 0.2 * np.random.default_rng(0).standard_normal((3 * rate_hz, channels))
+    path = str(tmp_path / "a.wav")
+    soundfile.write(path, samples, rate_hz)
+    stored = as_written(decode(path)[0], rate_hz, 16000, AudioStage())
+    soundfile.write(tmp_path / "stored.flac", stored, 16000)
+    expected = soundfile.read(tmp_path / "stored.flac", dtype="float32")[0]
+    assert np.array_equal(read_audio(path), expected)
+    streamed = np.concatenate(list(audio.stream_audio(path, block_seconds=1)))
+    assert len(streamed) == len(expected)
+    assert np.abs(streamed - expected).max() <= 1 / 32768
