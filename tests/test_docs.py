@@ -61,10 +61,18 @@ def test_there_are_commands_to_hold():
     assert len(COMMANDS) > 50
 
 
-def test_the_readme_is_short_and_holds_two_commands_and_three():
+def test_the_readme_is_short_and_holds_two_commands_then_one_a_block():
     assert len(README.splitlines()) <= 150
-    blocks = [code.strip().splitlines() for _, code in FENCED.findall(README)]
-    assert [len(block) for block in blocks] == [2, 3]
+    blocks = [list(lines_of_code(found[0])) for found in re.finditer(FENCED, README)]
+    assert [len(block) for block in blocks] == [2, 1, 1, 1, 1]
+
+
+def test_a_command_over_several_lines_is_read_as_one():
+    text = "```bash\npython a.py \\\n  --out b\npython c.py\n```\n"
+    assert [" ".join(line.split()) for line in lines_of_code(text)] == [
+        "python a.py --out b",
+        "python c.py",
+    ]
 
 
 @functools.cache
