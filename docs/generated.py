@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import groupby
+from itertools import cycle, groupby
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +174,19 @@ def reasons() -> str:
     return "\n".join(["| reason | what it means |", "|---|---|", *rows])
 
 
+def labelled(html: str) -> str:
+    """A page whose cells carry the name of their column: docs/site.css shows it where a phone gets
+    rows one below the other.
+    """
+
+    def with_labels(match: re.Match[str]) -> str:
+        titles = re.findall(r"<th\b[^>]*>(.*?)</th>", match[0], re.DOTALL)
+        columns = cycle(re.sub("<[^>]+>", "", title).replace('"', "&quot;") for title in titles)
+        return re.sub(r"<td\b", lambda _: f'<td data-label="{next(columns)}"', match[0])
+
+    return re.sub(r"<table>.*?</table>", with_labels, html, flags=re.DOTALL)
+
+
 GENERATED: dict[str, Callable[[], str]] = {
     "keys": keys,
     "commands": commands,
@@ -195,3 +208,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """MkDocs: fill a page with what is generated, and lead its links to pages."""
     text = MARK.sub(lambda match: GENERATED[match[1]](), markdown)
     return links_to_pages(text, page.file.src_uri)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """MkDocs: name the cells of tables."""
+    return labelled(html)

@@ -198,6 +198,13 @@ def test_links_between_files_become_links_between_pages():
     )
 
 
+def test_a_cell_of_a_table_carries_the_name_of_its_column():
+    row = "<tr><td>ours</td><td style='x'><code>5</code></td></tr>"
+    table = f'<table><tr><th></th><th>the "<b>WER</b>"</th></tr>{row}{row}</table>'
+    found = re.findall(r'<td data-label="([^"]*)"', generated.labelled(f"<p>a</p>{table}"))
+    assert found == ["", "the &quot;WER&quot;"] * 2
+
+
 def test_every_page_is_in_the_menu_and_every_entry_is_a_page():
     entries = re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
     assert sorted(entries) == sorted(PAGES)
