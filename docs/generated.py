@@ -30,6 +30,19 @@ ELSEWHERE = {
 }
 LINK = re.compile(r"(\]\()([^)#\s]+)((?:#[^)\s]*)?\))")
 MARK = re.compile(r"<!-- generated: (\w+) -->")
+# What a reader does when a message of these rooms comes.
+TASKS = {
+    "Giving a command": ("cli", "recipes", "settings", "run", "preflight", "files"),
+    "Preparing and reading data": ("data", "batches"),
+    "Loading a checkpoint": ("model",),
+    "Changing the vocabulary": ("tokenizer",),
+    "Training": ("training", "stages"),
+    "Several processes, and Slurm": ("distributed",),
+    "Transcribing": ("transcription",),
+    "Comparing models": ("evaluation", "scoring"),
+    "Exporting": ("export",),
+    "Publishing": ("publishing",),
+}
 # Where --help of the recipes of conf/ begins to list keys, which are a page of their own.
 KEYS_BEGIN = "\nKeys (key=value)"
 
@@ -157,13 +170,14 @@ def raised() -> Iterator[tuple[str, str]]:
 
 
 def messages() -> str:
-    """Every message of an error, by the room of the house that raises it."""
-    lines = []
-    for room, found in groupby(sorted(set(raised())), lambda pair: pair[0]):
-        lines += [f"## {room}", ""]
-        lines += [f"- {cell(text)}" for _, text in found]
-        lines.append("")
-    return "\n".join(lines)
+    """Every message of an error, by what one does when it comes; of rooms without a task, last."""
+    task_of = {room: task for task, rooms in TASKS.items() for room in rooms}
+    found: dict[str, list[str]] = {task: [] for task in (*TASKS, "Anything else")}
+    for room, text in sorted(set(raised())):
+        found[task_of.get(room, "Anything else")].append(f"- {cell(text)}")
+    return "\n".join(
+        line for task, texts in found.items() if texts for line in (f"## {task}", "", *texts, "")
+    )
 
 
 def reasons() -> str:
