@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import groupby
+from itertools import cycle, groupby
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,19 @@ ELSEWHERE = {
 }
 LINK = re.compile(r"(\]\()([^)#\s]+)((?:#[^)\s]*)?\))")
 MARK = re.compile(r"<!-- generated: (\w+) -->")
+# What a reader does when a message of these rooms comes.
+TASKS = {
+    "Giving a command": ("cli", "recipes", "settings", "run", "preflight", "files"),
+    "Preparing and reading data": ("data", "batches"),
+    "Loading a checkpoint": ("model",),
+    "Changing the vocabulary": ("tokenizer",),
+    "Training": ("training", "stages"),
+    "Several processes, and Slurm": ("distributed",),
+    "Transcribing": ("transcription",),
+    "Comparing models": ("evaluation", "scoring"),
+    "Exporting": ("export",),
+    "Publishing": ("publishing",),
+}
 # Where --help of the recipes of conf/ begins to list keys, which are a page of their own.
 KEYS_BEGIN = "\nKeys (key=value)"
 
@@ -157,13 +170,14 @@ def raised() -> Iterator[tuple[str, str]]:
 
 
 def messages() -> str:
-    """Every message of an error, by the room of the house that raises it."""
-    lines = []
-    for room, found in groupby(sorted(set(raised())), lambda pair: pair[0]):
-        lines += [f"## {room}", ""]
-        lines += [f"- {cell(text)}" for _, text in found]
-        lines.append("")
-    return "\n".join(lines)
+    """Every message of an error, by what one does when it comes; of rooms without a task, last."""
+    task_of = {room: task for task, rooms in TASKS.items() for room in rooms}
+    found: dict[str, list[str]] = {task: [] for task in (*TASKS, "Anything else")}
+    for room, text in sorted(set(raised())):
+        found[task_of.get(room, "Anything else")].append(f"- {cell(text)}")
+    return "\n".join(
+        line for task, texts in found.items() if texts for line in (f"## {task}", "", *texts, "")
+    )
 
 
 def reasons() -> str:
@@ -172,6 +186,19 @@ def reasons() -> str:
 
     rows = [f"| `{reason}` | {said} |" for reason, said in REASONS.items()]
     return "\n".join(["| reason | what it means |", "|---|---|", *rows])
+
+
+def labelled(html: str) -> str:
+    """A page whose cells carry the name of their column: docs/site.css shows it where a phone gets
+    rows one below the other.
+    """
+
+    def with_labels(match: re.Match[str]) -> str:
+        titles = re.findall(r"<th\b[^>]*>(.*?)</th>", match[0], re.DOTALL)
+        columns = cycle(re.sub("<[^>]+>", "", title).replace('"', "&quot;") for title in titles)
+        return re.sub(r"<td\b", lambda _: f'<td data-label="{next(columns)}"', match[0])
+
+    return re.sub(r"<table>.*?</table>", with_labels, html, flags=re.DOTALL)
 
 
 GENERATED: dict[str, Callable[[], str]] = {
@@ -195,3 +222,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """MkDocs: fill a page with what is generated, and lead its links to pages."""
     text = MARK.sub(lambda match: GENERATED[match[1]](), markdown)
     return links_to_pages(text, page.file.src_uri)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """MkDocs: name the cells of tables."""
+    return labelled(html)

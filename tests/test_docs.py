@@ -61,10 +61,18 @@ def test_there_are_commands_to_hold():
     assert len(COMMANDS) > 50
 
 
-def test_the_readme_is_short_and_holds_two_commands_and_three():
+def test_the_readme_is_short_and_holds_two_commands_then_one_a_block():
     assert len(README.splitlines()) <= 150
-    blocks = [code.strip().splitlines() for _, code in FENCED.findall(README)]
-    assert [len(block) for block in blocks] == [2, 3]
+    blocks = [list(lines_of_code(found[0])) for found in re.finditer(FENCED, README)]
+    assert [len(block) for block in blocks] == [2, 1, 1, 1, 1]
+
+
+def test_a_command_over_several_lines_is_read_as_one():
+    text = "```bash\npython a.py \\\n  --out b\npython c.py\n```\n"
+    assert [" ".join(line.split()) for line in lines_of_code(text)] == [
+        "python a.py --out b",
+        "python c.py",
+    ]
 
 
 @functools.cache
@@ -190,6 +198,13 @@ def test_links_between_files_become_links_between_pages():
     )
 
 
+def test_a_cell_of_a_table_carries_the_name_of_its_column():
+    row = "<tr><td>ours</td><td style='x'><code>5</code></td></tr>"
+    table = f'<table><tr><th></th><th>the "<b>WER</b>"</th></tr>{row}{row}</table>'
+    found = re.findall(r'<td data-label="([^"]*)"', generated.labelled(f"<p>a</p>{table}"))
+    assert found == ["", "the &quot;WER&quot;"] * 2
+
+
 def test_every_page_is_in_the_menu_and_every_entry_is_a_page():
     entries = re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
     assert sorted(entries) == sorted(PAGES)
@@ -243,7 +258,8 @@ def test_every_message_that_is_quoted_is_still_in_the_sources():
 def test_the_reference_has_every_message_with_names_for_what_is_put_in():
     listed = generated.messages()
     assert "- DIRECTORY is in use by another process. Wait for it, or give another" in listed
-    assert listed.count("\n- ") > 250 and "## data" in listed
+    titles = re.findall(r"^## (.*)$", listed, re.MULTILINE)
+    assert listed.count("\n- ") > 250 and titles == [*generated.TASKS]
     assert "| `too_long` | longer than the limit |" in generated.reasons()
 
 

@@ -22,6 +22,7 @@ COMMANDS = [
     for kind, block in BLOCKS
     if kind == "bash"
     for line in block.replace("\\\n", " ").splitlines()
+    if line
 ]
 
 
