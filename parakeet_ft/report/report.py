@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from parakeet_ft.data.manifest import Utterance
+from parakeet_ft.data.voices import known_voices
 from parakeet_ft.files import atomic_path, write_json
 from parakeet_ft.report import terms as terms_of_report
 from parakeet_ft.report.headline import size_of_change
@@ -232,7 +233,8 @@ def build_report(
         ),
         "problem": problem,
         "warnings": _warnings(sets, problem),
-        "notes": _notes(
+        "notes": known_voices(sets)
+        + _notes(
             history,
             run["effective"],
             ended_well=ended_well,
