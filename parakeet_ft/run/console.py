@@ -233,7 +233,7 @@ def guards_lines(guards: dict[str, Any]) -> list[str]:
     for name, found in guards.items():
         may = "may lose whatever it does"
         if found["tolerance"] is not None:
-            may = f"may lose {100 * found['tolerance']:g} points"
+            may = f"{100 * found['tolerance']:g} points are the limit, the less lost the better"
         mixed = "no speech like it is mixed in"
         if ratio := found["replay_ratio"]:
             mixed = f"{ratio:g} s of speech like it for each second of the domain"
