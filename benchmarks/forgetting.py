@@ -81,6 +81,7 @@ def read_domain(name: str, args: argparse.Namespace) -> Domain:
         raise UserError(f"{settings.model.source} is not on this machine; expected a .nemo file.")
     sets = preflight.read_manifests(settings.data)
     preflight.check_data(settings.data, sets)
+    preflight.warn(preflight.check_choice(sets))
     return Domain(name, folder, overrides, settings, sets, base, args.out / name)
 
 

@@ -43,6 +43,8 @@ TASKS = {
     "Exporting": ("export",),
     "Publishing": ("publishing",),
 }
+# What is put into messages with blanks of its own, or not at all.
+BRINGS_SPACE = {"hint": " HINT ", "expected": " EXPECTED", "some": " SOME"}
 # Where --help of the recipes of conf/ begins to list keys, which are a page of their own.
 KEYS_BEGIN = "\nKeys (key=value)"
 
@@ -152,6 +154,8 @@ def words_of(node: ast.expr) -> str:
 def put_in(node: ast.expr) -> str:
     """A name for what a message holds of a run."""
     name = node.id if isinstance(node, ast.Name) else getattr(node, "attr", "")
+    if name in BRINGS_SPACE:
+        return BRINGS_SPACE[name]
     return name.strip("_").upper() or "..."
 
 

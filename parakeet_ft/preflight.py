@@ -12,7 +12,7 @@ import operator
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +117,8 @@ def check_inputs(settings: Finetune) -> dict[str, Corpus]:
     """
     sets = read_manifests(settings.data, thorough=True)
     check_data(settings.data, sets)
+    if not settings.smoke:  # which chooses nothing
+        warn(check_choice(sets))
     check_terms(settings, sets)
     check_checkpoint(settings, sets)
     return sets
@@ -129,12 +131,16 @@ def check_data(data: Data, sets: dict[str, Corpus]) -> None:
     from parakeet_ft.data.audit import quick_check  # brings what decodes audio
 
     for key, named in data.named_sets().items():
-        for warning in quick_check(sets[key], where=sources.describe(named)):
-            print(f"warning: {warning}", file=sys.stderr)
+        warn(quick_check(sets[key], where=sources.describe(named)))
     overlap = known_overlap(sets, allowed=data.allow_overlap)
     doubled = check_doubles(data.named_sets())
-    for warning in [*doubled, *overlap, *check_replay(data), *check_choice(sets)]:
-        print(f"warning: {warning}", file=sys.stderr)
+    warn([*doubled, *overlap, *check_replay(data)])
+
+
+def warn(lines: Iterable[str]) -> None:
+    """Print what training can live with."""
+    for line in lines:
+        print(f"warning: {line}", file=sys.stderr)
 
 
 def check_terms(settings: Finetune, sets: dict[str, Corpus]) -> None:
@@ -148,7 +154,7 @@ def check_terms(settings: Finetune, sets: dict[str, Corpus]) -> None:
     found = terms.resolve(asked, sets, references=references)
     if found is not None and not found.occurrences:
         told = terms.never_said(asked, found, references)
-        print(f"warning: {told} Validations will say nothing of them.", file=sys.stderr)
+        warn([f"{told} Validations will say nothing of them."])
 
 
 def known_overlap(sets: dict[str, Corpus], *, allowed: bool) -> list[str]:
@@ -224,14 +230,17 @@ def check_replay(data: Data) -> list[str]:
 
 
 def check_choice(sets: dict[str, Corpus]) -> list[str]:
-    """What makes the choice of best.nemo blind, one line each: no guard set, validation sets of a
-    few words.
+    """What makes the choice of best.nemo blind, one line each: no guard set, voices of training,
+    validation sets of a few words.
     """
+    from parakeet_ft.data.voices import known_voices
+
     found = (
         []
         if roles(sets, "validation")
         else ["no guard set (data.guard_validation): what the model forgets will not be known."]
     )
+    found += known_voices(sets)
     for key in ("validation", *roles(sets, "validation").values()):
         words = sets[key].num_words
         if words < 200:

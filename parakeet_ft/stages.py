@@ -239,6 +239,7 @@ def prepare_student(job: Job, student: Student, sets: Sets) -> Prepared:
     loss = fine_tuner.use_loss_for(
         model, device=student.devices["device"], precision=student.devices["precision"]
     )
+    job.say.lines([f"trained with: {loss or 'the same loss'}"])
     return Prepared(change, learning, teacher, kept, loss)
 
 

@@ -48,6 +48,7 @@ def export(args: argparse.Namespace, clips: list[Utterance], heads: dict[str, st
                 expected=expected[head],
                 head=head,
                 name=args.name,
+                what=parity.clips_named(args.check),
                 max_wer_rise=args.max_wer_rise,
             )
             print(*found.lines(), sep="\n", file=terminal)
@@ -90,7 +91,7 @@ def main() -> None:
         "--check",
         default="12",
         metavar="N|MANIFEST",
-        help="bundled clips, or the clips of a manifest; default %(default)s",
+        help="clips of the bundled demo, or a manifest of your own; default %(default)s",
     )
     parser.add_argument(
         "--head",

@@ -258,6 +258,7 @@ def test_every_message_that_is_quoted_is_still_in_the_sources():
 def test_the_reference_has_every_message_with_names_for_what_is_put_in():
     listed = generated.messages()
     assert "- DIRECTORY is in use by another process. Wait for it, or give another" in listed
+    assert "Unknown command NAME. HINT Expected one of ...." in listed
     titles = re.findall(r"^## (.*)$", listed, re.MULTILINE)
     assert listed.count("\n- ") > 250 and titles == [*generated.TASKS]
     assert "| `too_long` | longer than the limit |" in generated.reasons()

@@ -189,6 +189,27 @@ def test_a_run_without_guard_or_with_few_words_to_choose_by_is_warned():
     assert "no guard set" in alone and "holds 4 words: one word is 25.0 points" in blind
 
 
+def test_a_choice_on_voices_of_training_is_warned_where_speakers_are_known():
+    def said_by(*speakers):
+        return Corpus.of([Utterance("a.wav", 1.0, "a b " * 100, speaker=s) for s in speakers])
+
+    sets = {"guard_validation": said_by(None), "train": said_by("ann", "bob", "ann", None)}
+    [line] = preflight.check_choice(sets | {"validation": said_by("ann", "cleo", "cleo")})
+    assert line.startswith("1 of 2 speakers of data.validation is in data.train: best.nemo")
+    assert "split.py` divides by speaker" in line
+    [line] = preflight.check_choice(sets | {"validation": said_by("bob")})
+    assert line.startswith("The only speaker of data.validation is in data.train")
+    for others in (said_by("cleo"), said_by(None)):
+        assert preflight.check_choice(sets | {"validation": others}) == []
+
+
+def test_a_smoke_test_is_not_warned_of_a_choice_that_it_does_not_make(capsys):
+    alone = ["data.guard_validation=null", "data.guard_test=null"]
+    for smoke in (False, True):
+        preflight.check_inputs(preflight.check_settings(composed(f"smoke={smoke}", *alone)))
+        assert ("no guard set" in capsys.readouterr().err) is not smoke
+
+
 def named(**sets):
     return {key: weighted(names) for key, names in sets.items()}
 

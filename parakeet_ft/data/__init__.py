@@ -10,6 +10,7 @@ input in a fraction of a second.
     text.py, filters.py, splits.py, leaks.py, summary.py: pure, one stage each
     audit.py       the quick look before training
     report.py      report.html; command.py: the flags of data_prep/
+    overlap.py, voices.py: what is scored and trained on too; whose voices choose
     alignment.py   a transcript to its recording's frames
     shards.py, non_speech.py: tar archives; noise and silence as utterances
 """

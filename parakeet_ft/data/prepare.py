@@ -335,8 +335,9 @@ def assign_splits(ledger: Ledger, *, stages: Stages, out: Path) -> list[str]:
         _other_splits(ledger)
         ledger.connection.execute("UPDATE rows SET split = 'train' WHERE split = ''")
     else:
-        ledger.connection.execute(f"UPDATE rows SET grp = {_group_column(kind)}")
-        rules = _pinned_rules(ledger, stages.splits, out / "splits.json", kind, notes)
+        _group(ledger, stages.splits, kind, notes)
+        rules = stages.splits.among(kind)
+        rules = _pinned_rules(ledger, rules, out / "splits.json", kind, notes)
         ledger.connection.create_function(
             "split_of",
             1,
@@ -353,6 +354,30 @@ def assign_splits(ledger: Ledger, *, stages: Stages, out: Path) -> list[str]:
         )
     ledger.commit(now=True)
     return notes
+
+
+def _group(ledger: Ledger, rules: SplitRules, kind: str, notes: list[str]) -> None:
+    """Give each row its group; speakers who are named for a split are groups whatever the others
+    are. Raises UserError for names that nobody has.
+    """
+    ledger.connection.execute(f"UPDATE rows SET grp = {_group_column(kind)}")
+    if not (named := rules.speakers):
+        return
+    speaker = "json_extract(record, '$[4]')"
+    found = ledger.connection.execute(
+        f"SELECT DISTINCT {speaker} FROM rows WHERE reason IS NULL AND {speaker} IS NOT NULL"
+    )
+    splits.check_named((name for (name,) in found), rules=rules)
+    if kind == "speaker":
+        return
+    ledger.connection.execute(
+        f"UPDATE rows SET grp = ? || {speaker} WHERE {speaker} IN ({', '.join('?' * len(named))})",
+        (splits.SPEAKER, *named),
+    )
+    notes.append(
+        f"{', '.join(named)} as named, all others by {kind}: what is said by the named may be in "
+        f"train too, and splits by {kind} share voices."
+    )
 
 
 def _group_column(kind: str) -> str:
@@ -409,6 +434,11 @@ def _split_kind(ledger: Ledger, stages: Stages, notes: list[str]) -> str:
         raise UserError(
             "--split-by given: no utterance has a split. Expected a field `split` of train, "
             "dev or test, or another --split-by."
+        )
+    if kind == "given" and stages.splits.speakers:
+        raise UserError(
+            "--dev-speakers and --test-speakers do not go with the splits that the data has: "
+            "leave them out, or add --split-by speaker (or sentence)."
         )
     if kind not in ("given", "speaker", "sentence", "utterance"):
         _check_field(ledger, kind, kept=kept, notes=notes)
@@ -483,8 +513,6 @@ def _pinned_rules(
     """The rules with what earlier runs pinned and what must be pinned now."""
     stored = json.loads(path.read_text()) if path.is_file() else {}
     rules = _with_pins(rules, stored)
-    if rules.dev_groups or rules.test_groups:
-        splits.check_named(ledger.group_seconds(), rules=rules)
     groups = ledger.group_seconds(limit=100_000)
     pins: dict[str, str] = {}
     if not stored and not any(_exists(path.parent, name) for name in SPLITS):

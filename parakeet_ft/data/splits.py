@@ -20,6 +20,8 @@ from parakeet_ft.errors import UserError
 SPLITS = ("train", "dev", "test")
 # A held-out split of more than so many times its share is worth a word, or a change.
 OVERFULL = 3
+# Before the name of a speaker who is a group among sentences, none of which has a tab.
+SPEAKER = "speaker\t"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +59,18 @@ class SplitRules:
         return (
             pinned | dict.fromkeys(self.dev_groups, "dev") | dict.fromkeys(self.test_groups, "test")
         )
+
+    @property
+    def speakers(self) -> tuple[str, ...]:
+        """Who is named for dev or test."""
+        return self.dev_groups + self.test_groups
+
+    def among(self, split_by: str) -> SplitRules:
+        """The rules where all but the named speakers are split by something else."""
+        if split_by == "speaker":
+            return self
+        dev, test = ([SPEAKER + name for name in g] for g in (self.dev_groups, self.test_groups))
+        return dataclasses.replace(self, dev_groups=tuple(dev), test_groups=tuple(test))
 
     def wanted(self) -> list[str]:
         """The splits that must not stay empty. Naming the speakers of one split leaves the other to
@@ -158,9 +172,9 @@ def pin_empty_splits(groups: dict[str, float], *, rules: SplitRules) -> dict[str
     return pins
 
 
-def check_named(groups: Iterable[str], *, rules: SplitRules) -> None:
+def check_named(speakers: Iterable[str], *, rules: SplitRules) -> None:
     """Raise UserError if a speaker named for dev or test is not in the data."""
-    known = set(groups)
+    known = set(speakers)
     if unknown := [g for g in rules.test_groups + rules.dev_groups if g not in known]:
         some = ", ".join(sorted(known)[:10]) or "no speakers"
         if len(known) > 10:
@@ -175,20 +189,22 @@ def split_manifests(
     written.
 
     `split_by` is speaker, sentence, the name of a further field, or auto: speaker if there are two
-    or more, else sentence. Utterances that lack the field are split by their sentence. Raises
-    UserError.
+    or more, else sentence. Utterances that lack the field are split by their sentence; named
+    speakers go where they are named for, whatever the others are split by. Raises UserError.
     """
     if split_by == "auto":
         split_by = _speaker_or_sentence(paths, rules)
-    seconds = _seconds_by_group(paths, split_by)
-    check_named(seconds, rules=rules)
+    if named := rules.speakers:
+        check_named({u.speaker for u in _all(paths)} - {None}, rules=rules)
+    seconds = _seconds_by_group(paths, split_by, named)
+    rules = rules.among(split_by)
     for pin in (pin_overfull_splits, pin_empty_splits):
         pins = pin(seconds, rules=rules)
         rules = dataclasses.replace(rules, pinned=(*rules.pinned, *pins.items()))
     with contextlib.ExitStack() as stack:
         files = LineFiles(out, stack)
         for utterance in _all(paths):
-            split = split_of(group_of(utterance, split_by), rules=rules)
+            split = split_of(group_of(utterance, split_by, named), rules=rules)
             path = path_from(out, utterance.audio_filepath)
             files.write(split, dataclasses.replace(utterance, audio_filepath=path).to_json())
     return [name for name in SPLITS if name in files.files]
@@ -208,12 +224,14 @@ def _speaker_or_sentence(paths: Sequence[str | Path], rules: SplitRules) -> str:
     return "speaker" if len(speakers) > 1 else "sentence"
 
 
-def _seconds_by_group(paths: Sequence[str | Path], split_by: str) -> dict[str, float]:
+def _seconds_by_group(
+    paths: Sequence[str | Path], split_by: str, named: Sequence[str]
+) -> dict[str, float]:
     """Seconds of each group. Raises UserError if there is no utterance, or none has the field."""
     seconds: dict[str, float] = defaultdict(float)
     fields: set[str] = set()
     for utterance in _all(paths):
-        seconds[group_of(utterance, split_by)] += utterance.duration
+        seconds[group_of(utterance, split_by, named)] += utterance.duration
         fields.update(utterance.extra)
     if not seconds:
         raise UserError(f"{', '.join(map(str, paths))} hold no utterance.")
@@ -232,11 +250,15 @@ def path_from(out: Path, path: str) -> str:
     return os.path.abspath(path)
 
 
-def group_of(utterance: Utterance, split_by: str) -> str:
-    """What must not be in two splits: the speaker, the sentence's key, or a further field."""
+def group_of(utterance: Utterance, split_by: str, named: Sequence[str] = ()) -> str:
+    """What must not be in two splits: the speaker, the sentence's key, or a further field; always
+    the speaker of those who are `named`.
+    """
     value = None
     if split_by == "speaker":
         value = utterance.speaker
+    elif utterance.speaker in named:
+        value = f"{SPEAKER}{utterance.speaker}"
     elif split_by != "sentence":
         value = utterance.extra.get(split_by)
     return text_key(utterance.text) if value is None else str(value)

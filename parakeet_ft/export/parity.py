@@ -22,13 +22,14 @@ class Parity:
     """Texts of an export against the model's own: what differs, as (clip, model's text, export's
     text), and what that means in WER.
 
-    `wer` and `model_wer` are against the clips' references, `disagreement` is the WER of the
-    export's texts against the model's.
+    `what` says which clips these are. `wer` and `model_wer` are against their references,
+    `disagreement` is the WER of the export's texts against the model's.
     """
 
     target: str
     head: str
     clips: int
+    what: str
     differing: list[tuple[str, str, str]]
     wer: float
     model_wer: float
@@ -40,7 +41,7 @@ class Parity:
         """For the terminal."""
         same = self.clips - len(self.differing)
         found = (
-            f"{self.target:<12} {same} of {self.clips} clips transcribed alike by the "
+            f"{self.target:<12} {same} of {self.clips} {self.what} transcribed alike by the "
             f"{self.head} head; WER {100 * self.wer:.2f} %, the model's "
             f"{100 * self.model_wer:.2f} %, between the two {100 * self.disagreement:.2f} %: "
             f"{self.where if self.accepted else 'NOT WRITTEN'}"
@@ -66,6 +67,11 @@ def read_clips(check: str) -> list[Utterance]:
     return [clip for pair in zip(domain, general, strict=False) for clip in pair][: int(check)]
 
 
+def clips_named(check: str) -> str:
+    """What the clips of `read_clips` are called."""
+    return f"clips of {'the bundled demo' if check.isdigit() else Path(check).name}"
+
+
 def export_checked(
     source: str,
     target: str,
@@ -75,10 +81,11 @@ def export_checked(
     expected: Sequence[str],
     head: str,
     name: str,
+    what: str = "clips",
     max_wer_rise: float = 0.02,
 ) -> Parity:
-    """Restore `source`, write it as `target` below `out`, transcribe the clips with what was
-    written, and keep it if the texts are `expected`.
+    """Restore `source`, write it as `target` below `out`, transcribe the clips (which `what` calls
+    by name) with what was written, and keep it if the texts are `expected`.
 
     int8 may differ, as long as its WER is at most `max_wer_rise` (a fraction, absolute) above the
     model's. `head` is "ctc" or "transducer".
@@ -93,6 +100,7 @@ def export_checked(
             expected=expected,
             head=head,
             where=final,
+            what=what,
             max_wer_rise=max_wer_rise if target == "onnx-int8" else None,
         )
         if not parity.accepted:
@@ -109,6 +117,7 @@ def compare(
     head: str,
     where: Path,
     max_wer_rise: float | None,
+    what: str = "clips",
 ) -> Parity:
     """`recognize` turns clips into texts; any difference but in blanks is too much, unless
     `max_wer_rise` says how much is not.
@@ -127,6 +136,7 @@ def compare(
         target,
         "CTC" if head == "ctc" else head,
         len(clips),
+        what,
         differing,
         wer,
         model_wer,

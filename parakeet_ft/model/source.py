@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from parakeet_ft.errors import UserError
-from parakeet_ft.files import DEMO
+from parakeet_ft.files import DEMO, read_json
 from parakeet_ft.model.archive import check_archive
 from parakeet_ft.model.checkpoints import BUNDLED, CHECKPOINTS, resolve
 
@@ -54,6 +54,7 @@ def locate(source: str) -> Path | None:
     if path.is_dir():
         found = sorted(path.glob("*.nemo"))
         if len(found) != 1:
+            _refuse_onnx(source, path)
             raise UserError(
                 f"The folder {source} holds {len(found)} .nemo files, expected one. Give the path "
                 f"of the file."
@@ -66,6 +67,24 @@ def locate(source: str) -> Path | None:
     raise UserError(
         f"No model at {source}. Expected a .nemo file, a hub id such as nvidia/parakeet-ctc-0.6b, "
         f"or a name: {', '.join(CHECKPOINTS)}."
+    )
+
+
+def _refuse_onnx(source: str, path: Path) -> None:
+    """Raise UserError for a folder with an ONNX export, in it or right below."""
+    networks = sorted(path.glob("*.onnx")) or sorted(path.glob("*/*.onnx"))
+    if not networks:
+        return
+    try:
+        kind = read_json(networks[0].parent / "config.json").get("model_type")
+    except ValueError:
+        kind = None
+    int8 = ', quantization="int8"' if networks[0].name.endswith(".int8.onnx") else ""
+    raise UserError(
+        f"{source} holds no .nemo file but an ONNX export ({networks[0].relative_to(path)}), which "
+        "is for onnx-asr (pip install onnx-asr onnxruntime). Expected a .nemo file; or in Python: "
+        f'import onnx_asr; model = onnx_asr.load_model("{kind or "nemo-conformer-ctc"}", '
+        f'"{networks[0].parent}"{int8}); print(model.recognize("speech.wav"))'
     )
 
 

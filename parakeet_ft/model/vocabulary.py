@@ -83,7 +83,7 @@ class VocabularyChange:
             out.append("before: " + self.coverage_before.lines()[0])
         first, *others = self.coverage_after.lines(texts=texts)
         loss = ", ".join(f"{name} {value}" for name, value in self.loss.items())
-        return [*out, f"texts: {first}", *others, f"loss: {loss}"]
+        return [*out, f"texts: {first}", *others, f"the checkpoint's loss: {loss}"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -112,9 +112,13 @@ def _losses(rows: Sequence[dict[str, Any]], tolerance: float | None) -> tuple[fl
 
 
 def _gains(rows: Sequence[dict[str, Any]]) -> tuple[float, float]:
-    lowest = min(0.0, *(row["gain_low"] for row in rows))
-    highest = max(0.05, *(row["gain_high"] for row in rows))
-    return max(-1.0, lowest), min(1.0, highest * 1.05)
+    """From the least to the greatest gain with intervals, at least 0.05 apart, and a margin; what
+    lost more than there was stands at the edge.
+    """
+    lowest = max(-1.0, min(row["gain_low"] for row in rows))
+    highest = max(lowest + 0.05, max(row["gain_high"] for row in rows))
+    margin = 0.05 * (highest - lowest)
+    return lowest - margin, highest + margin
 
 
 def ticks(low: float, high: float) -> list[float]:
@@ -141,10 +145,12 @@ def _grid(frame: Frame, whose: str) -> list[str]:
             f"{100 * loss:+g}</text>".replace("+0<", "0<")
         )
     middle = (frame.left + frame.right) / 2
+    low = frame.gains[0]
+    begins = f" (the axis begins at {100 * low:.0f} %)" if low > 0 else ""
     parts.append(
         f'<text x="{middle:.1f}" y="{frame.height - 8}" text-anchor="middle">{whose} WER on its '
         "validation set, points above the checkpoint</text>"
-        f'<text x="{frame.left + 6}" y="{frame.top + 10}">domain errors removed</text>'
+        f'<text x="{frame.left + 6}" y="{frame.top + 10}">domain errors removed{begins}</text>'
     )
     return parts
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from parakeet_ft.data.manifest import Utterance
+from parakeet_ft.data.voices import known_voices
 from parakeet_ft.files import atomic_path, write_json
 from parakeet_ft.report import terms as terms_of_report
 from parakeet_ft.report.headline import size_of_change
@@ -232,7 +233,8 @@ def build_report(
         ),
         "problem": problem,
         "warnings": _warnings(sets, problem),
-        "notes": _notes(
+        "notes": known_voices(sets)
+        + _notes(
             history,
             run["effective"],
             ended_well=ended_well,
@@ -300,11 +302,11 @@ def _selection(
             f"NOTHING was better than the checkpoint within {_whose(tolerances)} tolerance; "
             f"{best['description']} lost least."
         )
-    rule = "the mean gain on the domain over draws of the sets"
+    rule = "the share of the domain's errors that is removed"
     if terms_weight:
-        rule += f", {100 * terms_weight:g} % of it the gain on terms"
+        rule += f" ({100 * terms_weight:g} % of it the share of missed terms)"
     if any(tolerance is not None for tolerance in tolerances.values()):
-        rule += f", less the more of {_whose(tolerances)} tolerance is used in them"
+        rule += f", reduced by how much of {_whose(tolerances)} tolerance is used"
     told = (
         f"Chosen: {best['description']}, the best of {validations} validations and "
         f"{len(candidates) - 1} interpolations and averages (score {best['selection_score']:.3f}: "
@@ -312,10 +314,34 @@ def _selection(
     )
     if len(tolerances) > 1:
         told += f" Of the guards, {forgotten.worst_guard(best)} came nearest to its tolerance."
+    told += _allowed(candidates, tolerances)
     if not refused:
         return told
     reason = "they probably forget more than is tolerated"
-    return f"{told} {refused} were refused: {reason}{_by_guard(candidates, tolerances)}."
+    were = "was" if refused == 1 else "were"
+    return f"{told} {refused} {were} refused: {reason}{_by_guard(candidates, tolerances)}."
+
+
+def _allowed(candidates: Sequence[dict[str, Any]], tolerances: Mapping[str, float | None]) -> str:
+    """How far the tolerance would have let the domain go, where the choice stopped short of it."""
+    best, *others = (row["judgement"] for row in candidates if not row["judgement"]["refused"])
+    if all(tolerance is None for tolerance in tolerances.values()):
+        return ""
+    most = max(others, key=lambda judgement: judgement["gain"], default=best)
+    if most["gain"] <= best["gain"]:
+        return " No candidate within the tolerance gained more."
+    whose = "the worst guard" if len(tolerances) > 1 else "the guard"
+    return (
+        f" It gained {percent(best['gain'])} in validation, {whose} at {_points(best['loss'])}; "
+        f"the most that a candidate within the tolerance gained is {percent(most['gain'])}, "
+        f"{whose} at {_points(most['loss'])}. The tolerance is a limit, not a budget: the nearer "
+        "to it, the less a gain counts."
+    )
+
+
+def _points(loss: float) -> str:
+    """A rise of the WER in points."""
+    return f"{100 * loss:+.1f} points"
 
 
 def _whose(tolerances: Mapping[str, float | None]) -> str:

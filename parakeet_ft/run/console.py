@@ -149,8 +149,6 @@ class Narrator:
             f"device     {devices_line(effective['trainer'])}",
         ]
         lines += guards_lines(effective.get("guards") or {})
-        if effective["loss"]:
-            lines.append(f"loss       {effective['loss']}")
         if effective["distillation"]:
             lines.append(distillation_line(effective["distillation"]))
         self.lines([part for line in lines for part in wrapped(line)])
@@ -189,17 +187,21 @@ def model_line(model: dict[str, Any], learning: dict[str, Any]) -> str:
     """What the model is and how much of it learns."""
     return (
         f"model      {model['class']}, {model['num_weights'] / 1e6:.1f} M weights, "
-        f"{learning['learning'] / 1e6:.1f} M learn; {model['vocab_size']} pieces, loss "
-        f"{model['loss']['class']}, blank {model['loss']['blank']}"
+        f"{learning['learning'] / 1e6:.1f} M learn; {model['vocab_size']} pieces"
     )
 
 
 def data_line(budget: dict[str, Any]) -> str:
     """How much audio a pass and the run are."""
+    hours, ratio = budget["hours_per_pass"], budget["replay_ratio"]
+    audio = f"{hours:.2f} h of audio"
+    if ratio:
+        domain = hours / (1 + ratio)
+        audio = f"{domain:.2f} h of the domain + {hours - domain:.2f} h of replay"
     return (
         f"data       1 pass = {budget['steps_per_pass']} steps of at most "
         f"{budget['batch_seconds']:g} s on {budget['num_ranks']} device(s), "
-        f"{budget['hours_per_pass']:.2f} h of audio; this run = {budget['passes']:.1f} "
+        f"{audio}; this run = {budget['passes']:.1f} "
         f"passes, {budget['steps']} steps"
     )
 
@@ -233,7 +235,7 @@ def guards_lines(guards: dict[str, Any]) -> list[str]:
     for name, found in guards.items():
         may = "may lose whatever it does"
         if found["tolerance"] is not None:
-            may = f"may lose {100 * found['tolerance']:g} points"
+            may = f"{100 * found['tolerance']:g} points are the limit, the less lost the better"
         mixed = "no speech like it is mixed in"
         if ratio := found["replay_ratio"]:
             mixed = f"{ratio:g} s of speech like it for each second of the domain"

@@ -68,7 +68,8 @@ class LossParts(pl.Callback):
 
 class ProgressBar(pl.Callback):
     """On rank 0 a Rich bar that fits 80 columns and a line per validation; where there is no
-    terminal, a line for every tenth of the run too; the loss shown is that of the batch before.
+    terminal, a line for every tenth of the run too; the loss shown is of up to the batch before,
+    and left out where the last line showed it.
     Lightning 2.4's own RichProgressBar fails with rich 15.
     """
 
@@ -76,6 +77,7 @@ class ProgressBar(pl.Callback):
         self.narrator, self.console, self.num_steps = narrator, narrator.console, num_steps
         self.progress: Progress | None = None
         self.loss: float | None = None
+        self.heard = False  # a loss since the last line
         self.audio_seconds, self.samples, self.first_step = 0.0, 0, 0
         self.started, self.validation_started, self.validating = 0.0, 0.0, 0.0
         self.tenths = 0
@@ -104,6 +106,7 @@ class ProgressBar(pl.Callback):
         if not known.lost:
             loss = known.losses["loss"]
             self.loss = loss if self.loss is None else 0.9 * self.loss + 0.1 * loss
+            self.heard = True
         self.audio_seconds += known.samples / self.rate_hz
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_index) -> None:
@@ -124,9 +127,11 @@ class ProgressBar(pl.Callback):
             return  # what is known of a batch is known one batch later
         self.tenths = tenths
         if (batch_index + 1) % trainer.val_check_batch:  # a validation has lines of its own
-            self._tell(trainer, [*self._loss(), self._rate(trainer), *self._speed()])
+            news = self._loss() if self.heard else []
+            self._tell(trainer, [*news, self._rate(trainer), *self._speed()])
 
     def _tell(self, trainer: pl.Trainer, found: Sequence[str]) -> None:
+        self.heard = False
         done = max(trainer.global_step - self.first_step, 1)
         left = (time.monotonic() - self.started) / done * (self.num_steps - trainer.global_step)
         step = f"step {trainer.global_step}/{self.num_steps}"

@@ -321,6 +321,27 @@ def test_without_speakers_the_splits_share_no_sentence(tmp_path):
     assert "No speaker is known, so dev and test can hold voices" in summary.notes[0]
 
 
+def test_named_speakers_are_held_out_whatever_the_others_are_split_by(corpus, tmp_path):
+    rules = SplitRules(dev_share=0.3, test_share=0.3, test_groups=("s1",))
+    given = {"root": tmp_path, "out": tmp_path / "out", "executor": InlineExecutor}
+
+    def named(word):  # a sentence that is written as the name
+        for i, u in enumerate(read_table(corpus)):
+            yield dataclasses.replace(u, text=u.text if i else "s1", speaker=f"s{i % 3}", **word)
+
+    stages = Stages(limits=Limits(max_chars_per_second=None), splits=rules, split_by="sentence")
+    summary, ledger = prepare(lambda: named({}), stages=stages, **given)
+    ledger.close()
+    assert summary.speakers["test"] == {"s1"}
+    assert summary.speakers["train"] == summary.speakers["dev"] == {"s0", "s2"}
+    assert "s1 as named, all others by sentence" in summary.notes[0]
+    for split_by in ("given", "auto"):
+        stages = Stages(splits=rules, split_by=split_by)
+        own = given | {"out": tmp_path / split_by}
+        with pytest.raises(UserError, match="do not go with the splits that the data has"):
+            prepare(lambda: named({"extra": {"split": "train"}}), stages=stages, **own)
+
+
 @pytest.mark.parametrize(
     ("dev", "test", "told"), [(0.0, 0.0, None), (0.2, 0.0, "dev"), (0.0, 0.2, "test")]
 )

@@ -2,12 +2,14 @@
 
 import pytest
 
+from parakeet_ft.data.manifest import Utterance, stream_manifest
 from parakeet_ft.data.splits import (
     SplitRules,
     check_named,
     fraction,
     pin_empty_splits,
     pin_overfull_splits,
+    split_manifests,
     split_of,
 )
 from parakeet_ft.errors import UserError
@@ -78,6 +80,25 @@ def test_named_speakers_win_over_the_hash():
         "speaker1",
         "speaker2",
     } and "dev" in found.values()
+
+
+def test_a_manifest_is_split_by_sentence_but_for_the_speakers_who_are_named(tmp_path):
+    rows = [
+        Utterance(
+            f"{i}.wav", 1.0, f"number {i // 2}" if i else "ann", speaker=("bob", "ann")[i % 2]
+        )
+        for i in range(80)
+    ]
+    (tmp_path / "all.jsonl").write_text("".join(f"{row.to_json()}\n" for row in rows))
+    rules = SplitRules(dev_share=0.3, test_share=0.1, test_groups=("ann",))
+    found = split_manifests(
+        [tmp_path / "all.jsonl"], out=tmp_path / "out", rules=rules, split_by="sentence"
+    )
+    speakers = {
+        split: {u.speaker for u in stream_manifest(tmp_path / "out" / f"{split}.jsonl")}
+        for split in found
+    }
+    assert speakers == {"train": {"bob"}, "dev": {"bob"}, "test": {"ann"}}
 
 
 def test_what_was_pinned_stays_pinned():

@@ -101,6 +101,10 @@ def test_recordings_without_any_text_say_where_texts_are_expected(tmp_path):
         (["nowhere.csv"], "No table at nowhere.csv"),
         (["TABLE", "--text-column", "words"], "has no column 'words'"),
         (["TABLE", "--test-speakers", "bob"], "No utterance of bob; the data has s0, s1, s2, s3"),
+        (
+            ["TABLE", "--test-speakers", "bob", "--split-by", "sentence"],
+            "No utterance of bob; the data has s0, s1, s2, s3",
+        ),
         (["TABLE", "--dev-share", "0.6", "--test-share", "0.6"], "sum is below 1"),
         (
             [

@@ -183,6 +183,21 @@ def test_a_folder_with_one_nemo_will_do(tiny_nemo, tmp_path):
         locate(str(tmp_path))
 
 
+def test_a_folder_of_an_onnx_export_says_what_reads_it(tmp_path):
+    folder = tmp_path / "onnx-int8"
+    folder.mkdir()
+    (folder / "model.int8.onnx").touch()
+    (folder / "config.json").write_text('{"model_type": "nemo-conformer-tdt"}')
+    line = f'onnx_asr.load_model("nemo-conformer-tdt", "{folder}", quantization="int8")'
+    for given in (folder, tmp_path):
+        with pytest.raises(UserError, match="no .nemo file but an ONNX export") as told:
+            locate(str(given))
+        assert line in str(told.value)
+    (folder / "config.json").write_text("no JSON")
+    with pytest.raises(UserError, match="for onnx-asr"):
+        locate(str(folder))
+
+
 def test_checking_a_file_imports_neither_torch_nor_nemo(tiny_nemo):
     code = (
         "import sys; from parakeet_ft.model.restore import check_source; check_source(sys.argv[1]);"

@@ -66,7 +66,7 @@ def test_each_format_of_a_ctc_model_is_checked_and_written(
             )
         ),
     }
-    assert capfd.readouterr().out.count("4 of 4 clips") >= 3
+    assert capfd.readouterr().out.count("4 of 4 clips of manifest.jsonl transcribed") >= 3
 
 
 def test_a_restored_nemo_transcribes_the_same_in_plain_nemo(
@@ -164,6 +164,11 @@ def test_every_format_takes_the_head_of_a_hybrid_that_it_can_hold(
     assert start(monkeypatch, tiny_nemo("hybrid"), "--to", every, "--head", "ctc", *arguments) == 0
     assert all("by the CTC head" in line for line in shown(capfd))
     assert (tmp_path / "onnx" / "model.onnx").is_file(), "the CTC head is one network"
+
+
+def test_bundled_clips_are_not_taken_for_ones_own():
+    assert parity.clips_named("12") == "clips of the bundled demo"
+    assert parity.clips_named("some/test.jsonl") == "clips of test.jsonl"
 
 
 def shown(capfd) -> list[str]:

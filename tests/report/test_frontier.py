@@ -74,6 +74,16 @@ def test_of_several_guards_each_candidate_names_its_worst_and_their_tolerances_s
     assert first < second
 
 
+def test_the_axes_fit_the_points_and_say_where_they_begin():
+    near = [row(gain, 0.01) for gain in (0.65, 0.68, 0.72)]
+    svg = frontier(near, tolerances=MAY)
+    heights = [height for _, _, _, height, _ in candidates_of(svg)]
+    assert max(heights) - min(heights) > 80, "7 points are told apart"
+    shares = [e.text for e in ET.fromstring(svg) if e.get("text-anchor") == "end" and "%" in e.text]
+    assert shares == ["60 %", "65 %", "70 %", "75 %"]
+    assert "domain errors removed (the axis begins at 59 %)" in svg
+
+
 def test_what_lies_far_outside_stays_in_the_picture():
     near, far = row(0.4, 0.01), row(-7.0, 2.0, gain_low=-9, loss_high=3)
     svg = ET.fromstring(frontier([near, far], tolerances=MAY))

@@ -34,6 +34,7 @@ def written(tmp_path_factory):
         )
     (folder / "2.wav").unlink()
     sets = {
+        "train": utterances[:1],
         "validation": utterances,
         "test": utterances,
         "guard_validation": utterances,
@@ -153,7 +154,9 @@ def test_what_needs_nothing_done_is_no_alarm(written, tmp_path, open_page):
     report.write_report(found | {"warnings": []}, tmp_path, examples=30)
     page, *_ = open_page(f"file://{tmp_path}/report.html")
     assert page.query_selector(".alarms") is None
-    assert "The test set has 2 speakers" in page.inner_text("#figures .notes")
+    notes = page.inner_text("#figures .notes")
+    assert "The test set has 2 speakers" in notes
+    assert "1 of 2 speakers of data.validation is in data.train" in notes
 
 
 def test_an_utterance_is_shown_once_and_those_beyond_five_on_a_click(written, tmp_path, open_page):

@@ -194,6 +194,26 @@ def test_remarks_of_validations_and_bad_batches_are_told_once():
     assert any("babbles" in line for line in well)
 
 
+def judged(gain, loss, score, *, refused=False):
+    judgement = {"gain": gain, "loss": loss, "refused": refused}
+    return {"description": f"gain {gain}", "selection_score": score, "judgement": judgement}
+
+
+def told_of(rows, tolerance):
+    return report._selection(rows, 3, tolerances={"guard": tolerance})
+
+
+def test_the_choice_says_how_far_the_tolerance_would_have_let_the_domain_go():
+    rows = [judged(0.5, 0.002, 0.49), judged(0.6, 0.016, 0.2), judged(0.9, 0.1, 0.0, refused=True)]
+    told = told_of(rows, 0.02)
+    assert "removed, reduced by how much of the guard's tolerance is used)." in told
+    assert "It gained 50.0 % in validation, the guard at +0.2 points; the most" in told
+    assert "within the tolerance gained is 60.0 %, the guard at +1.6 points. The " in told
+    assert told.endswith("1 was refused: they probably forget more than is tolerated.")
+    assert "No candidate within the tolerance gained more." in told_of(rows[::2], 0.02)
+    assert "tolerance" not in told_of(rows[:2], None), "nothing was limited"
+
+
 def test_the_curve_has_a_point_for_every_validation():
     history = [{"step": s, "val_wer": 0.5, "guard_wer": 0.2} for s in (0, 10, 20)]
     svg = page.learning_curve(history, best_step=10)
@@ -206,7 +226,7 @@ def test_the_curve_draws_the_baseline_and_what_was_exported():
     assert (
         svg.count("baseline") == 1
         and svg.count("<path") == 1
-        and "domain 20.0 %" in svg
+        and "validation 20.0 %" in svg
         and "guard" not in svg
     )
 

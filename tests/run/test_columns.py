@@ -4,7 +4,7 @@ import io
 from pathlib import Path
 
 from parakeet_ft.run.columns import COLUMNS, candidate_lines, fitted, wrapped
-from parakeet_ft.run.console import Narrator, optimizer_lines
+from parakeet_ft.run.console import Narrator, data_line, optimizer_lines
 
 
 def printed(lines):
@@ -66,6 +66,13 @@ def test_with_several_guards_and_terms_the_table_of_candidates_still_fits():
     found = printed(candidate_lines(rows))
     assert max(map(len, found)) <= COLUMNS
     assert "worst guard" in found[0] and "terms missed" in found[0] and "…" in found[2]
+
+
+def test_hours_of_domain_and_replay_are_told_apart():
+    a_pass = {"steps_per_pass": 9, "batch_seconds": 120, "num_ranks": 1, "hours_per_pass": 0.24}
+    budget = a_pass | {"passes": 2.0, "steps": 18, "replay_ratio": 1.0}
+    assert "device(s), 0.12 h of the domain + 0.12 h of replay; this" in data_line(budget)
+    assert "device(s), 0.24 h of audio; this" in data_line(budget | {"replay_ratio": 0.0})
 
 
 def test_the_table_at_the_end_fits_whatever_a_guard_is_called():

@@ -256,6 +256,7 @@ def test_a_line_at_each_validation_says_what_matters_and_a_skipped_batch_leaves_
     bar.on_train_end(trainer, module)
     *lines, later = say.console.file.getvalue().splitlines()
     assert "step 7/10" in later and "WER" not in later, "figures of step 5 are not those of 7"
+    assert "loss" not in later, "no newer one is known than that of step 5"
     assert len(lines) == 2 and max(map(len, lines)) <= 80
     for part in (
         "step 5/10",
