@@ -195,7 +195,7 @@ def split_manifests(
     if split_by == "auto":
         split_by = _speaker_or_sentence(paths, rules)
     if named := rules.speakers:
-        check_named({u.speaker for u in _all(paths)} - {None}, rules=rules)
+        check_named({u.speaker for u in _all(paths) if u.speaker is not None}, rules=rules)
     seconds = _seconds_by_group(paths, split_by, named)
     rules = rules.among(split_by)
     for pin in (pin_overfull_splits, pin_empty_splits):
