@@ -304,7 +304,7 @@ def _selection(
         )
     rule = "the share of the domain's errors that is removed"
     if terms_weight:
-        rule += f" ({100 * terms_weight:g} % of it the share of missed terms)"
+        rule += f" ({100 * terms_weight:g} % of it the gain on terms)"
     if any(tolerance is not None for tolerance in tolerances.values()):
         rule += f", reduced by how much of {_whose(tolerances)} tolerance is used"
     told = (
