@@ -102,14 +102,23 @@ def workspace(folder: Path) -> Iterator[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob(f"{WORKSPACE}*"):
         _remove_abandoned(left)
-    own = Path(tempfile.mkdtemp(prefix=WORKSPACE, dir=folder))
-    lock = hold(own / "lock")
+    own, lock = _new_workspace(folder)
     try:
         yield own
     finally:
         shutil.rmtree(own, ignore_errors=True)
-        if lock:
-            lock.release()
+        lock.release()
+
+
+def _new_workspace(folder: Path) -> tuple[Path, filelock.BaseFileLock]:
+    """A workspace and its lock."""
+    while True:
+        own = Path(tempfile.mkdtemp(prefix=WORKSPACE, dir=folder))
+        # Before it was locked, another process may have taken it for abandoned.
+        with contextlib.suppress(FileNotFoundError):
+            lock = hold(own / "lock")
+            if lock and (own / "lock").exists():
+                return own, lock
 
 
 def _remove_abandoned(left: Path) -> None:

@@ -312,13 +312,13 @@ def _diamond(canvas: Canvas, label: str, y: float) -> str:
 
 def _names(canvas: Canvas, ends: list[tuple[float, str, str]]) -> list[str]:
     """The curves' names and rates at their ends, moved apart where they would overlap; the domain's
-    is called after its set, as the test's is another rate.
+    is called dev, as the test's is another rate.
     """
     ends = sorted(ends)
     heights = apart([height for height, _, _ in ends], least=18)
     return [
         f'<text class="{kind_of(label)} end" x="{canvas.edge + 27}" y="{y + 4:.1f}">'
-        f"{'validation' if label == 'domain' else html.escape(shortened(label))} {rate}</text>"
+        f"{'dev' if label == 'domain' else html.escape(shortened(label))} {rate}</text>"
         for y, (_, label, rate) in zip(heights, ends, strict=True)
     ]
 

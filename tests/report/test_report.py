@@ -226,7 +226,7 @@ def test_the_curve_draws_the_baseline_and_what_was_exported():
     assert (
         svg.count("baseline") == 1
         and svg.count("<path") == 1
-        and "validation 20.0 %" in svg
+        and "dev 20.0 %" in svg
         and "guard" not in svg
     )
 
