@@ -160,7 +160,7 @@ def _tolerance(frame: Frame, tolerance: float, words: str, number: int) -> list[
     # Where there is no room to the left of the line, its name stands to the right.
     anchor, beside = ("end", x - 5) if x - frame.left > 7 * len(words) else ("start", x + 5)
     return [
-        f'<line class="guard baseline" x1="{x:.1f}" x2="{x:.1f}" y1="{frame.top}" '
+        f'<line class="guard baseline" x1="{x:.1f}" x2="{x:.1f}" y1="{frame.top + 16}" '
         f'y2="{frame.floor}"/>'
         f'<text class="guard" x="{beside:.1f}" y="{y}" text-anchor="{anchor}">'
         f"{html.escape(words)}</text>"
