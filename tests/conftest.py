@@ -7,9 +7,13 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 
+# What runs behind another command may have been started with Ctrl-C ignored; tests send it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 # Tensors of tests are too small for threads: with two busy cores, two threads that wait for each
 # other took twenty times as long.

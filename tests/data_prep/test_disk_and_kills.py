@@ -281,16 +281,9 @@ def test_where_the_kernel_cannot_be_asked_the_parent_is_watched(monkeypatch):
     assert subprocess.run([sys.executable, "-c", code, str(ROOT)], timeout=PATIENCE).returncode == 1
 
 
-@pytest.fixture
-def handler():
-    """That of Ctrl-C in a terminal, whatever the tests were started by."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield signal.default_int_handler
-    signal.signal(signal.SIGINT, before)
-
-
-def test_ctrl_c_where_python_would_lose_it_is_raised_when_the_file_is_done(handler):
+def test_ctrl_c_where_python_would_lose_it_is_raised_when_the_file_is_done():
     done = []
+    handler = signal.getsignal(signal.SIGINT)
 
     def read(item):
         signal.raise_signal(signal.SIGINT)
