@@ -179,6 +179,7 @@ def test_a_killed_preparation_leaves_no_process(tmp_path, long_run):
     assert until(lambda: not alive(process.pid), PATIENCE), alive(process.pid)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("jobs", [1, 2])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_all_processes_is_told_in_one_sentence(tmp_path, long_run, jobs, number):
