@@ -36,6 +36,7 @@ from parakeet_ft.urls import without_secrets
 
 
 def count_lines(paths: list[str]) -> int:
+    """Lines of manifests, utterances of shards."""
     total = 0
     for path in paths:
         if not Path(path).is_file():
@@ -47,6 +48,7 @@ def count_lines(paths: list[str]) -> int:
 
 
 def check(args: argparse.Namespace) -> None:
+    """Examine what the command line names, and report. Raises UserError."""
     sources = [source for name in args.manifests for source in expand(name)]
     if args.write and any(source.tar or is_remote(source.manifest) for source in sources):
         raise UserError(

@@ -23,6 +23,7 @@ FOLDER = Path(__file__).parent
 
 
 def take(page, name: str) -> None:
+    """Save what a browser's page shows beside this file."""
     image = Image.open(io.BytesIO(page.screenshot()))
     image.convert("RGB").save(FOLDER / f"{name}.webp", quality=80, method=6)
     print(

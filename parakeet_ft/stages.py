@@ -78,6 +78,7 @@ class Job:
 
     @property
     def checkpoint_dir(self) -> Path:
+        """Where checkpoints of all ranks are."""
         return self.run_dir / "checkpoints"
 
     @property

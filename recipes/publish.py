@@ -22,6 +22,7 @@ from parakeet_ft.publishing.hub import Folder, prepare, push
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -36,11 +36,13 @@ class Unread:
 
     @classmethod
     def because(cls, error: UserError | OSError) -> Unread:
+        """What stands for an exception of reading."""
         reason = error.reason if isinstance(error, AudioError) else "unreachable"
         said = isinstance(error, UserError)
         return cls(reason, str(error) if said else f"Cannot read audio: {error}.")
 
     def error(self) -> AudioError:
+        """The exception that the loader raises for it."""
         return AudioError(self.reason, self.message)
 
 

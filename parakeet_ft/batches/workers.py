@@ -53,6 +53,7 @@ class Choice:
         return f"{self.num_workers} reading process(es) ({self.reason})"
 
     def facts(self) -> dict[str, Any]:
+        """For run.json."""
         return dataclasses.asdict(self)
 
 

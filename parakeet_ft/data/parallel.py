@@ -41,6 +41,10 @@ ENDING = (signal.SIGINT, signal.SIGTERM)
 PR_SET_PDEATHSIG = 1
 
 
+# How long a signal may wait for its answer.
+LOOK_SECONDS = 0.5
+
+
 def die_with_parent(parent: int) -> None:
     """For a child: end when `parent` does, however that ended, and leave Ctrl-C to it. A worker
     that is idle waits for ever, and a parent killed with SIGKILL tells it nothing. SIGTERM ends it
@@ -272,7 +276,7 @@ def map_chunks(
         if not pending:
             return
         broken = []
-        for future in wait(pending, return_when=FIRST_COMPLETED).done:
+        for future in _done_first(pending):
             chunk = pending.pop(future)
             try:
                 yield chunk, future.result()
@@ -287,6 +291,17 @@ def map_chunks(
                 yield broken[0], [crashed(broken[0][0])]
             else:
                 suspects.extend([item] for chunk in broken for item in chunk)
+
+
+def _done_first(pending: Iterable[Future]) -> set[Future]:
+    """Those that are done, once one is. Ctrl-C and SIGTERM are answered between two looks: in the
+    middle of one their exception could leave a future locked, for which its pool would wait.
+    """
+    while True:
+        with signals_afterwards():
+            done = wait(pending, timeout=LOOK_SECONDS, return_when=FIRST_COMPLETED).done
+        if done:
+            return done
 
 
 def _dask_losses() -> tuple[type[BaseException], ...]:

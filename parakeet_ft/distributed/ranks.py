@@ -211,11 +211,13 @@ def _group():
 
 
 def rank() -> int:
+    """The number of this process among those that train; 0 where it is alone."""
     group = _group()
     return group.get_rank() if group else 0
 
 
 def num_ranks() -> int:
+    """How many processes train together."""
     group = _group()
     return group.get_world_size() if group else 1
 

@@ -35,9 +35,11 @@ class Need:
 
     @property
     def fits(self) -> bool:
+        """Whether there is room for it."""
         return self.bytes <= self.free
 
     def line(self) -> str:
+        """What is needed and what is free, in GB."""
         return f"{self.what}: about {self.bytes / 1e9:.1f} GB, free are {self.free / 1e9:.1f} GB"
 
 

@@ -40,6 +40,7 @@ class Result:
 
     @property
     def passed(self) -> bool:
+        """Whether the batch was learnt by heart."""
         return self.wer == 0 and self.last_loss <= LEAST_FALL * self.first_loss
 
     def facts(self) -> dict[str, Any]:
